@@ -1,0 +1,233 @@
+"""Every hyperparameter and seed of one AC-GAN training run, and how a configuration is read.
+
+The defaults of `TrainConfig` are the published baseline. A configuration file holds differences:
+
+    data: phantom            # or a folder in the COVIDx or class-folder layout
+    train: {image_size: 32}  # fields of TrainConfig
+    space: {}                # search.space
+    search: {}               # search.settings
+    selection: {}            # selection
+
+Values are taken from the file, then from the environment (`ACGAN_TRAIN_IMAGE_SIZE=32`), then from
+the command line (`--image-size 32`); the later one wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from acgan.errors import InputError
+
+SECTIONS = ("data", "train", "space", "search", "selection")
+FILE_LIMIT_BYTES = 1_000_000
+
+
+class Section(BaseModel):
+    """One section of a configuration: typed, frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainConfig(Section):
+    """Hyperparameters and seeds of one training run; the defaults are the published baseline."""
+
+    image_size: int = Field(112, ge=16, le=1024, description="pixels a side, a multiple of 16")
+    width: float = Field(1.0, gt=0, le=8, description="factor on every hidden channel count")
+    latent_size: int = Field(100, ge=1, description="length of the latent z ~ U(-1, 1)")
+    embedding_size: int = Field(100, ge=1, description="length of the label embedding")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the discriminator")
+    batch_size: int = Field(64, ge=2, description="real images a step (and as many generated)")
+    epochs: int = Field(388, ge=1, description="passes over the training images")
+    learning_rate: float = Field(2e-4, gt=0, description="Adam's step size, both networks")
+    beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first-moment decay")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second-moment decay")
+    adam_epsilon: float = Field(1e-7, gt=0, description="added before bias correction, as in Keras")
+    label_smoothing: float = Field(
+        0.2, ge=0, lt=1, description="source labels move by U(0, this) towards the other side"
+    )
+    shear_degrees: float = Field(0.1, ge=0, lt=90, description="shear ~ U(-this, this) degrees")
+    zoom: float = Field(0.1, ge=0, lt=1, description="zoom of each axis ~ U(1 - this, 1 + this)")
+    seed: int = Field(0, ge=0, description="initial weights and every random draw of training")
+    split_seed: int = Field(0, ge=0, description="which patients are validation patients")
+    val_fraction: float | None = Field(
+        None, gt=0, lt=1, description="validation patients; unset: 0.2 below 5,000 images, else 0.1"
+    )
+    evaluation_seed: int = Field(0, ge=0, description="latents and scoring CNN of every evaluation")
+    grace_fraction: float = Field(
+        0.1, ge=0, le=1, description="share of the epochs in which a run is young: not judged"
+    )
+    grace_updates: int = Field(150, ge=0, description="updates in which a run is young")
+    samples_every: int = Field(1, ge=1, description="epochs between two sample grids")
+    state_every: int = Field(1, ge=1, description="epochs between two resumable states")
+
+    @field_validator("image_size")
+    @classmethod
+    def _multiple_of_16(cls, value: int) -> int:
+        if value % 16:
+            below = value // 16 * 16
+            raise ValueError(f"must be a multiple of 16, for example {max(below, 16)}, got {value}")
+        return value
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on all parts, the same on every machine."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" with the nearest known name, or the known names."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values: no aliases (which grow without bound), tags or repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            line = event.start_mark.line + 1
+            raise InputError(
+                f"{self.name}, line {line}: YAML aliases (*name) and tags (!name) are not allowed; "
+                "write the value out"
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key_node in scalars:
+            if key_node.value in seen:
+                line = key_node.start_mark.line + 1
+                raise InputError(f"{self.name}, line {line}: key {key_node.value!r} stands twice")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a configuration file into its sections, each still unvalidated.
+
+    Raises `InputError` for a file that is missing, no YAML mapping, or has an unknown section.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
+    if len(raw) > FILE_LIMIT_BYTES:
+        raise InputError(f"{path} has {len(raw)} bytes; a configuration has at most 1 MB")
+    try:
+        loader = _Loader(raw)
+        loader.name = str(path)
+        content = loader.get_single_data()
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a YAML file that can be read: {reason}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold sections ({', '.join(SECTIONS)}), not a plain value")
+    for key, value in content.items():
+        if key not in SECTIONS:
+            raise InputError(f"{path}: unknown section {key!r}{nearest(str(key), SECTIONS)}")
+        if key != "data" and not isinstance(value, dict | None):
+            raise InputError(f"{path}: section {key!r} must hold 'name: value' lines")
+    data = content.get("data")
+    if data is not None and not isinstance(data, str):
+        raise InputError(f"{path}: 'data' must be 'phantom' or the path of a folder, got {data!r}")
+    return content
+
+
+def find_file(path: Path) -> Path:
+    """Return the file a user named: as it is, else `configs/NAME` as it comes with the package."""
+    if path.exists() or path.parent.name != "configs":
+        return path
+    packaged = Path(__file__).parents[1] / "configs" / path.name
+    return packaged if packaged.exists() else path
+
+
+def resolve(
+    model: type[SectionT], name: str, section: Mapping[str, Any] | None, flags: Mapping[str, Any]
+) -> SectionT:
+    """Build one section from the file's values, the environment's and the command line's.
+
+    `flags` may hold more than this section's fields; a flag that was not given is None.
+    """
+    values = {
+        **(section or {}),
+        **_environment(name),
+        **{k: v for k, v in flags.items() if k in model.model_fields and v is not None},
+    }
+    return validate(model, name, values)
+
+
+def validate(model: type[SectionT], name: str, values: Mapping[str, Any]) -> SectionT:
+    """Build a section from plain values; an `InputError` names the first bad key and why."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (name, *first["loc"]))
+        if first["type"] == "extra_forbidden":
+            hint = nearest(str(first["loc"][-1]), model.model_fields)
+            raise InputError(f"unknown configuration key {key!r}{hint}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:]
+        given = f", got {first['input']!r}"
+        reason = reason.removesuffix(given) + given
+        raise InputError(f"configuration key {key!r}: {reason}") from error
+
+
+def _environment(name: str) -> dict[str, str]:
+    prefix = f"ACGAN_{name.upper()}_"
+    return {
+        key.removeprefix(prefix).lower(): value
+        for key, value in os.environ.items()
+        if key.startswith(prefix)
+    }
+
+
+def add_flags(
+    parser: argparse.ArgumentParser,
+    model: type[Section],
+    title: str,
+    *,
+    skip: Collection[str] = (),
+) -> None:
+    """Add one `--flag` for each field of a section; a flag that is not given stays None."""
+    group = parser.add_argument_group(title)
+    for name, field in model.model_fields.items():
+        if name in skip:
+            continue
+        flag = "--" + name.replace("_", "-")
+        text = f"{field.description or ''} (default: {field.default})".replace("%", "%%")
+        if field.annotation is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            group.add_argument(flag, default=None, metavar="VALUE", help=text)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: `ACGAN_CACHE`, else the user's cache folder."""
+    named = os.environ.get("ACGAN_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "acgan"

@@ -1,0 +1,257 @@
+"""What a data folder holds, and which of its images are used for what.
+
+    python -m acgan.covidx DIR
+
+prints the report of a folder in the COVIDx or the class-folder layout (see `acgan.labels`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from acgan import split
+from acgan.command import run_command
+from acgan.decode import Facts, examine_all
+from acgan.labels import Row, Table, read_table, require_every_class
+
+
+class Use(StrEnum):
+    """What an image is used for, or why it is left out."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    DUPLICATE = "duplicate by content"
+    PATIENT_IN_TEST = "patient also in test"
+
+
+SPLITS = (Use.TRAIN, Use.VALIDATION, Use.TEST)
+LEFT_OUT = (Use.MISSING, Use.UNREADABLE, Use.DUPLICATE, Use.PATIENT_IN_TEST)
+
+
+@dataclass(frozen=True)
+class Curated:
+    """A table with the use of each row.
+
+    notes: row index → why it is left out. near: pairs of used rows that look the same but have
+    different patients. warnings belong into every report on models of this data.
+    """
+
+    table: Table
+    uses: tuple[Use, ...]
+    notes: dict[int, str]
+    near: tuple[tuple[int, int], ...]
+    warnings: tuple[str, ...]
+
+    def indices(self, use: Use) -> list[int]:
+        """Return the rows of one use, in the table's order."""
+        return [index for index, own in enumerate(self.uses) if own == use]
+
+
+def image_paths(table: Table) -> list[str]:
+    """Return the path of each row's image file."""
+    return [str(table.folder / row.path) for row in table.rows]
+
+
+def curate(
+    table: Table, facts: Sequence[Facts], *, split_seed: int, val_fraction: float | None
+) -> Curated:
+    """Decide the use of every image.
+
+    Left out are missing and unreadable files; of files with identical content all but one (test
+    before train, then the first); and train images of patients that test has. The validation
+    split is then cut from train by patient, where patients with near-duplicate images are one.
+    Raises `InputError` where a class has too few images or patients left.
+    """
+    rows = table.rows
+    uses, notes = _readable(rows, facts)
+    _leave_out_duplicates(rows, facts, uses, notes)
+    in_test = {rows[i].patient for i, use in enumerate(uses) if use == Use.TEST}
+    for index, row in enumerate(rows):
+        if uses[index] == Use.TRAIN and row.patient in in_test:
+            uses[index] = Use.PATIENT_IN_TEST
+            notes[index] = f"patient {row.patient!r}"
+    require_every_class(table.classes, [rows[i] for i, use in enumerate(uses) if use in SPLITS])
+    near = _near(rows, facts, uses)
+    warnings = [*_table_warnings(table, uses, near)]
+    warnings += _cut(table, uses, near, split_seed=split_seed, val_fraction=val_fraction)
+    return Curated(table, tuple(uses), notes, near, tuple(warnings))
+
+
+def _readable(rows: Sequence[Row], facts: Sequence[Facts]) -> tuple[list[Use], dict[int, str]]:
+    uses, notes = [], {}
+    for index, (row, fact) in enumerate(zip(rows, facts, strict=True)):
+        uses.append(Use(row.split))
+        if fact.problem:
+            uses[index] = Use.MISSING if row.stamp is None else Use.UNREADABLE
+            notes[index] = fact.problem
+    return uses, notes
+
+
+def _leave_out_duplicates(
+    rows: Sequence[Row], facts: Sequence[Facts], uses: list[Use], notes: dict[int, str]
+) -> None:
+    kept: dict[str, int] = {}
+    for use in (Use.TEST, Use.TRAIN):
+        for index in [i for i, own in enumerate(uses) if own == use]:
+            first = kept.setdefault(facts[index].sha256, index)
+            if first == index:
+                continue
+            uses[index] = Use.DUPLICATE
+            notes[index] = f"same content as {rows[first].path!r}"
+            if rows[first].class_name != rows[index].class_name:
+                notes[index] += f", which is labelled {rows[first].class_name}"
+
+
+def _near(
+    rows: Sequence[Row], facts: Sequence[Facts], uses: Sequence[Use]
+) -> tuple[tuple[int, int], ...]:
+    used = [index for index, use in enumerate(uses) if use in SPLITS]
+    hashes = np.frombuffer(b"".join(facts[i].near_hash for i in used), np.uint8)
+    pairs = split.near_duplicates(hashes.reshape(len(used), -1)).tolist()
+    named = ((used[first], used[second]) for first, second in pairs)
+    return tuple((a, b) for a, b in named if rows[a].patient != rows[b].patient)
+
+
+def _cut(
+    table: Table,
+    uses: list[Use],
+    near: Collection[tuple[int, int]],
+    *,
+    split_seed: int,
+    val_fraction: float | None,
+) -> tuple[str, ...]:
+    """Turn the use of validation patients' images from train to validation; return warnings."""
+    train = [index for index, use in enumerate(uses) if use == Use.TRAIN]
+    place = {index: position for position, index in enumerate(train)}
+    labels = np.array([table.classes.index(table.rows[i].class_name) for i in train])
+    groups = split.group_patients(
+        [table.rows[i].patient for i in train],
+        [(place[a], place[b]) for a, b in near if a in place and b in place],
+    )
+    chosen = split.cut_validation(
+        labels, groups, classes=table.classes, seed=split_seed, fraction=val_fraction
+    )
+    for index in np.array(train)[chosen].tolist():
+        uses[index] = Use.VALIDATION
+    members = [group for group, own in zip(groups, chosen, strict=True) if own]
+    return split.validation_warnings(labels[chosen], members, classes=table.classes)
+
+
+def _table_warnings(
+    table: Table, uses: Sequence[Use], near: Collection[tuple[int, int]]
+) -> Iterator[str]:
+    if not table.label_files:
+        yield "class folders name no patients: every image counts as a patient of its own"
+    tested = {r.class_name for r, use in zip(table.rows, uses, strict=True) if use == Use.TEST}
+    for class_name in table.classes:
+        if class_name not in tested:
+            yield f"test has no image of {class_name}"
+    across = sum(uses[a] != uses[b] for a, b in near)
+    if across:
+        yield f"train and test share near-duplicate images ({across} pairs of different patients)"
+
+
+def report(curated: Curated) -> Iterator[str]:
+    """Yield the lines of the report: first each file of note, last the counts and warnings."""
+    table = curated.table
+    yield f"data folder: {table.folder} ({', '.join(table.label_files) or 'class folders'})"
+    yield from _details(curated)
+    yield ""
+    yield "images by split, class and source, as labelled"
+    yield from _counts(table.rows, table.classes, lambda row: row.split)
+    yield ""
+    yield "left out"
+    for use in LEFT_OUT:
+        yield f"  {use:<32}{len(curated.indices(use)):>8}"
+    yield "of note"
+    yield f"  {'near-duplicate pairs':<32}{len(curated.near):>8}"
+    for what, patients in _shared_patients(table.rows).items():
+        yield f"  {what:<32}{len(patients):>8}"
+    yield ""
+    yield "used"
+    used = {id(table.rows[i]): use for use in SPLITS for i in curated.indices(use)}
+    rows = [row for row in table.rows if id(row) in used]
+    yield from _counts(rows, table.classes, lambda row: used[id(row)])
+    for use in SPLITS:
+        count = len({table.rows[i].patient for i in curated.indices(use)})
+        yield f"  {use} patients: {count}"
+    for warning in curated.warnings:
+        yield f"warning: {warning}"
+
+
+def _details(curated: Curated) -> Iterator[str]:
+    rows = curated.table.rows
+    for index, note in curated.notes.items():
+        yield f"{curated.uses[index]}: {rows[index].path!r} ({note})"
+    for first, second in curated.near:
+        yield f"near-duplicates: {rows[first].path!r} and {rows[second].path!r}"
+    for what, patients in _shared_patients(rows).items():
+        for patient in patients:
+            yield f"{what}: {patient!r}"
+
+
+def _shared_patients(rows: Collection[Row]) -> dict[str, list[str]]:
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    classes: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        splits[row.patient].add(row.split)
+        classes[row.patient].add(row.class_name)
+    return {
+        "patients in train and test": sorted(p for p in splits if len(splits[p]) > 1),
+        "patients in several classes": sorted(p for p in classes if len(classes[p]) > 1),
+    }
+
+
+def _counts(
+    rows: Collection[Row], classes: Sequence[str], split_of: Callable[[Row], str]
+) -> Iterator[str]:
+    """Yield one line a split and below it one a source, with a column a class."""
+    yield "  " + " " * 16 + "".join(f"{name:>12}" for name in (*classes, "total"))
+    for name in dict.fromkeys(split_of(row) for row in rows):
+        own = [row for row in rows if split_of(row) == name]
+        yield f"  {name:<16}" + _columns(Counter(row.class_name for row in own), classes)
+        for source in sorted({row.source for row in own}):
+            counts = Counter(row.class_name for row in own if row.source == source)
+            yield f"    {source:<14}" + _columns(counts, classes)
+
+
+def _columns(counts: Counter[str], classes: Sequence[str]) -> str:
+    numbers = [counts[name] for name in classes]
+    return "".join(f"{number:>12}" for number in (*numbers, sum(numbers)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report of a data folder; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m acgan.covidx",
+        description="Report what a data folder holds and which images are used for what.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder with train/ and test/")
+    folder = parser.parse_args(arguments).folder
+    return run_command(lambda: _report(folder), resume="type the same command again")
+
+
+def _report(folder: Path) -> int:
+    table = read_table(folder)
+    facts = [fact for fact, _ in examine_all(image_paths(table), image_size=16)]
+    curated = curate(table, facts, split_seed=0, val_fraction=None)
+    print("\n".join(report(curated)))
+    command = "python -m search.run --config configs/covidx.yaml --data"
+    print(f"next: {command} {shlex.quote(str(folder))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""A data set by name: packed once into one memory-mapped file, then opened in an instant."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acgan import phantom
+from acgan.config import cache_folder
+from acgan.covidx import SPLITS, Curated, curate, image_paths
+from acgan.dataset import Dataset, ImageSet
+from acgan.decode import Facts, examine_all
+from acgan.errors import InputError
+from acgan.labels import Table, read_table
+from acgan.split import cut_validation, validation_warnings
+
+PHANTOM = "phantom"
+PACK_VERSION = 1  # of pixels, splits and files: a change makes every pack again
+
+_CHUNK = 1024
+
+
+class Settings(NamedTuple):
+    """What, besides the files, decides a pack."""
+
+    image_size: int
+    split_seed: int
+    val_fraction: float | None
+
+
+def named_source(flag: str | None, content: Mapping[str, Any]) -> str:
+    """Return the images named by `--data`, else by a configuration: "phantom", or a folder's path.
+
+    Raises `InputError` where neither names any.
+    """
+    source = flag or content.get("data")
+    if source is None:
+        raise InputError("no images are named: give --data DIR, or --data phantom")
+    return source if source == PHANTOM else str(Path(source).expanduser().absolute())
+
+
+def load(
+    source: str,
+    *,
+    image_size: int,
+    split_seed: int = 0,
+    val_fraction: float | None = None,
+    cache: Path | None = None,
+    workers: int | None = None,
+) -> Dataset:
+    """Load the built-in phantom data ("phantom") or a data folder.
+
+    A folder's images are decoded once, by `workers` threads (unset: one a core), into a pack
+    `cache`/<key> that any later start reuses while files and settings are the same. Its images
+    are read-only views of one file. Raises `InputError` for a folder that cannot be used, see
+    `acgan.labels.read_table` and `acgan.covidx.curate`, and for too little disk.
+    """
+    if source == PHANTOM:
+        return _phantom(Settings(image_size, split_seed, val_fraction))
+    table = read_table(Path(source).expanduser())
+    settings = Settings(image_size, split_seed, val_fraction)
+    key = repr((PACK_VERSION, settings, table.digest()))
+    pack = (cache or cache_folder() / "packed") / hashlib.sha256(key.encode()).hexdigest()
+    if not pack.is_dir():
+        with _exclusive(pack):
+            if not pack.is_dir():  # another process may have made it while this one waited
+                _make_pack(pack, table, settings, workers=workers)
+    return _open_pack(pack, name=table.folder.name)
+
+
+def fingerprint(classes: Sequence[str], sets: Sequence[ImageSet]) -> str:
+    """Return the SHA-256 of classes, and of the pixels and rows of each split."""
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    for images in sets:
+        rows = [images.labels.tolist(), images.patients, images.sources, images.images.shape]
+        digest.update(json.dumps(rows).encode())
+        digest.update(np.ascontiguousarray(images.images).data)
+    return digest.hexdigest()
+
+
+def _phantom(settings: Settings) -> Dataset:
+    made, test = phantom.make(settings.image_size)
+    classes = tuple(phantom.CLASSES)
+    in_validation = cut_validation(
+        made.labels,
+        made.patients,
+        classes=classes,
+        seed=settings.split_seed,
+        fraction=settings.val_fraction,
+    )
+    train, val = _take(made, ~in_validation), _take(made, in_validation)
+    warnings = validation_warnings(val.labels, val.patients, classes=classes)
+    mark = fingerprint(classes, (train, val, test))
+    return Dataset(PHANTOM, classes, train, val, test, mark, warnings)
+
+
+def _take(images: ImageSet, chosen: NDArray[np.bool_]) -> ImageSet:
+    rows = np.flatnonzero(chosen).tolist()
+    return ImageSet(
+        images.images[rows],
+        images.labels[rows],
+        tuple(images.patients[i] for i in rows),
+        tuple(images.sources[i] for i in rows),
+    )
+
+
+@contextlib.contextmanager
+def _exclusive(pack: Path) -> Iterator[None]:
+    """Hold the lock under which a pack is made; what the disk refuses becomes an `InputError`."""
+    try:
+        pack.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{pack}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write the packed images to {pack.parent}: {error.strerror}; "
+            "free some space, or name another folder in ACGAN_CACHE"
+        ) from error
+
+
+def _make_pack(pack: Path, table: Table, settings: Settings, *, workers: int | None) -> None:
+    """Decode, curate and pack a table in a temporary folder, then give it its name.
+
+    What an earlier start left in the temporary folder is removed: no half pack is ever used.
+    """
+    partial = pack.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        _require_space(partial, 2 * len(table.rows) * settings.image_size**2)
+        facts = _decode_all(table, partial / "raw.u8", settings.image_size, workers=workers)
+        curated = curate(
+            table, facts, split_seed=settings.split_seed, val_fraction=settings.val_fraction
+        )
+        raw = _open_images(partial / "raw.u8", len(facts), settings.image_size)
+        _write_pack(partial, curated, raw)
+        (partial / "raw.u8").unlink()
+        partial.rename(pack)
+        _sync(pack.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"packing needs {needed / 1e9:.2f} GB in {folder.parent}, which has {free / 1e9:.2f}; "
+            "free some space, or name another folder in ACGAN_CACHE"
+        )
+
+
+def _decode_all(table: Table, path: Path, image_size: int, *, workers: int | None) -> list[Facts]:
+    """Write the pixels of all rows in their order, zeros where there are none."""
+    facts = []
+    blank = np.zeros((image_size, image_size), np.uint8)
+    with path.open("wb") as file:
+        paths = image_paths(table)
+        for fact, pixels in examine_all(paths, image_size=image_size, workers=workers):
+            facts.append(fact)
+            file.write((blank if pixels is None else pixels).tobytes())
+    return facts
+
+
+def _write_pack(folder: Path, curated: Curated, raw: NDArray[np.uint8]) -> None:
+    """Write images sorted by split, so that each split is one slice, and what is known of them."""
+    indices = [curated.indices(use) for use in SPLITS]
+    order = [index for own in indices for index in own]
+    rows = [curated.table.rows[index] for index in order]
+    classes = curated.table.classes
+    with (folder / "images.u8").open("wb") as file:
+        for start in range(0, len(order), _CHUNK):
+            file.write(raw[order[start : start + _CHUNK]].tobytes())
+    _sync(folder / "images.u8")
+    content: dict[str, Any] = {
+        "classes": classes,
+        "image_size": raw.shape[1],
+        "counts": [len(own) for own in indices],
+        "labels": [classes.index(row.class_name) for row in rows],
+        "patients": [row.patient for row in rows],
+        "sources": [row.source for row in rows],
+        "warnings": curated.warnings,
+    }
+    content["fingerprint"] = fingerprint(classes, _sets(folder, content))
+    (folder / "pack.json").write_text(json.dumps(content))
+    _sync(folder / "pack.json")
+
+
+def _open_pack(pack: Path, *, name: str) -> Dataset:
+    content = json.loads((pack / "pack.json").read_text())
+    classes, warnings = tuple(content["classes"]), tuple(content["warnings"])
+    train, val, test = _sets(pack, content)
+    return Dataset(name, classes, train, val, test, content["fingerprint"], warnings)
+
+
+def _sets(folder: Path, content: dict[str, Any]) -> list[ImageSet]:
+    """Return train, val and test as views of one memory-mapped file."""
+    images = _open_images(folder / "images.u8", sum(content["counts"]), content["image_size"])
+    labels = np.array(content["labels"], np.int64)
+    sets, start = [], 0
+    for count in content["counts"]:
+        own = slice(start, start + count)
+        patients, sources = tuple(content["patients"][own]), tuple(content["sources"][own])
+        sets.append(ImageSet(images[own], labels[own], patients, sources))
+        start += count
+    return sets
+
+
+def _open_images(path: Path, count: int, image_size: int) -> NDArray[np.uint8]:
+    return np.memmap(path, np.uint8, "r", shape=(count, image_size, image_size))
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or a folder's entries safely to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,48 @@
+"""Images in memory: what training, evaluation and selection are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one split.
+
+    images: uint8 [N, H, W], grey, possibly memory-mapped and then read-only
+    labels: int64 [N], an index into the data set's classes
+    patients, sources: one string an image
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    patients: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def per_class(self, classes: int) -> tuple[int, ...]:
+        """Return how many images each class has."""
+        return tuple(int(n) for n in np.bincount(self.labels, minlength=classes))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set ready for training.
+
+    `train` trains; `val`, cut from the training images by patient, is all that search and
+    selection may look at; `test` is for the final report. `fingerprint` is the SHA-256 of the
+    pixels, labels, patients, sources, classes and splits. `warnings` belong into every report.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    fingerprint: str
+    warnings: tuple[str, ...] = ()

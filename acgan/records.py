@@ -1,0 +1,179 @@
+"""What is known of an epoch, and how the epochs of one run are ordered.
+
+Everything here is a pure function of records: training, search and selection share it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from acgan.config import TrainConfig
+
+QUALITY = "val/fd_cnn"
+WINDOW = 3
+
+
+class EpochRecord(BaseModel):
+    """One epoch of a run, as it stands in one line of `epochs.jsonl`.
+
+    `metrics` are named `group/name`; a value that is not finite is written as "NaN" or
+    "Infinity". `time` is the end of the epoch in seconds since 1970. `samples` is the sample
+    grid's path inside the run directory. `young` marks the grace period (`grace_epochs`), in
+    which a run is not judged.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    epoch: int = Field(ge=1)
+    time: float
+    metrics: dict[str, float]
+    samples: str | None = None
+    young: bool = False
+
+
+def read_records(path: Path) -> list[EpochRecord]:
+    """Read the records of one `epochs.jsonl`, in the order of their epochs.
+
+    A file that is not there has none. A torn last line, as a crash leaves it, is passed over;
+    any other line that cannot be read raises `ValueError` with its number.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    complete, _torn = lines[:-1], lines[-1]
+    records = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            records.append(EpochRecord.model_validate_json(line))
+        except ValidationError as error:
+            raise ValueError(f"{path}, line {number} is no epoch record") from error
+    return records
+
+
+def windowed(values: Sequence[float]) -> list[float]:
+    """Return, for each epoch, the median of the last three finite values up to it.
+
+    An epoch whose own value is not finite has `inf` and does not count in any window.
+    """
+    result: list[float] = []
+    window: list[float] = []
+    for value in values:
+        if not math.isfinite(value):
+            result.append(math.inf)
+            continue
+        window = [*window, value][-WINDOW:]
+        result.append(statistics.median(window))
+    return result
+
+
+def metric(records: Sequence[EpochRecord], name: str) -> list[float]:
+    """Return one metric of all records; an epoch that lacks it has NaN."""
+    return [record.metrics.get(name, math.nan) for record in records]
+
+
+def grace_epochs(config: TrainConfig, images: int) -> int:
+    """Return how many epochs a run on so many training images is young, at least 1.
+
+    Every young generator looks collapsed, learning curves cross, and an image that is still an
+    even grey can lie nearer to an X-ray than the first lungs do.
+    """
+    updates = math.ceil(images / config.batch_size)
+    by_updates = math.ceil(config.grace_updates / updates)
+    return max(math.ceil(config.grace_fraction * config.epochs), by_updates, 1)
+
+
+def best_windowed(records: Sequence[EpochRecord], name: str, *, sign: int = 1) -> float:
+    """Return what a run is judged by: the smallest windowed value of `sign` times a metric.
+
+    The first epochs, marked young, are left out; a run that has no others is judged by its
+    latest. Without a finite value: `inf`.
+    """
+    values = windowed([sign * value for value in metric(records, name)])
+    grown = [v for v, record in zip(values, records, strict=True) if not record.young]
+    return min(grown or values[-1:], default=math.inf)
+
+
+def _grown(records: Sequence[EpochRecord]) -> set[int]:
+    """Return the epochs that are judged: all but the young ones, the last in any case."""
+    return {record.epoch for record in records if not record.young} or {records[-1].epoch}
+
+
+def best_by_quality(records: Sequence[EpochRecord], count: int) -> list[int]:
+    """Return the best epochs by windowed quality score: of each window its best single epoch."""
+    values = metric(records, QUALITY)
+    grown = _grown(records)
+    order = sorted(
+        (value, index)
+        for index, value in enumerate(windowed(values))
+        if math.isfinite(value) and records[index].epoch in grown
+    )
+    chosen: list[int] = []
+    for _, index in order:
+        finite = [i for i in range(index + 1) if math.isfinite(values[i])][-WINDOW:]
+        best = min(finite, key=lambda i: values[i])
+        if records[best].epoch not in chosen:
+            chosen.append(records[best].epoch)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def quantiles(values: Sequence[float]) -> list[float]:
+    """Return each value's quantile among the finite ones in [0, 1]; ties share their mean rank.
+
+    A value that is not finite has 1 (the worst).
+    """
+    finite = sorted(value for value in values if math.isfinite(value))
+    first: dict[float, int] = {}
+    count: dict[float, int] = {}
+    for rank, value in enumerate(finite):
+        first.setdefault(value, rank)
+        count[value] = count.get(value, 0) + 1
+    span = max(len(finite) - 1, 1)
+    return [
+        (first[value] + (count[value] - 1) / 2) / span if math.isfinite(value) else 1.0
+        for value in values
+    ]
+
+
+def filter_score(records: Sequence[EpochRecord]) -> list[float]:
+    """Return selection's step-1 score of each epoch, smaller is better, within one run.
+
+    The mean of the quantiles of the generator's loss and of the discriminator's accuracy on
+    generated images: both low means a generator that fools this run's own discriminator.
+    """
+    loss = quantiles(metric(records, "val/g_loss"))
+    accuracy = quantiles(metric(records, "val/acc_generated"))
+    return [(a + b) / 2 for a, b in zip(loss, accuracy, strict=True)]
+
+
+def best_by_filter(records: Sequence[EpochRecord], count: int) -> list[int]:
+    """Return the best epochs by step 1's order; a tie goes to the later epoch."""
+    grown = _grown(records)
+    scored = sorted(
+        (score, -record.epoch)
+        for score, record in zip(filter_score(records), records, strict=True)
+        if record.epoch in grown
+        and all(math.isfinite(record.metrics.get(k, math.nan)) for k in ("val/g_loss", QUALITY))
+    )
+    return [-epoch for _, epoch in scored[:count]]
+
+
+def kept_epochs(records: Sequence[EpochRecord], *, count: int = 3) -> set[int]:
+    """Return the epochs whose weights are kept as candidates.
+
+    The best `count` by windowed quality score, the best `count` by step 1's order, the last.
+    """
+    if not records:
+        return set()
+    return {
+        *best_by_quality(records, count),
+        *best_by_filter(records, count),
+        records[-1].epoch,
+    }

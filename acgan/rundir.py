@@ -1,0 +1,272 @@
+"""What one run leaves on disk, and how it survives being killed at any instant.
+
+    config.json                        the resolved configuration, classes and data fingerprint
+    owner.json                         the one process that may write
+    epochs.jsonl                       one record a line
+    state.safetensors                  networks and optimizers after the last committed epoch
+    state.previous.safetensors         the one before, for when the last is damaged
+    weights/epoch-0288.safetensors     generators kept as candidates
+    samples/epoch-0288.png             sample grids
+
+An epoch is committed when its state has replaced the last one; samples and weights are written
+before, the line in `epochs.jsonl` after. `RunDir.restore` mends whatever a crash left between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from acgan.config import TrainConfig
+from acgan.errors import InputError
+from acgan.records import QUALITY, WINDOW, EpochRecord, kept_epochs, read_records
+
+log = logging.getLogger(__name__)
+
+
+class NotOwnerError(RuntimeError):
+    """Another process has taken this run over; this one must end without writing."""
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def replace_text(path: Path, content: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    replace_bytes(path, content.encode())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(tensors: Mapping[str, Tensor], record: str) -> str:
+    """Return the SHA-256 of a state: all of its tensors, and the record's JSON."""
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Serialise tensors and text metadata as one safetensors file."""
+    return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        return {key: content[key] for key in ("train", "fingerprint")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged; restore it, or name another folder") from error
+
+
+class RunDir:
+    """One run's directory. The process that claims it is the only one that writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._attempt = ""
+
+    @property
+    def epochs_path(self) -> Path:
+        """The file of epoch records."""
+        return self.path / "epochs.jsonl"
+
+    @property
+    def state_path(self) -> Path:
+        """The state of the last committed epoch."""
+        return self.path / "state.safetensors"
+
+    @property
+    def previous_state_path(self) -> Path:
+        """The state before the last."""
+        return self.path / "state.previous.safetensors"
+
+    def weights_path(self, epoch: int) -> Path:
+        """Return where the generator of an epoch is kept."""
+        return self.path / "weights" / f"epoch-{epoch:04d}.safetensors"
+
+    def samples_path(self, epoch: int) -> Path:
+        """Return where the sample grid of an epoch stands."""
+        return self.path / "samples" / f"epoch-{epoch:04d}.png"
+
+    def claim(self, config: TrainConfig, *, classes: Sequence[str], fingerprint: str) -> None:
+        """Become the run's one writer, for this configuration and data.
+
+        Raises `InputError` if the directory holds a run with another configuration or data set,
+        or cannot be a run's.
+        """
+        content = {
+            "train": config.model_dump(),
+            "classes": list(classes),
+            "fingerprint": fingerprint,
+        }
+        self._make_folders()
+        config_path = self.path / "config.json"
+        if config_path.exists():
+            self._refuse_other(_read_config(config_path), content)
+        else:
+            replace_text(config_path, json.dumps(content, indent=1) + "\n")
+        self._attempt = uuid.uuid4().hex
+        owner = {"attempt": self._attempt, "host": socket.gethostname(), "pid": os.getpid()}
+        replace_text(self.path / "owner.json", json.dumps(owner) + "\n")
+
+    def _make_folders(self) -> None:
+        try:
+            for folder in (self.path, self.path / "weights", self.path / "samples"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be the folder of a run: {error.strerror}; name another folder"
+            ) from error
+
+    def _refuse_other(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if there["fingerprint"] != wanted["fingerprint"]:
+            raise InputError(f"{self.path} holds a run on other images; name another folder")
+        different = [
+            f"{key}: {there['train'].get(key)} → {value}"
+            for key, value in wanted["train"].items()
+            if there["train"].get(key) != value
+        ]
+        if different:
+            raise InputError(
+                f"{self.path} holds a run with another configuration ({'; '.join(different)}); "
+                "go back to it, or name another folder"
+            )
+
+    def check_owner(self) -> None:
+        """Raise `NotOwnerError` if another process has claimed the run since."""
+        owner = json.loads((self.path / "owner.json").read_bytes())
+        if owner["attempt"] != self._attempt:
+            raise NotOwnerError(
+                f"{self.path} was taken over by process {owner['pid']} on {owner['host']}"
+            )
+
+    def restore(self) -> tuple[list[EpochRecord], dict[str, Tensor]] | None:
+        """Return the committed records and the state after the last of them; None to start anew.
+
+        Mends `epochs.jsonl`: adds the line of a state whose line is missing, drops the lines
+        beyond the state. A damaged state gives way to the one before it, and this is logged.
+        Removes the temporary files of a crash.
+        """
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for path in (self.state_path, self.previous_state_path):
+            state = self._read_state(path)
+            if state is None:
+                continue
+            records = self._records_up_to(state[0])
+            if records is None:
+                continue
+            if path != self.state_path:  # or the next commit would replace it by the damaged one
+                os.replace(path, self.state_path)
+            lines = "".join(record.model_dump_json() + "\n" for record in records)
+            replace_text(self.epochs_path, lines)
+            return records, state[1]
+        if self.epochs_path.exists():
+            log.warning("%s has no state that can be used: it starts again", self.path)
+            self.epochs_path.unlink()
+        return None
+
+    def _read_state(self, path: Path) -> tuple[EpochRecord, dict[str, Tensor]] | None:
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            record = metadata["record"]
+            if checksum(tensors, record) != metadata["checksum"]:
+                raise ValueError("the checksum does not fit")
+            return EpochRecord.model_validate_json(record), tensors
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            log.warning("%s is damaged (%s) and is not used", path, error)
+            return None
+
+    def _records_up_to(self, last: EpochRecord) -> list[EpochRecord] | None:
+        try:
+            records = read_records(self.epochs_path)[: last.epoch - 1]
+        except ValueError as error:
+            log.warning("%s", error)
+            return None
+        if [record.epoch for record in records] != list(range(1, last.epoch)):
+            log.warning("%s lacks records before epoch %d", self.epochs_path, last.epoch)
+            return None
+        return [*records, last]
+
+    def write_samples(self, epoch: int, png: bytes) -> str:
+        """Write an epoch's sample grid; return its path inside the run."""
+        self.check_owner()
+        path = self.samples_path(epoch)
+        replace_bytes(path, png)
+        return str(path.relative_to(self.path))
+
+    def write_weights(self, epoch: int, content: bytes) -> None:
+        """Write an epoch's generator; `prune_weights` decides whether it stays."""
+        self.check_owner()
+        replace_bytes(self.weights_path(epoch), content)
+
+    def commit(self, record: EpochRecord, state: Mapping[str, Tensor] | None) -> None:
+        """Commit an epoch: replace the state (None: only the record is due), add the record.
+
+        Raises `NotOwnerError`, and then has written nothing.
+        """
+        self.check_owner()
+        if state is not None:
+            self._replace_state(record, {k: v.detach().cpu() for k, v in state.items()})
+        with self.epochs_path.open("ab") as file:
+            file.write(record.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _replace_state(self, record: EpochRecord, state: Mapping[str, Tensor]) -> None:
+        text = record.model_dump_json()
+        metadata = {"record": text, "checksum": checksum(state, text)}
+        content = weights_bytes(state, metadata)
+        fresh = self.path / ".state.tmp"
+        replace_bytes(fresh, content)
+        self.check_owner()  # a large state takes long to write
+        if self.state_path.exists():
+            os.replace(self.state_path, self.previous_state_path)
+        os.replace(fresh, self.state_path)
+        _sync_folder(self.path)
+
+    def prune_weights(self, records: Sequence[EpochRecord]) -> None:
+        """Delete the weights of epochs that are no candidates.
+
+        The last three with a finite score stay: a later epoch can still make one of them the best
+        of its window.
+        """
+        finite = [r.epoch for r in records if math.isfinite(r.metrics.get(QUALITY, math.nan))]
+        keep = kept_epochs(records) | set(finite[-WINDOW:])
+        for path in (self.path / "weights").glob("epoch-*.safetensors"):
+            if int(path.stem.removeprefix("epoch-")) not in keep:
+                path.unlink()

@@ -1,0 +1,182 @@
+"""One discriminator and one generator update, as published: the numerical reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from acgan.config import TrainConfig
+from acgan.models import Discriminator, Generator
+
+METRICS = (
+    "d_loss",
+    "d_loss_source",
+    "d_loss_class",
+    "acc_real",
+    "acc_generated",
+    "acc_class",
+    "g_loss",
+    "g_loss_source",
+    "g_loss_class",
+)
+
+
+class KerasAdam(torch.optim.Adam):
+    """Adam whose epsilon is added before bias correction, as Keras does.
+
+    Keras moves a weight by lr·√(1−β2ᵗ)/(1−β1ᵗ) · m/(√v + ε); PyTorch's form equals it when its
+    own epsilon is ε/√(1−β2ᵗ).
+    """
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        self._names = [name for name, _ in module.named_parameters()]
+        self._epsilon = config.adam_epsilon
+        self._beta2 = config.beta2
+        self._updates = 0
+        super().__init__(
+            module.parameters(),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+
+    def update(self) -> None:
+        """Move the weights by their gradients once, and drop the gradients."""
+        self._updates += 1
+        for group in self.param_groups:
+            group["eps"] = self._epsilon / math.sqrt(1 - self._beta2**self._updates)
+        self.step()
+        self.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the moments by the parameter's name, and the number of updates."""
+        found = {"updates": torch.tensor(self._updates)}
+        for name, parameter in zip(self._names, self.param_groups[0]["params"], strict=True):
+            found[f"{name}.mean"] = self.state[parameter]["exp_avg"]
+            found[f"{name}.square"] = self.state[parameter]["exp_avg_sq"]
+        return found
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `tensors` returned."""
+        self._updates = int(tensors["updates"])
+        for name, parameter in zip(self._names, self.param_groups[0]["params"], strict=True):
+            self.state[parameter] = {
+                "step": torch.tensor(float(self._updates), device=parameter.device),
+                "exp_avg": tensors[f"{name}.mean"].to(parameter.device, copy=True),
+                "exp_avg_sq": tensors[f"{name}.square"].to(parameter.device, copy=True),
+            }
+
+
+class Training:
+    """All mutable state of one run: both networks and both optimizers."""
+
+    def __init__(self, config: TrainConfig, *, classes: int, device: torch.device) -> None:
+        self.config = config
+        self.classes = classes
+        self.device = device
+        self.generator = Generator(config, classes).to(device)
+        self.discriminator = Discriminator(config, classes).to(device)
+        self.generator_adam = KerasAdam(self.generator, config)
+        self.discriminator_adam = KerasAdam(self.discriminator, config)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the whole state by name."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "generator_adam": self.generator_adam.tensors(),
+            "discriminator_adam": self.discriminator_adam.tensors(),
+        }
+        return {f"{part}/{k}": v for part, found in parts.items() for k, v in found.items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `tensors` returned."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            prefix = name + "/"
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.generator.load_state_dict(part("generator"))
+        self.discriminator.load_state_dict(part("discriminator"))
+        self.generator_adam.load_tensors(part("generator_adam"))
+        self.discriminator_adam.load_tensors(part("discriminator_adam"))
+
+
+def draw(training: Training, count: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw latents ~ U(-1, 1) [count, latent_size] and uniform labels [count]."""
+    device = training.device
+    latents = (
+        torch.rand(count, training.config.latent_size, generator=noise, device=device)
+        .mul_(2)
+        .sub_(1)
+    )
+    labels = torch.randint(training.classes, (count,), generator=noise, device=device)
+    return latents, labels
+
+
+def update_discriminator(
+    training: Training, images: Tensor, labels: Tensor, noise: torch.Generator
+) -> list[Tensor]:
+    """Train the discriminator on one batch of real and as many generated images.
+
+    images [B, 3, H, W] in [-1, 1]; labels int64 [B]. Returns the losses (total, source, class),
+    the accuracies on real and on generated images, and the class accuracy on real images.
+    """
+    count = len(images)
+    latents, generated_labels = draw(training, count, noise)
+    training.generator.eval()  # this step's images come from its moving statistics
+    with torch.no_grad():
+        generated = training.generator(latents, generated_labels)
+
+    deviation = training.config.label_smoothing * torch.rand(
+        2 * count, generator=noise, device=images.device
+    )
+    target = torch.cat([1 - deviation[:count], deviation[count:]])
+    training.discriminator.train()  # BatchNorm sees real and generated images together
+    source, label = training.discriminator(torch.cat([images, generated]), noise)
+    source_loss = F.binary_cross_entropy_with_logits(source, target)
+    class_loss = F.cross_entropy(label, torch.cat([labels, generated_labels]))
+    loss = source_loss + class_loss
+    loss.backward()
+    training.discriminator_adam.update()
+
+    says_real = (source.detach() > 0).float()
+    correct = (label.detach()[:count].argmax(1) == labels).float()
+    accuracies = [says_real[:count].mean(), 1 - says_real[count:].mean(), correct.mean()]
+    return [loss.detach(), source_loss.detach(), class_loss.detach(), *accuracies]
+
+
+def update_generator(training: Training, count: int, noise: torch.Generator) -> list[Tensor]:
+    """Train the generator on `count` fresh latents to be taken for real images of their class.
+
+    The discriminator is frozen: its weights stay, its BatchNorm uses the moving statistics, and
+    its dropout is on. Returns the losses (total, source, class).
+    """
+    latents, labels = draw(training, count, noise)
+    training.generator.train()
+    training.discriminator.eval()
+    training.discriminator.requires_grad_(False)
+    source, label = training.discriminator(training.generator(latents, labels), noise)
+    source_loss = F.binary_cross_entropy_with_logits(source, torch.ones_like(source))
+    class_loss = F.cross_entropy(label, labels)
+    loss = source_loss + class_loss
+    loss.backward()
+    training.discriminator.requires_grad_(True)
+    training.generator_adam.update()
+    return [loss.detach(), source_loss.detach(), class_loss.detach()]
+
+
+def train_step(
+    training: Training, images: Tensor, labels: Tensor, noise: torch.Generator
+) -> Tensor:
+    """Update both networks once on a batch of real images; return `METRICS` as one tensor [9].
+
+    images [B, 3, H, W] in [-1, 1]; labels int64 [B]. The generator learns from 2·B latents.
+    """
+    discriminator = update_discriminator(training, images, labels, noise)
+    generator = update_generator(training, 2 * len(images), noise)
+    return torch.stack([*discriminator, *generator])

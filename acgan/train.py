@@ -1,0 +1,235 @@
+"""Train one AC-GAN: an iterator of epoch records, each already safely on disk.
+
+`python -m acgan.train --config configs/demo.yaml` trains one run alone, without a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acgan.augment import augment
+from acgan.command import run_command
+from acgan.config import TrainConfig, add_flags, derive_seed, find_file, read_file, resolve
+from acgan.data import load, named_source
+from acgan.dataset import Dataset, ImageSet
+from acgan.errors import InputError
+from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
+from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs
+from acgan.rundir import NotOwnerError, RunDir, weights_bytes
+from acgan.step import METRICS, Training, train_step
+
+METRIC_NAMES = (
+    *(f"train/{name}" for name in METRICS),
+    "perf/images_per_s",
+    *VALIDATION_METRICS,
+    "best/fd_cnn",
+)
+
+
+def train(
+    config: TrainConfig,
+    data: Dataset,
+    run: RunDir,
+    *,
+    scorer: Path | None = None,
+    device: torch.device | None = None,
+) -> Iterator[EpochRecord]:
+    """Train, or go on training, the run in `run`; yield each epoch's record once it is on disk.
+
+    The caller stops the run by leaving the loop. `scorer` is the file of the scoring CNN (default:
+    the cached one, trained if need be). Raises `InputError` for settings the data cannot serve, or
+    a directory of another run, and `NotOwnerError` when another process took the run over.
+    """
+    check_fits(config, data)
+    device = device or default_device()
+    classes = len(data.classes)
+    run.claim(config, classes=data.classes, fingerprint=data.fingerprint)
+    training = Training(config, classes=classes, device=device)
+    records = _restore(run, training)
+    if len(records) >= config.epochs:
+        return
+    path = scorer or cached_scorer(data, config, device)
+    evaluation = Evaluation(
+        data,
+        config,
+        Scorer.load(path, classes=classes, image_size=config.image_size, device=device),
+        device,
+    )
+    images = DeviceImages(data.train, device)
+    grace = grace_epochs(config, len(images))
+    for epoch in range(len(records) + 1, config.epochs + 1):
+        started = time.perf_counter()
+        metrics = train_epoch(training, images, epoch)
+        metrics["perf/images_per_s"] = len(data.train) / (time.perf_counter() - started)
+        metrics |= evaluation.measure(training.generator, training.discriminator)
+        samples = None
+        if epoch == config.epochs or epoch % config.samples_every == 0:
+            samples = run.write_samples(epoch, evaluation.sample_grid(training.generator))
+        record = EpochRecord(
+            epoch=epoch, time=time.time(), metrics=metrics, samples=samples, young=epoch <= grace
+        )
+        record.metrics["best/fd_cnn"] = best_windowed([*records, record], QUALITY)
+        records.append(record)
+        _commit(run, training, records)
+        yield record
+
+
+def _restore(run: RunDir, training: Training) -> list[EpochRecord]:
+    restored = run.restore()
+    if restored is None:
+        return []
+    records, tensors = restored
+    training.load_tensors(tensors)
+    run.prune_weights(records)  # a crash may have come between the commit and this
+    return records
+
+
+def _commit(run: RunDir, training: Training, records: list[EpochRecord]) -> None:
+    config, epoch = training.config, records[-1].epoch
+    run.write_weights(epoch, generator_bytes(training, run, epoch))
+    due = epoch == config.epochs or epoch % config.state_every == 0
+    run.commit(records[-1], training.tensors() if due else None)
+    run.prune_weights(records)
+
+
+def generator_bytes(training: Training, run: RunDir, epoch: int) -> bytes:
+    """Return the generator as a safetensors file that says how to rebuild it."""
+    metadata = {
+        "config": training.config.model_dump_json(),
+        "classes": str(training.classes),
+        "run": run.path.name,
+        "epoch": str(epoch),
+    }
+    return weights_bytes(training.generator.state_dict(), metadata)
+
+
+class DeviceImages:
+    """The training images where the networks are: memory-mapped on a CPU, copied to a GPU."""
+
+    def __init__(self, images: ImageSet, device: torch.device) -> None:
+        with warnings.catch_warnings():  # a read-only map is only ever read
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.images = torch.from_numpy(np.asarray(images.images)).to(device)
+        self.labels = torch.tensor(images.labels).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images [B, H, W] and labels [B] in a random order, each once."""
+        order = torch.randperm(len(self), generator=random, device=self.labels.device)
+        for chosen in order.split(size):
+            yield self.images[chosen], self.labels[chosen]
+
+
+def train_epoch(training: Training, images: DeviceImages, epoch: int) -> dict[str, float]:
+    """Train one pass over the images; return the `train/…` metrics, means over the images.
+
+    All randomness follows from the seed and the epoch, so a run that was interrupted continues as
+    if it had not been. The metrics are fetched from the device once.
+    """
+    config = training.config
+    seed = derive_seed(config.seed, "epoch", epoch)
+    noise = torch.Generator(training.device).manual_seed(seed)
+    totals = torch.zeros(len(METRICS), device=training.device)
+    for batch, labels in images.batches(config.batch_size, noise):
+        real = augment(
+            to_signed_rgb(batch)[:, :1],
+            shear_degrees=config.shear_degrees,
+            zoom=config.zoom,
+            random=noise,
+        ).expand(-1, 3, -1, -1)
+        totals += len(batch) * train_step(training, real, labels, noise)
+    means = (totals / len(images)).tolist()
+    return {f"train/{name}": value for name, value in zip(METRICS, means, strict=True)}
+
+
+def check_fits(config: TrainConfig, data: Dataset) -> None:
+    """Raise `InputError` if the data set is too small for the configuration."""
+    if config.batch_size > len(data.train):
+        raise InputError(
+            f"batch_size {config.batch_size} is larger than the {len(data.train)} training images; "
+            "make it smaller"
+        )
+
+
+def default_device() -> torch.device:
+    """Return the first GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m acgan.train", description="Train one AC-GAN, or go on training it."
+    )
+    parser.add_argument("--config", type=Path, help="YAML file (default: the published baseline)")
+    parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
+    parser.add_argument("--run", type=Path, help="the run's folder (default: runs/<config>-single)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    add_flags(parser, TrainConfig, "training")
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _train_command(arguments), resume="type the same command again")
+
+
+def _train_command(arguments: argparse.Namespace) -> int:
+    content = read_file(find_file(arguments.config)) if arguments.config else {}
+    config = resolve(TrainConfig, "train", content.get("train"), vars(arguments))
+    source = named_source(arguments.data, content)
+    stem = arguments.config.stem if arguments.config else "baseline"
+    run = RunDir(arguments.run or Path("runs") / f"{stem}-single")
+    device = _named_device(arguments.device) if arguments.device else None
+    data = load(
+        source,
+        image_size=config.image_size,
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+    )
+    for warning in data.warnings:
+        print(f"warning: {warning}")
+    try:
+        for record in train(config, data, run, device=device):
+            print(_line(record, config.epochs), flush=True)
+            if not math.isfinite(record.metrics["train/g_loss"] + record.metrics["train/d_loss"]):
+                print(f"error: the losses of epoch {record.epoch} are not finite: the run diverged")
+                return 1
+    except NotOwnerError as error:
+        print(f"error: {error}")
+        return 1
+    print(f"all {config.epochs} epochs are there; see {run.epochs_path} and the folders beside it")
+    return 0
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from error
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    shown = {
+        "d_loss": "train/d_loss",
+        "g_loss": "train/g_loss",
+        "acc_real": "val/acc_real",
+        "acc_generated": "val/acc_generated",
+        "acc_class": "val/acc_class",
+        "fd_cnn": QUALITY,
+        "images/s": "perf/images_per_s",
+    }
+    values = "  ".join(f"{name} {record.metrics[key]:.3g}" for name, key in shown.items())
+    return f"epoch {record.epoch}/{epochs}  {values}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,62 @@
+"""Ray: a cluster of this machine, or one that is joined. The package sets its token."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+
+from acgan.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has, and the most that one of its nodes has."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float
+    node_gpus: float
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[Resources]:
+    """Start Ray on this machine, or join the cluster at `address` (or `RAY_ADDRESS`).
+
+    Every connection carries a token: the user's own (`RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH`),
+    or one made for this process. Raises `InputError` for a cluster that cannot be joined.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address == "local":
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"no Ray cluster can be joined at {address} ({reason}); give this command the same "
+            "RAY_AUTH_TOKEN as 'ray start' had there, with RAY_AUTH_MODE=token in both"
+        ) from error
+    signal.signal(signal.SIGTERM, on_terminate)  # Ray's own aborts the process
+    try:
+        yield _resources()
+    finally:
+        ray.shutdown()
+
+
+def _resources() -> Resources:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    gpus = [node.get("GPU", 0.0) for node in nodes]
+    return Resources(sum(cpus), sum(gpus), max(cpus), max(gpus))

@@ -1,0 +1,372 @@
+"""A study's directories, copied to MLflow pass by pass, by a thread of the driver.
+
+A pass reads directories and writes to MLflow, never the other way round, and may be cut off
+anywhere: the next one sends what is missing. Nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import shlex
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from acgan.errors import InputError
+from acgan.records import QUALITY, EpochRecord, best_windowed, read_records
+from search import tracking
+from search.settings import SearchConfig
+from search.study import Outcome, Study, Trial, TrialEnd
+
+PASS_EVERY_S = 1.0
+LONGEST_PAUSE_S = 30.0
+IMAGES_A_PASS = 50  # 60 ms each: fresh curves never wait long for old images
+
+READ_FILES = ("epochs.jsonl", "end.json")
+
+Stamp = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What passes did; `complete`: all that they read in the directories is in MLflow.
+
+    `problems` are the sentences on files that could not be read; their trials were passed over.
+    """
+
+    runs: int = 0
+    epochs: int = 0
+    images: int = 0
+    complete: bool = True
+    problems: frozenset[str] = frozenset()
+
+    def __add__(self, other: SyncReport) -> SyncReport:
+        return SyncReport(
+            self.runs + other.runs,
+            self.epochs + other.epochs,
+            self.images + other.images,
+            self.complete and other.complete,
+            self.problems | other.problems,
+        )
+
+
+class _TrialCopy:
+    """One trial that is not yet whole in MLflow, and what is there of it."""
+
+    def __init__(self, client: MlflowClient, parent: Run, trial: Trial) -> None:
+        self.trial = trial
+        self.run_id = ""
+        self.status = ""
+        self._client = client
+        self._parent = parent
+        self._end: TrialEnd | None = None
+        self._epochs: set[tracking.EpochKey] = set()
+        self._images: set[int] = set()
+
+    def send_epochs(self) -> SyncReport:
+        """Send the metrics that are missing; make the run with the first of them."""
+        # The end is read before the records: no record follows an end that is there.
+        self._end = self.trial.end()
+        records = self.trial.records()
+        first = records[0] if records else self._end
+        if first is None:
+            return SyncReport()
+        made = 0 if self.run_id else self._find_or_make_run(started=first.time)
+        missing = self._missing_epochs(records)
+        tracking.log_epochs(self._client, self.run_id, missing)
+        self._epochs |= {tracking.epoch_key(record) for record in missing}
+        return SyncReport(runs=made, epochs=len(missing))
+
+    def _find_or_make_run(self, started: float) -> int:
+        run = tracking.trial_run(self._client, self._parent, self.trial)
+        made = run is None
+        if run is None:
+            run = tracking.create_trial_run(self._client, self._parent, self.trial, started)
+        else:
+            self._epochs = tracking.logged_epochs(self._client, run.info.run_id)
+            self._images = tracking.logged_samples(self._client, run.info.run_id)
+        tracking.log_params(self._client, run, self.trial)
+        self.status = run.info.status
+        self.run_id = run.info.run_id
+        return int(made)
+
+    def send_images(self, limit: int) -> SyncReport:
+        """Send at most `limit` of the sample grids that are missing."""
+        missing = self._missing_images(self.trial.records())
+        for record, path in missing[:limit]:
+            tracking.log_samples(self._client, self.run_id, path, record)
+            self._images.add(record.epoch)
+        sent = min(len(missing), max(limit, 0))
+        return SyncReport(images=sent, complete=sent == len(missing))
+
+    def send_end(self, *, driving: bool) -> None:
+        """Send how the trial ended, or that it goes on. FINISHED says that all is there."""
+        status = tracking.status_of(self._end, driving=driving)
+        if status == self.status and self._end is None:
+            return
+        if self._end is not None:
+            tracking.log_config(self._client, self.run_id, self.trial)
+        tracking.set_end_tags(self._client, self.run_id, self._end)
+        tracking.set_status(self._client, self.run_id, status, ended_ms=self.ended_ms)
+        self.status = status
+
+    @property
+    def ended_ms(self) -> int | None:
+        """When the trial ended, else the last epoch that was sent, in ms since 1970."""
+        if self._end is not None:
+            return tracking.milliseconds(self._end.time)
+        return max((time_ms for _, time_ms in self._epochs), default=None)
+
+    def unsent(self, records: list[EpochRecord]) -> int:
+        """Return how many of these epochs lack their metrics or their image in MLflow."""
+        without_image = [record for record, _ in self._missing_images(records)]
+        missing = [*self._missing_epochs(records), *without_image]
+        return len({record.epoch for record in missing})
+
+    def score(self) -> float:
+        """Return the best windowed quality score of a trial that finished, else `inf`."""
+        finished = self._end is not None and self._end.outcome is Outcome.FINISHED
+        if not finished or self.trial.info.origin != "search":
+            return math.inf
+        return best_windowed(self.trial.records(), QUALITY)
+
+    def _missing_epochs(self, records: list[EpochRecord]) -> list[EpochRecord]:
+        return [record for record in records if tracking.epoch_key(record) not in self._epochs]
+
+    def _missing_images(self, records: list[EpochRecord]) -> list[tuple[EpochRecord, Path]]:
+        named = [
+            (record, self.trial.path / record.samples)
+            for record in records
+            if record.samples is not None and record.epoch not in self._images
+        ]
+        return [(record, path) for record, path in named if path.exists()]
+
+
+class Mirror:
+    """One study's copy in MLflow.
+
+    A trial that is whole there is not looked at again; an open one only when its files have
+    changed. After a failed pass, `forget`: the next pass asks MLflow what it has.
+    """
+
+    def __init__(self, study: Study, *, uri: str, experiment: str) -> None:
+        self.study = study
+        self.uri = uri
+        self.experiment = experiment
+        self._client: MlflowClient | None = None
+        self._parent: Run | None = None
+        self._parent_status = ""
+        self._best = math.inf
+        self._last_end_ms = 0
+        self._has_quality = False
+        self._whole: set[str] = set()
+        self._copies: dict[str, _TrialCopy] = {}
+        self._stamps: dict[str, Stamp] = {}
+
+    def forget(self) -> None:
+        """Let the next pass ask MLflow what it has."""
+        self._parent = None
+
+    def update(self, *, driving: bool) -> SyncReport:
+        """Make one pass: metrics of all trials, then at most 50 images, then how trials ended.
+
+        `driving`: the study's driver is at work. Raises one of `tracking.FAILURES` when MLflow
+        does not take the data, `InputError` when the experiment was deleted.
+        """
+        client, parent = self._open()
+        report, changed = SyncReport(), []
+        for name, stamp in self._changed(driving):
+            try:
+                copy = self._copy(client, parent, name)
+                report += copy.send_epochs()
+            except ValueError as error:  # one trial's damaged file holds up no other trial
+                report += SyncReport(problems=frozenset([str(error)]))
+                continue
+            if copy.run_id:
+                changed.append((copy, stamp))
+        for copy, stamp in changed:
+            sent = copy.send_images(IMAGES_A_PASS - report.images)
+            report += sent
+            if sent.complete:
+                self._send_end(client, parent, copy, driving)
+                self._stamps[copy.trial.name] = stamp
+        self._send_study(client, parent, running=driving or not report.complete)
+        return report
+
+    def unsent(self) -> int:
+        """Return how many epochs on disk are not known to be in MLflow with their images."""
+        count = 0
+        for name in self._open_names():
+            copy = self._copies.get(name)
+            with contextlib.suppress(ValueError):  # a damaged file was said when it was met
+                records = read_records(self.study.path / name / "epochs.jsonl")
+                count += len(records) if copy is None else copy.unsent(records)
+        return count
+
+    def _open(self) -> tuple[MlflowClient, Run]:
+        if self._client is None:
+            self._client = tracking.connect(self.uri)
+        if self._parent is None:
+            parent = tracking.parent_run(self._client, self.study, experiment=self.experiment)
+            finished = tracking.finished_trials(self._client, self.study)
+            self._whole = set(finished)
+            self._last_end_ms = max(finished.values(), default=0)
+            self._copies.clear()
+            self._stamps.clear()
+            self._best = parent.data.metrics.get(tracking.BEST, math.inf)
+            self._has_quality = tracking.has_quality(parent)
+            self._parent_status = parent.info.status
+            self._parent = parent
+        return self._client, self._parent
+
+    def _open_names(self) -> list[str]:
+        names = set(os.listdir(self.study.path)) - self._whole
+        return sorted(name for name in names if re.match(r"t\d", name))
+
+    def _changed(self, driving: bool) -> Iterator[tuple[str, Stamp]]:
+        for name in self._open_names():
+            path = self.study.path / name
+            stamp = (driving, *(_file_stamp(path / file) for file in READ_FILES))
+            if stamp != self._stamps.get(name) and (path / "trial.json").exists():
+                yield name, stamp
+
+    def _copy(self, client: MlflowClient, parent: Run, name: str) -> _TrialCopy:
+        if name not in self._copies:
+            self._copies[name] = _TrialCopy(client, parent, self.study.trial(name))
+        return self._copies[name]
+
+    def _send_end(self, client: MlflowClient, parent: Run, copy: _TrialCopy, driving: bool) -> None:
+        score = copy.score()
+        if score < self._best:
+            tracking.log_best(client, parent, score, copy.trial.name)
+            self._best = score
+        copy.send_end(driving=driving)  # last: a trial that is FINISHED is not read again
+        self._last_end_ms = max(self._last_end_ms, copy.ended_ms or 0)
+        if copy.status == "FINISHED":
+            self._whole.add(copy.trial.name)
+            del self._copies[copy.trial.name]
+
+    def _send_study(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
+        quality = None if self._has_quality else self.study.quality()
+        if quality is not None:
+            tracking.log_quality(client, parent, quality)
+            self._has_quality = True
+        status = "RUNNING" if running else self._status()
+        if status != self._parent_status:
+            ended_ms = self._last_end_ms or None
+            tracking.set_status(client, parent.info.run_id, status, ended_ms=ended_ms)
+            self._parent_status = status
+
+    def _status(self) -> str:
+        """Return the status of a study without a driver: that of its worst trial."""
+        copies = [self._copies.get(name) for name in self._open_names()]
+        statuses = {"KILLED" if copy is None else copy.status or "KILLED" for copy in copies}
+        if "KILLED" in statuses or not (statuses or self._whole):
+            return "KILLED"
+        return "FAILED" if statuses else "FINISHED"
+
+
+def _file_stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def sync_study(study: Study, *, uri: str, experiment: str, driving: bool) -> SyncReport:
+    """Send all that a study's directories hold and MLflow lacks; `uri` is a resolved one.
+
+    `driving`: a driver is at work on the study, so its open trials are running. Raises one of
+    `tracking.FAILURES` when MLflow does not take the data.
+    """
+    mirror = Mirror(study, uri=uri, experiment=experiment)
+    report = mirror.update(driving=driving)
+    while not report.complete:
+        report = replace(report, complete=True) + mirror.update(driving=driving)
+    return report
+
+
+def sync_command(mirror: Mirror) -> str:
+    """Return the command that sends the rest by hand, ready to be typed."""
+    words = ["python", "-m", "search.sync", "--study", mirror.study.path.name]
+    if mirror.study.path.parent != Path("runs").absolute():
+        words += ["--storage-path", str(mirror.study.path.parent)]
+    if mirror.uri != tracking.resolve_uri(None):
+        words += ["--tracking-uri", mirror.uri]
+    if mirror.experiment != SearchConfig().experiment:
+        words += ["--experiment", mirror.experiment]
+    return shlex.join(words)
+
+
+class Recorder(threading.Thread):
+    """Keep MLflow up to date beside a search, at its own pace.
+
+    A server that does not answer is said once and asked again at growing intervals up to half a
+    minute; nothing is lost meanwhile, for the directories hold it. `say` prints one line.
+    """
+
+    def __init__(
+        self, study: Study, *, uri: str, experiment: str, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(name="mlflow-recorder", daemon=True)
+        self._mirror = Mirror(study, uri=uri, experiment=experiment)
+        self._say = say
+        self._closing = threading.Event()
+        self._reachable = True
+        self._complete = False
+        self._said: set[str] = set()
+
+    def run(self) -> None:
+        """Make passes until `close`, then the last ones."""
+        pause_s = 0.0
+        while not self._closing.wait(pause_s):
+            report = self._attempt(driving=True)
+            if report is None:
+                pause_s = min(max(2 * pause_s, PASS_EVERY_S), LONGEST_PAUSE_S)
+            else:
+                pause_s = PASS_EVERY_S if report.complete else 0.0
+        report = self._attempt(driving=False)
+        while report is not None and not report.complete:
+            report = self._attempt(driving=False)
+        self._complete = report is not None
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is left, for at most so long, then say what could not be sent."""
+        self._closing.set()
+        self.join(timeout_s)
+        if self._complete:
+            return
+        epochs = self._mirror.unsent()
+        what = f"{epochs} epochs are" if epochs else "how the search ended is"
+        self._say(
+            f"{what} not yet in MLflow at {self._mirror.uri}; to send the rest: "
+            f"{sync_command(self._mirror)}"
+        )
+
+    def _attempt(self, *, driving: bool) -> SyncReport | None:
+        try:
+            report = self._mirror.update(driving=driving)
+        except (InputError, *tracking.FAILURES) as error:
+            self._mirror.forget()
+            if self._reachable:
+                reason = tracking.one_line(error)
+                self._say(
+                    f"MLflow at {self._mirror.uri} takes no data now ({reason}); the search goes on"
+                )
+            self._reachable = False
+            return None
+        if not self._reachable:
+            self._say(f"MLflow at {self._mirror.uri} takes data again; nothing was lost")
+        self._reachable = True
+        for problem in sorted(report.problems - self._said):
+            self._say(f"not sent to MLflow: {problem}")
+        self._said |= report.problems
+        return report

@@ -1,0 +1,187 @@
+"""Search: train many AC-GANs around a baseline, and compare them in MLflow.
+
+`python -m search.run --num-samples 32` trains 32 trials of `configs/demo.yaml`. The same command
+again goes on where it was; a larger number adds trials to the same study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Never
+
+from acgan.command import run_command
+from acgan.config import TrainConfig, add_flags
+from acgan.errors import InputError
+from search import estimate, summary
+from search.driver import Driver, missing_repeats, write_end
+from search.plan import DEMO, Plan, make_plan
+from search.recorder import Recorder
+from search.searcher import Ledger
+from search.settings import SearchConfig
+from search.study import Outcome, Study, check_same, driver_lock, open_or_create
+from search.tracking import next_step
+
+RECORDER_TIMEOUT_S = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    typed = shlex.join(["python", "-m", "search.run", *(sys.argv[1:] if argv is None else argv)])
+    signal.signal(signal.SIGTERM, _interrupt)
+    return run_command(lambda: _search(arguments, typed), resume=f"type: {typed}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m search.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {DEMO})")
+    parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
+    parser.add_argument("--study", help="name of the study (default: the configuration file's)")
+    parser.add_argument("--storage-path", default="runs", help="folder of studies (default: runs)")
+    parser.add_argument(
+        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
+    parser.add_argument("--time-budget", type=_duration, metavar="TIME", help="90s, 30m or 8h")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
+    add_flags(parser, SearchConfig, "search")
+    # A trial's seed follows from the search's.
+    add_flags(parser, TrainConfig, "training: what all trials share", skip={"seed"})
+    return parser
+
+
+def _duration(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 8h, got {text!r}")
+    return seconds
+
+
+def _search(arguments: argparse.Namespace, typed: str) -> int:
+    plan = make_plan(arguments)
+    for warning in plan.data.warnings:
+        print(f"warning: {warning}")
+    if arguments.dry_run:
+        check_same(plan.folder, plan.info)
+        _show(plan)
+        return 0
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with driver_lock(plan.folder):
+        study = open_or_create(plan.folder, plan.info)
+        return _drive(plan, study, typed)
+
+
+def _show(plan: Plan) -> None:
+    """Print what would be done."""
+    sections = {
+        "train": plan.info.train,
+        "space": plan.info.space,
+        "search": plan.search.model_dump(),
+    }
+    for name, section in sections.items():
+        print(f"{name}:")
+        for key, value in section.items():
+            print(f"  {key}: {value}")
+    data = plan.data
+    print(f"data: {data.name}, {len(data.train)} training, {len(data.val)} validation images")
+    print(f"study: {plan.folder}\nMLflow: {plan.tracking_uri}")
+    ledger = plan.ledger(None)
+    count = min(plan.search.num_samples, 5)
+    print(f"the first {count} trials of a new study:")
+    for _ in range(count):
+        row = ledger.propose()
+        print(f"  {row.name}: {', '.join(f'{k} {v}' for k, v in row.params.items())}")
+    asked = plan.search.num_samples
+    hours = estimate.trial_hours(plan.train, len(data.train))
+    needed = estimate.disk(plan.train, len(data.classes)) * asked
+    print(
+        f"disk: {estimate.gigabytes(needed)}; time: roughly {hours:.2g} h a trial on this "
+        f"machine, {hours * asked:.2g} h for all, one after another"
+    )
+    print("nothing was started; to start, type the same without --dry-run")
+
+
+def _drive(plan: Plan, study: Study, typed: str) -> int:
+    """Bring a study, which this process has locked, to the trials asked for."""
+    if not study.ledger_path.exists() and study.trials():
+        raise InputError(
+            f"{study.ledger_path} is missing although trials are there; restore it, or name a new "
+            "study with --study NAME"
+        )
+    ledger = plan.ledger(study.ledger_path)
+    _write_missing_ends(study, ledger)
+    missing = max(plan.search.num_samples - ledger.ended(), 0)
+    needed = estimate.disk(plan.train, len(plan.data.classes)) * missing
+    estimate.check_disk(plan.folder, needed)
+    recorder = Recorder(study, uri=plan.tracking_uri, experiment=plan.search.experiment, say=print)
+    recorder.start()
+    interrupted = False
+    try:
+        if missing or missing_repeats(study, plan.search):
+            print(f"{plan.folder}: {missing} trials to train, {estimate.gigabytes(needed)} of disk")
+            Driver(plan, study, ledger).run()
+        else:
+            print(f"all {plan.search.num_samples} trials asked for are there")
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        _mark_interrupted(study)
+        recorder.close(RECORDER_TIMEOUT_S)
+    return _conclude(plan, study, ledger, typed=typed, interrupted=interrupted)
+
+
+def _write_missing_ends(study: Study, ledger: Ledger) -> None:
+    """Write the ends that the ledger has and a crash kept from the directories."""
+    for row in ledger.rows():
+        if row.outcome is not None and study.trial(row.name).end() is None:
+            write_end(study, row.name, row.outcome, row.reason)
+
+
+def _mark_interrupted(study: Study) -> None:
+    for trial in study.trials():
+        if trial.end() is None:
+            write_end(study, trial.name, Outcome.INTERRUPTED, "")
+
+
+def _conclude(plan: Plan, study: Study, ledger: Ledger, *, typed: str, interrupted: bool) -> int:
+    """Print the table and what to type next; return the exit code."""
+    found = summary.lines(study, plan.search)
+    print(summary.table(found, plan.search))
+    print(summary.comparison(found, plan.search))
+    crashed = [line.trial.name for line in found if line.outcome is Outcome.CRASHED]
+    missing = plan.search.num_samples - ledger.ended()
+    missing_more = len(missing_repeats(study, plan.search))
+    if interrupted or missing > 0 or missing_more:
+        left = f"{max(missing, 0)} of {plan.search.num_samples} trials"
+        left += f" and {missing_more} repeats" if missing_more else ""
+        print(f"still missing: {left}{'; crashed: ' + ', '.join(crashed) if crashed else ''}")
+        print(f"to continue: {typed}")
+        if interrupted:
+            return 130
+        return 0 if plan.time_budget_s is not None and not crashed else 1
+    print(f"to compare the trials in MLflow: {next_step(plan.tracking_uri)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

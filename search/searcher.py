@@ -1,0 +1,274 @@
+"""Where the next trial comes from: one Optuna study in `optuna.jsonl`, which is the ledger.
+
+`Ledger` needs no Ray. It proposes points, keeps how each trial ended, and is all that a further
+start knows of the ones before. `StudySearcher` hands its trials to Ray Tune.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from ray.tune.search import Searcher
+
+from acgan.config import derive_seed
+from acgan.errors import InputError
+from search.settings import SearchConfig
+from search.space import Space, distributions
+from search.study import Outcome, Value, trial_name
+
+BASELINE = 0
+STUDY = "acgan"
+STARTUP_TRIALS = 8
+PATIENT_DRAWS = 20
+
+_STATES = {Outcome.FINISHED: TrialState.COMPLETE, Outcome.PRUNED: TrialState.PRUNED}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial of the ledger; `outcome` is None and it is tried again while it has not ended.
+
+    `value` is its best windowed objective: at the end, or, of a pruned trial, where it was pruned.
+    """
+
+    number: int
+    params: dict[str, Value]
+    outcome: Outcome | None
+    reason: str
+    value: float | None
+
+    @property
+    def name(self) -> str:
+        """The trial's name, `t0007`."""
+        return trial_name(self.number)
+
+
+class Ledger:
+    """The trials of one study: what was proposed, and how each ended.
+
+    `path` is the study's `optuna.jsonl`, whose study lock the caller holds; without a path the
+    ledger is in memory, to look at proposals. `start` is the baseline's point. Raises
+    `InputError` for a file that was damaged otherwise than by a crash.
+    """
+
+    def __init__(
+        self, path: Path | None, space: Space, *, start: Mapping[str, Value], config: SearchConfig
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._distributions = distributions(space)
+        self._start = dict(start)
+        self._config = config
+        storage = InMemoryStorage() if path is None else _open_journal(path)
+        if STUDY in optuna.get_all_study_names(storage):
+            self._study = optuna.load_study(study_name=STUDY, storage=storage)
+        else:
+            self._study = optuna.create_study(
+                study_name=STUDY, storage=storage, direction=config.direction
+            )
+
+    def rows(self) -> list[Row]:
+        """Return all trials in the order of their numbers."""
+        return [_row(trial) for trial in self._trials()]
+
+    def open_rows(self) -> list[Row]:
+        """Return the trials that have not ended: to be handed out (again)."""
+        return [row for row in self.rows() if row.outcome is None]
+
+    def ended(self) -> int:
+        """Return how many trials have ended so that they count as asked for."""
+        return sum(row.outcome is not None for row in self.rows())
+
+    def best(self) -> Row | None:
+        """Return the finished trial with the best value; None while there is none."""
+        finished = [_row(t) for t in self._trials() if t.state is TrialState.COMPLETE]
+        sign = 1 if self._config.direction == "minimize" else -1
+        return min(finished, key=lambda row: sign * (row.value or 0.0), default=None)
+
+    def propose(self) -> Row:
+        """Add the next trial: the baseline first, then points that no other trial has.
+
+        The space must have a point left (`space.check_size`).
+        """
+        trials = self._trials()
+        params = self._start if not trials else self._draw(trials)
+        # One line of the journal: no crash leaves half a proposal.
+        self._study.add_trial(
+            create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions)
+        )
+        return self.rows()[-1]
+
+    def report(self, number: int, epoch: int, value: float, *, pruner: BasePruner) -> bool:
+        """Enter a trial's value at a rung; return whether the pruner finds it behind."""
+        trial = self._attach(number)
+        trial.report(value, epoch)
+        return pruner.prune(self._study, self._trials()[number])
+
+    def reported(self, epoch: int) -> set[int]:
+        """Return the numbers of the trials that have a value at this rung."""
+        return {trial.number for trial in self._trials() if epoch in trial.intermediate_values}
+
+    def tell(self, number: int, outcome: Outcome, *, value: float, reason: str = "") -> None:
+        """Enter how a trial ended; one that crashed or was interrupted is left open.
+
+        A finished trial whose value is not finite fails: no sampler learns from it.
+        """
+        if not outcome.counts:
+            return
+        trial = self._attach(number)
+        trial.set_user_attr("outcome", outcome.value)
+        trial.set_user_attr("reason", reason)
+        state = _STATES.get(outcome, TrialState.FAIL)
+        if state is TrialState.COMPLETE and not math.isfinite(value):
+            state = TrialState.FAIL
+        self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _attach(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self._study, self._trials()[number]._trial_id)
+
+    def _draw(self, trials: list[FrozenTrial]) -> dict[str, Value]:
+        # In a copy in memory, so that neither a point that is drawn again nor the sampler's
+        # notes reach the journal: every start draws from the same trials alone.
+        draft = optuna.create_study(
+            direction=self._config.direction, sampler=self._sampler(len(trials))
+        )
+        draft.add_trials(trials)
+        taken = [trial.params for trial in trials]
+        # A Sobol sequence first repeats the points that it gave to the trials before.
+        patience = len(trials) + PATIENT_DRAWS
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            for draw in itertools.count():
+                if draw == patience:
+                    draft.sampler = RandomSampler(seed=self._seed(len(trials)))
+                params = draft.ask(self._distributions).params
+                if params not in taken:
+                    return params
+        raise AssertionError("unreachable")
+
+    def _seed(self, *parts: object) -> int:
+        return derive_seed("proposal", self._config.seed, *parts) % 2**32
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """Return a sampler whose draws depend on the study's seed and the trial's number."""
+        seed = self._seed(number)
+        match self._config.sampler:
+            case "tpe":
+                return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True)
+            case "gp":
+                return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+            case "random":
+                return RandomSampler(seed=seed)
+            case "qmc":
+                with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                    return QMCSampler(seed=self._seed(), scramble=True)
+
+
+def _row(trial: FrozenTrial) -> Row:
+    # A crash may have left an open trial with the notes of an end that was not entered.
+    ended = trial.state.is_finished()
+    return Row(
+        number=trial.number,
+        params=dict(trial.params),
+        outcome=Outcome(trial.user_attrs["outcome"]) if ended else None,
+        reason=trial.user_attrs["reason"] if ended else "",
+        value=trial.value,
+    )
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    # Optuna waits half a minute for the lock of a process that was killed while it wrote; the
+    # study lock says that there is no such process.
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if path.exists():
+        _mend(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _mend(path: Path) -> None:
+    """Cut a last line that a crash left unfinished; refuse any other that cannot be read."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not {"op_code", "worker_id"} <= entry.keys():
+            raise InputError(
+                f"{path}, line {number} is damaged; restore the file or start a new study"
+            )
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+
+
+class StudySearcher(Searcher):
+    """Ray Tune's view of the ledger: trials that have not ended first, then new ones.
+
+    Hands out as many as are missing from `num_samples`, each as `{"trial": "t0007", **params}`.
+    `on_proposal` is called with a trial before Tune sees it, `on_crash` with the name of one
+    that has used up its retries. Other ends are entered by `stopping.TrialStopper`.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        num_samples: int,
+        *,
+        on_proposal: Callable[[Row], None],
+        on_crash: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._waiting = deque(ledger.open_rows())
+        self._missing = num_samples - ledger.ended()
+        self._on_proposal = on_proposal
+        self._on_crash = on_crash
+        self._names: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial's configuration, or `Searcher.FINISHED`."""
+        if self._missing <= 0:
+            return Searcher.FINISHED
+        self._missing -= 1
+        row = self._waiting.popleft() if self._waiting else self._ledger.propose()
+        self._names[trial_id] = row.name
+        self._on_proposal(row)
+        return {"trial": row.name, **row.params}
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,  # noqa: ARG002
+        error: bool = False,
+    ) -> None:
+        """Pass on a crash: the trial stays open in the ledger, for the next start."""
+        name = self._names.pop(trial_id)
+        if error and any(row.name == name for row in self._ledger.open_rows()):
+            self._on_crash(name)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing: the ledger is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read nothing: a new start opens the ledger."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its parts beside the trials; nothing reads them

@@ -1,0 +1,60 @@
+"""The `search:` section of a configuration: how trials are proposed, stopped and placed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from acgan.config import Section
+from acgan.records import QUALITY
+
+
+class SearchConfig(Section):
+    """How trials are proposed, stopped and placed; one flag of `search.run` for each field."""
+
+    objective: str = Field(QUALITY, description="recorded metric; a trial's best windowed value")
+    direction: Literal["minimize", "maximize"] = Field("minimize", description="of the objective")
+    sampler: Literal["tpe", "gp", "random", "qmc"] = Field(
+        "tpe", description="tpe, gp, random, qmc"
+    )
+    seed: int = Field(0, ge=0, description="of the proposals and of every trial's own seed")
+
+    stop_pruned: bool = Field(True, description="end trials that are behind at a rung")
+    stop_diverged: bool = Field(True, description="end trials whose losses are not finite")
+    stop_collapsed: bool = Field(True, description="end trials whose images are all alike")
+    stop_discriminator_won: bool = Field(True, description="end trials that cannot fool at all")
+    reduction_factor: int = Field(3, ge=2, description="one trial in this many passes a rung")
+    patience: int = Field(3, ge=1, description="epochs in a row before a rule acts")
+    collapsed_below: float = Field(0.01, ge=0, description="smallest val/diversity that is alive")
+    won_above: float = Field(
+        0.999, gt=0, le=1, description="val/acc_real and val/acc_generated both above: won"
+    )
+
+    num_samples: int = Field(32, ge=1, description="trials asked for, the finished ones included")
+    repeats: int = Field(0, ge=0, description="more seeds for the baseline and the best trial")
+    cpus_per_trial: float = Field(1.0, gt=0, description="CPU cores a trial")
+    gpus_per_trial: float | None = Field(
+        None, ge=0, description="GPUs a trial, 0.25 packs four on one; unset: 1 if there are any"
+    )
+    max_concurrent: int | None = Field(
+        None, ge=1, description="most trials at once; unset: all fit"
+    )
+    max_retries: int = Field(3, ge=0, description="restarts of a crashed trial in one start")
+    experiment: str = Field("acgan-search", min_length=1, description="MLflow experiment")
+
+
+PLACEMENT = {
+    "num_samples",
+    "repeats",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "max_concurrent",
+    "max_retries",
+    "experiment",
+}
+
+
+def identity(config: SearchConfig) -> dict[str, Any]:
+    """Return what makes two searches the same study: all but where and how long trials run."""
+    return config.model_dump(exclude=PLACEMENT)

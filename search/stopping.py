@@ -1,0 +1,191 @@
+"""When a trial ends before its last epoch: rules over its own records, and comparison at rungs.
+
+The rules are functions of records. `TrialStopper` applies them to what Ray Tune reports, asks
+Optuna's pruner at rungs, and enters every end in the ledger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.pruners import SuccessiveHalvingPruner
+from ray.tune import Stopper
+
+from acgan.records import EpochRecord, metric
+from search.objective import objective_value
+from search.searcher import BASELINE, Ledger
+from search.settings import SearchConfig
+from search.study import Outcome
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a trial: None goes on, else it ends so, for a reason in one phrase."""
+
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+GO_ON = Decision()
+
+
+def rung_epochs(epochs: int, grace: int, config: SearchConfig) -> list[int]:
+    """Return the epochs after which trials are compared: `grace`·`reduction_factor`^k < `epochs`.
+
+    These are the rungs at which `SuccessiveHalvingPruner(min_resource=grace)` promotes.
+    """
+    rungs = []
+    epoch = grace
+    while epoch < epochs:
+        rungs.append(epoch)
+        epoch *= config.reduction_factor
+    return rungs
+
+
+def decide(records: Sequence[EpochRecord], config: SearchConfig, grace: int) -> Decision:
+    """Apply the rules that are switched on to a trial's records, in the order of their epochs."""
+    if config.stop_diverged and (reason := diverged(records)):
+        return Decision(Outcome.DIVERGED, reason)
+    if records[-1].epoch < grace + config.patience:
+        return GO_ON
+    if config.stop_collapsed and (reason := collapsed(records, config)):
+        return Decision(Outcome.COLLAPSED, reason)
+    if config.stop_discriminator_won and (reason := discriminator_won(records, config)):
+        return Decision(Outcome.DISCRIMINATOR_WON, reason)
+    return GO_ON
+
+
+def diverged(records: Sequence[EpochRecord]) -> str | None:
+    """Return why a trial has diverged: a loss of its last epoch is not finite.
+
+    The one rule that does not wait for the grace period: weights that are NaN stay NaN.
+    """
+    last = records[-1]
+    for name, value in last.metrics.items():
+        if "_loss" in name and not math.isfinite(value):
+            return f"{name} is {value} in epoch {last.epoch}"
+    return None
+
+
+def collapsed(records: Sequence[EpochRecord], config: SearchConfig) -> str | None:
+    """Return why a generator has collapsed: `patience` epochs in a row without diversity."""
+    row = records[-config.patience :]
+    if not all(value < config.collapsed_below for value in metric(row, "val/diversity")):
+        return None
+    return (
+        f"val/diversity below {config.collapsed_below:g} in epochs "
+        f"{row[0].epoch} to {row[-1].epoch}"
+    )
+
+
+def discriminator_won(records: Sequence[EpochRecord], config: SearchConfig) -> str | None:
+    """Return why the discriminator has won: it is always right, and the images do not improve.
+
+    Always right: both source accuracies above `won_above` for `patience` epochs in a row. That
+    alone may be a good discriminator which still teaches; so the best windowed objective must
+    not have improved in these epochs either. (A loss cannot tell: with smoothed labels the
+    generator's source loss stays near -log(smoothing / 2) under a perfect discriminator.)
+    """
+    before, row = records[: -config.patience], records[-config.patience :]
+    accuracies = [*metric(row, "val/acc_real"), *metric(row, "val/acc_generated")]
+    if not all(value > config.won_above for value in accuracies):
+        return None
+    if not before or objective_value(records, config) != objective_value(before, config):
+        return None
+    return (
+        f"val/acc_real and val/acc_generated above {config.won_above:g} without a better "
+        f"{config.objective} in epochs {row[0].epoch} to {row[-1].epoch}"
+    )
+
+
+class TrialStopper(Stopper):
+    """Ends Ray Tune's trials and enters in the ledger how each ended, the finished ones too.
+
+    Every result must hold `trial` (its name), `epoch` and the epoch's metrics. `records_of`
+    reads a trial's records from disk, where an earlier start has left some. `on_end` is called
+    with each name and decision after the ledger has them. `grace` is `grace_epochs` of the
+    trial with the fewest steps an epoch: all trials have the same rungs.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        config: SearchConfig,
+        *,
+        epochs: int,
+        grace: int,
+        records_of: Callable[[str], Sequence[EpochRecord]],
+        on_end: Callable[[str, Decision], None],
+    ) -> None:
+        self._ledger = ledger
+        self._config = config
+        self._epochs = epochs
+        self._grace = grace
+        self._rungs = rung_epochs(epochs, grace, config) if config.stop_pruned else []
+        self._pruner = SuccessiveHalvingPruner(
+            min_resource=grace, reduction_factor=config.reduction_factor
+        )
+        self._records_of = records_of
+        self._on_end = on_end
+        self._seen: dict[str, list[EpochRecord]] = {}
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Return whether Tune ends the trial now, before its last epoch."""
+        name, epoch = result["trial"], result["epoch"]
+        seen = self._seen.setdefault(name, [])
+        if seen and epoch <= seen[-1].epoch:
+            return False  # reported again, after a retry or as Tune's last word
+        if epoch == len(seen) + 1:
+            seen.append(_record(result))
+        else:
+            seen[:] = [record for record in self._records_of(name) if record.epoch <= epoch]
+        number = int(name.removeprefix("t"))
+        decision = self._decide(number, seen)
+        if decision.outcome is None:
+            return False
+        value = objective_value(seen, self._config)
+        self._ledger.tell(number, decision.outcome, value=value, reason=decision.reason)
+        self._on_end(name, decision)
+        return decision.outcome is not Outcome.FINISHED
+
+    def stop_all(self) -> bool:
+        """Return False: one trial's end never ends the others."""
+        return False
+
+    def _decide(self, number: int, records: Sequence[EpochRecord]) -> Decision:
+        decision = decide(records, self._config, self._grace)
+        if decision.outcome is not None:
+            return decision
+        last = records[-1].epoch
+        reached = [rung for rung in self._rungs if rung <= last]
+        behind = [rung for rung in reached if self._is_behind(number, rung, records)]
+        if last >= self._epochs:
+            return Decision(Outcome.FINISHED)
+        if behind:
+            return Decision(Outcome.PRUNED, f"behind the best others after {behind[0]} epochs")
+        return GO_ON
+
+    def _is_behind(self, number: int, rung: int, records: Sequence[EpochRecord]) -> bool:
+        """Enter the trial's value at a rung that it has reached; return whether it ends there."""
+        if number in self._ledger.reported(rung):
+            return False
+        value = objective_value([r for r in records if r.epoch <= rung], self._config)
+        behind = self._ledger.report(number, rung, value, pruner=self._pruner)
+        # Optuna ends the second trial at a rung if it is no better than the first; a share of
+        # one in `reduction_factor` means something from that many on. The baseline is what all
+        # are compared with at the end.
+        enough = len(self._ledger.reported(rung)) >= self._config.reduction_factor
+        return behind and enough and number != BASELINE
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its parts beside the trials; nothing reads them
+
+
+def _record(result: Mapping[str, Any]) -> EpochRecord:
+    metrics = {name: value for name, value in result.items() if "/" in name}
+    return EpochRecord(
+        epoch=result["epoch"], time=result["timestamp"], metrics=metrics, young=result["young"]
+    )

@@ -1,0 +1,379 @@
+"""A study on disk: its identity, its trials' directories, and the lock of its one driver.
+
+runs/<study>/study.json             what the study is, written once
+             quality.json           floor, untrained value, the scoring CNN's accuracy
+             optuna.jsonl           the ledger of proposals
+             lock.json              the driver at work
+             t0007/trial.json       one trial: its number and parameters
+             t0007/end.json         how it ended, if it did
+             t0007/config.json, epochs.jsonl, …  what `acgan.rundir` writes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, TextIO, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from acgan.errors import InputError
+from acgan.records import EpochRecord, read_records
+from acgan.rundir import replace_text
+
+FORMAT = 1
+HEARTBEAT_S = 10.0
+STALE_AFTER_S = 60.0
+
+Value = bool | int | float | str
+
+
+class Outcome(StrEnum):
+    """How a trial ended; the last two do not count as asked and are tried again."""
+
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    DIVERGED = "diverged"
+    COLLAPSED = "collapsed"
+    DISCRIMINATOR_WON = "discriminator won"
+    CRASHED = "crashed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def counts(self) -> bool:
+        """Whether the trial counts as one of those asked for."""
+        return self not in (Outcome.CRASHED, Outcome.INTERRUPTED)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class TrialEnd(_File):
+    """`end.json`: how a trial ended, why in one phrase, and when (seconds since 1970)."""
+
+    outcome: Outcome
+    reason: str = ""
+    time: float
+
+
+class TrialInfo(_File):
+    """`trial.json`: what a trial was asked to be, written before it starts.
+
+    `params` are the sampled fields of the training configuration; `origin` is "repeat" for a
+    trial that trains another one (`repeats`) again with a further seed.
+    """
+
+    number: int
+    params: dict[str, Value]
+    seed: int
+    origin: Literal["search", "repeat"] = "search"
+    repeats: str | None = None
+
+
+class Quality(_File):
+    """`quality.json`: what the quality score of this study means.
+
+    floor: real training images against the validation images, as many as are validated.
+    untrained: the score of the generator before its first update (epoch 0).
+    classifier_accuracy: the scoring CNN's own accuracy on the validation images.
+    """
+
+    floor: float
+    untrained: float
+    classifier_accuracy: float
+
+
+class StudyInfo(_File):
+    """`study.json`: what a study is. All but `uuid`, `created` and `code_version` identify it."""
+
+    format: int
+    uuid: str
+    name: str
+    created: float
+    code_version: str
+    train: dict[str, Any]
+    space: dict[str, Any]
+    search: dict[str, Any]
+    data_name: str
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+class _Header(_File):
+    """What any version's `study.json` holds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: int
+    code_version: str
+
+
+FileT = TypeVar("FileT", bound=_File)
+
+
+def _read(model: type[FileT], path: Path) -> FileT | None:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged; restore it or start a new study") from error
+
+
+def write(path: Path, content: _File) -> None:
+    """Write one of a study's JSON files so that it is there whole or not at all."""
+    replace_text(path, content.model_dump_json(indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial's directory, read afresh at every call."""
+
+    path: Path
+    info: TrialInfo
+
+    @property
+    def name(self) -> str:
+        """The trial's name, `t0007`, which is its directory's."""
+        return self.path.name
+
+    def records(self) -> list[EpochRecord]:
+        """Return the epochs that are safely on disk."""
+        return read_records(self.path / "epochs.jsonl")
+
+    def end(self) -> TrialEnd | None:
+        """Return how the trial ended; None while it runs or waits."""
+        return _read(TrialEnd, self.path / "end.json")
+
+    def config(self) -> dict[str, Any] | None:
+        """Return the resolved training configuration; None before the trial first started."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / "config.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return content
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study's directory."""
+
+    path: Path
+    info: StudyInfo
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger of proposals."""
+        return self.path / "optuna.jsonl"
+
+    @property
+    def scorer_path(self) -> Path:
+        """The scoring CNN that all trials share."""
+        return self.path / "scorer.safetensors"
+
+    def trial(self, name: str) -> Trial:
+        """Return the trial of this name; `InputError` if the study has none."""
+        info = _read(TrialInfo, self.path / name / "trial.json")
+        if info is None:
+            raise InputError(f"the study at {self.path} has no trial {name!r}")
+        return Trial(self.path / name, info)
+
+    def trials(self) -> list[Trial]:
+        """Return the trials in the order of their names, repeats behind their trial."""
+        found = []
+        for path in sorted(self.path.glob("t[0-9]*")):
+            info = _read(TrialInfo, path / "trial.json")
+            if info is not None:
+                found.append(Trial(path, info))
+        return found
+
+    def quality(self) -> Quality | None:
+        """Return what the quality score means here; None before the scoring CNN is trained."""
+        return _read(Quality, self.path / "quality.json")
+
+
+def trial_name(number: int) -> str:
+    """Return `t0007` for 7."""
+    return f"t{number:04d}"
+
+
+def study_path(storage: str, name: str) -> Path:
+    """Return a study's directory; refuse object stores and names that are no plain name."""
+    if "://" in storage:
+        raise InputError(
+            f"--storage-path {storage} must be a folder that every node sees at the same path "
+            "(an object store cannot hold a study; MLflow's artifacts may be there)"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise InputError(
+            f"--study {name!r} must be a plain name: letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return Path(storage).expanduser().absolute() / name
+
+
+def open_study(path: Path) -> Study:
+    """Open a study that is there; `InputError` if it is not or has another format."""
+    header = _read(_Header, path / "study.json")
+    if header is not None and header.format != FORMAT:
+        raise InputError(
+            f"the study at {path} was written by version {header.code_version} in format "
+            f"{header.format}; this version reads {FORMAT}: use that version, or start a new study"
+        )
+    info = _read(StudyInfo, path / "study.json")
+    if info is None:
+        raise InputError(f"there is no study at {path}; see --storage-path and --study")
+    return Study(path, info)
+
+
+def open_or_create(path: Path, wanted: StudyInfo) -> Study:
+    """Open the study at `path`, or create it as `wanted`; refuse one that differs.
+
+    The `InputError` names each difference as `key: there → wanted`.
+    """
+    if not (path / "study.json").exists():
+        path.mkdir(parents=True, exist_ok=True)
+        write(path / "study.json", wanted)
+        return Study(path, wanted)
+    check_same(path, wanted)
+    return open_study(path)
+
+
+def check_same(path: Path, wanted: StudyInfo) -> None:
+    """Raise `InputError` if there is a study at `path` that differs from `wanted`."""
+    if not (path / "study.json").exists():
+        return
+    different = differences(_identity(open_study(path).info), _identity(wanted))
+    if different:
+        raise InputError(
+            f"study {wanted.name!r} exists with another configuration ({'; '.join(different)}); "
+            "go back to it, or name a new study with --study NAME"
+        )
+
+
+def _identity(info: StudyInfo) -> dict[str, Any]:
+    return info.model_dump(
+        mode="json", exclude={"uuid", "created", "code_version", "name", "data_name"}
+    )
+
+
+def differences(there: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Name each leaf in which two nested mappings differ as `a.b: there → wanted`."""
+    found = []
+    for key in sorted({*there, *wanted}):
+        old, new = there.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} → {new}")
+    return found
+
+
+def new_uuid() -> str:
+    """Return a new study's uuid."""
+    return uuid.uuid4().hex
+
+
+class _Holder(_File):
+    host: str
+    pid: int
+    since: float
+    heartbeat: float
+
+
+@contextlib.contextmanager
+def driver_lock(path: Path) -> Iterator[None]:
+    """Hold the study at `path` as its one driver; `InputError` names the one that holds it.
+
+    On this host the kernel's file lock decides at once; between hosts, where a network file
+    system may not carry that lock, a heartbeat younger than a minute does.
+    """
+    with (path / "lock.json").open("a+") as file:
+        _refuse_if_held(path, _take(file))
+        stop = threading.Event()
+        since = time.time()
+        _beat(path, since)
+        thread = threading.Thread(target=_keep_beating, args=(path, since, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            os.truncate(path / "lock.json", 0)
+
+
+def _take(file: TextIO) -> bool:
+    """Try for a moment to get the kernel's lock: `driver_at_work` holds it for an instant."""
+    for pause_s in (0.1, 0.2, 0.0):
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(pause_s)
+    return False
+
+
+def driver_at_work(path: Path) -> bool:
+    """Whether a driver holds the study now."""
+    try:
+        with (path / "lock.json").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _refuse_if_held(path, free=True)
+    except FileNotFoundError:
+        return False
+    except (OSError, InputError):
+        return True
+    return False
+
+
+def _refuse_if_held(path: Path, free: bool) -> None:
+    try:
+        holder = _Holder.model_validate_json((path / "lock.json").read_bytes())
+    except ValidationError:  # empty: released, or taken a moment ago
+        if free:
+            return
+        raise InputError(f"the study at {path} is being opened by another driver") from None
+    if holder.host == socket.gethostname():
+        held = not free and _alive(holder.pid)
+    else:
+        held = time.time() - holder.heartbeat < STALE_AFTER_S
+    if held:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
+        raise InputError(
+            f"the study at {path} is being driven by process {holder.pid} on {holder.host} "
+            f"since {since}; wait for it or end it"
+        )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _beat(path: Path, since: float) -> None:
+    # Written in place: replacing the file would take it from under the kernel's lock.
+    holder = _Holder(host=socket.gethostname(), pid=os.getpid(), since=since, heartbeat=time.time())
+    (path / "lock.json").write_text(holder.model_dump_json())
+
+
+def _keep_beating(path: Path, since: float, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_S):
+        with contextlib.suppress(OSError):  # a full disk must not end the search
+            _beat(path, since)

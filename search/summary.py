@@ -1,0 +1,124 @@
+"""A study in a few lines: the table of its trials, and what may be said of the best."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.objective import objective_value
+from search.settings import SearchConfig
+from search.study import Outcome, Study, Trial
+
+
+@dataclass(frozen=True)
+class Line:
+    """One trial of the table."""
+
+    trial: Trial
+    epochs: int
+    value: float
+    outcome: Outcome | None
+    reason: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial ran to its last epoch."""
+        return self.outcome is Outcome.FINISHED
+
+
+def lines(study: Study, config: SearchConfig) -> list[Line]:
+    """Read one line for each trial, the repeats too."""
+    found = []
+    for trial in study.trials():
+        records, end = trial.records(), trial.end()
+        outcome, reason = (None, "") if end is None else (end.outcome, end.reason)
+        found.append(Line(trial, len(records), objective_value(records, config), outcome, reason))
+    return found
+
+
+def best(found: Sequence[Line], config: SearchConfig) -> Line | None:
+    """Return the finished trial of the search itself with the best value."""
+    finished = [line for line in found if line.finished and line.trial.info.origin == "search"]
+    sign = 1 if config.direction == "minimize" else -1
+    return min(finished, key=lambda line: sign * line.value, default=None)
+
+
+def table(found: Sequence[Line], config: SearchConfig) -> str:
+    """Return the trials as a plain table, the best finished one marked with a star."""
+    chosen = best(found, config)
+    names = list(found[0].trial.info.params) if found else []
+    rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
+    for line in found:
+        params = [_short(line.trial.info.params[name]) for name in names]
+        value = f"{line.value:.4g}{' *' if chosen is line else ''}"
+        outcome = str(line.outcome or "open") + (f": {line.reason}" if line.reason else "")
+        rows.append([line.trial.name, *params, str(line.epochs), value, outcome])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def scale(study: Study) -> str:
+    """Return the sentence that says what the quality score's values mean in this study."""
+    quality = study.quality()
+    assert quality is not None, "the scoring CNN is trained before the first trial"
+    return (
+        f"val/fd_cnn: {quality.floor:.4g} for real images (the floor), {quality.untrained:.4g} for "
+        f"an untrained generator; the scoring CNN's accuracy on real validation images is "
+        f"{quality.classifier_accuracy:.2f}"
+    )
+
+
+def comparison(found: Sequence[Line], config: SearchConfig) -> str:
+    """Return what may be said of the best trial against the baseline.
+
+    One run of each says nothing of chance, and the best was picked on its own value: only the
+    repeats (further seeds) of both can tell, by Welch's 95 % interval of the difference.
+    """
+    chosen = best(found, config)
+    baseline = next((line for line in found if line.trial.name == "t0000"), None)
+    if chosen is None or baseline is None:
+        return "no trial has finished yet"
+    head = f"best: {chosen.trial.name} with {config.objective} {chosen.value:.4g}"
+    if chosen is baseline:
+        return f"{head}, the baseline itself"
+    head += f"; the baseline t0000 has {baseline.value:.4g}"
+    ours, theirs = (_repeated(found, line.trial.name) for line in (chosen, baseline))
+    if min(len(ours), len(theirs)) < 2:
+        return f"{head} (one seed each and the best picked: --repeats 3 measures the difference)"
+    return f"{head}. {_verdict(ours, theirs, config)}"
+
+
+def _repeated(found: Sequence[Line], name: str) -> list[float]:
+    return [line.value for line in found if line.trial.info.repeats == name and line.finished]
+
+
+def _verdict(ours: Sequence[float], theirs: Sequence[float], config: SearchConfig) -> str:
+    from scipy.stats import ttest_ind  # noqa: PLC0415 (half a second, for a few)
+
+    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    sign = 1 if config.direction == "minimize" else -1
+    upper = max(sign * interval.low, sign * interval.high)
+    lower = min(sign * interval.low, sign * interval.high)
+    word = "not told apart"
+    if upper < 0:
+        word = "better than the baseline"
+    if lower > 0:
+        word = "worse than the baseline"
+    means = f"{_spread(ours)} against {_spread(theirs)}"
+    return (
+        f"Over fresh seeds: {means}; difference {interval.low:.4g} to {interval.high:.4g} "
+        f"(95 %): {word}"
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.4g} ± {deviation:.2g} ({len(values)} seeds)"

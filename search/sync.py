@@ -1,0 +1,66 @@
+"""Send what a study's directories hold and MLflow lacks: `python -m search.sync --study NAME`.
+
+`search.run` does the same while it works; this is for afterwards, when MLflow was away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from acgan.command import run_command
+from search import tracking
+from search.recorder import sync_study
+from search.settings import SearchConfig
+from search.study import driver_at_work, open_study, study_path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 1 when MLflow does not take the data."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: _sync(options), resume="type the same command again")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m search.sync", description=__doc__)
+    parser.add_argument("--study", required=True, metavar="NAME", help="name of the study")
+    parser.add_argument("--storage-path", default="runs", metavar="DIR", help="default: runs")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="sqlite:///FILE.db or a server (default: MLFLOW_TRACKING_URI, else ./mlflow.db)",
+    )
+    experiment = SearchConfig().experiment
+    parser.add_argument(
+        "--experiment",
+        default=experiment,
+        metavar="NAME",
+        help=f"where a study that is not yet in MLflow goes (default: {experiment})",
+    )
+    return parser
+
+
+def _sync(options: argparse.Namespace) -> int:
+    study = open_study(study_path(options.storage_path, options.study))
+    uri = tracking.resolve_uri(options.tracking_uri)
+    driving = driver_at_work(study.path)
+    try:
+        report = sync_study(study, uri=uri, experiment=options.experiment, driving=driving)
+    except tracking.FAILURES as error:
+        reason = tracking.one_line(error)
+        print(f"error: MLflow at {uri} takes no data: {reason}", file=sys.stderr)
+        print("when it does, type the same command again", file=sys.stderr)
+        return 1
+    for problem in sorted(report.problems):
+        print(f"not sent: {problem}", file=sys.stderr)
+    print(
+        f"study {study.info.name}: sent {report.runs} new runs, {report.epochs} epochs and "
+        f"{report.images} sample images; all else was there"
+    )
+    print(f"to look at it: {tracking.next_step(uri)}")
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,408 @@
+"""MLflow as this project uses it: which run is whose, and what is written where.
+
+    parent   one study   tags study_id (its uuid), stage=search, study_dir
+    child    one trial   tags study_id, trial (t0007), mlflow.parentRunId
+
+Runs are found by these tags, never by memory, and always written by explicit id: there is no
+active run, so `MLFLOW_RUN_ID` of the surroundings is without effect. Steps are epochs and times
+come from the records, so sending again changes nothing. An infinite metric reads 1.797e308 there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+# Read when mlflow is imported, hence before it. A dead server must fail at once (MLflow's own
+# retries last minutes); what the user has set stays.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
+from PIL import Image
+from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
+
+from acgan.errors import InputError
+from acgan.records import QUALITY, EpochRecord
+from search.study import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd
+
+warnings.filterwarnings("ignore", category=SADeprecationWarning)
+
+METRICS_A_CALL = 1000  # MLflow's limit
+BEST = "best/fd_cnn"
+SAMPLES = "samples"
+FAILURES = (MlflowException, SQLAlchemyError, OSError)
+
+_SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
+_THUMBNAIL = re.compile(rf"images/{SAMPLES}\+step\+(\d+)\+.*\+compressed\.webp")
+
+EpochKey = tuple[int, int]
+T = TypeVar("T")
+
+
+def milliseconds(time_s: float) -> int:
+    """Return a time in seconds since 1970 as MLflow counts it."""
+    return round(time_s * 1000)
+
+
+def epoch_key(record: EpochRecord) -> EpochKey:
+    """Return what makes two epochs the same in MLflow: step and timestamp in ms."""
+    return record.epoch, milliseconds(record.time)
+
+
+def resolve_uri(uri: str | None) -> str:
+    """Return the tracking URI to use: `uri`, else `MLFLOW_TRACKING_URI`, else ./mlflow.db.
+
+    The file of a sqlite URI is made absolute. Raises `InputError` for a store of plain files,
+    which MLflow has given up, and for anything else that is neither a database nor a server.
+    """
+    named = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if _SERVERS.match(named):
+        return named.rstrip("/")
+    path = named.removeprefix("sqlite:///")
+    if path == named or path in ("", ":memory:"):
+        raise InputError(
+            f"--tracking-uri {named} is no place for MLflow; give sqlite:///FILE.db "
+            "or the address of a server, for example http://127.0.0.1:5000"
+        )
+    return f"sqlite:///{Path(path).expanduser().absolute()}"
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message as one line of at most 200 characters."""
+    return textwrap.shorten(str(error), 200, placeholder=" …")
+
+
+def next_step(uri: str) -> str:
+    """Return the command or address that shows what is in MLflow."""
+    return f"mlflow ui --backend-store-uri {uri}" if _sqlite_file(uri) else uri
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client of a resolved URI; the first one makes the sqlite file and its tables."""
+    database = _sqlite_file(uri)
+    if database is None:
+        return MlflowClient(uri)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that migrate one new file at once fail with "duplicate column name".
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return MlflowClient(uri)
+
+
+def parent_run(client: MlflowClient, study: Study, *, experiment: str) -> Run:
+    """Return the study's run wherever it is, else a new one in the named experiment.
+
+    Raises `InputError` if that experiment was deleted.
+    """
+    uuid = study.info.uuid
+    found = _find_runs(client, f"tags.study_id = '{uuid}' AND tags.stage = 'search'")
+    run = found[0] if found else _create_parent(client, study, experiment)
+    if run.inputs is None or not run.inputs.dataset_inputs:  # a crash lost this, written last
+        _describe_parent(client, run.info.run_id, study.info)
+    return run
+
+
+def _find_runs(client: MlflowClient, condition: str) -> list[Run]:
+    """Return the runs that match in any experiment, the oldest first."""
+    experiments = [
+        experiment.experiment_id
+        for experiment in _all_pages(lambda token: client.search_experiments(page_token=token))
+    ]
+    return _all_pages(
+        lambda token: client.search_runs(
+            experiments, condition, order_by=["attributes.start_time ASC"], page_token=token
+        )
+    )
+
+
+def _all_pages(fetch: Callable[[str | None], PagedList[T]]) -> list[T]:
+    page = fetch(None)
+    items = list(page)
+    while page.token:
+        page = fetch(page.token)
+        items += page
+    return items
+
+
+def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
+    tags = {
+        "study_id": study.info.uuid,
+        "stage": "search",
+        "study_dir": str(study.path),
+        "code_version": study.info.code_version,
+    }
+    revision = _git_revision()
+    if revision:
+        tags["mlflow.source.git.commit"] = revision
+    return client.create_run(
+        _experiment_id(client, experiment),
+        start_time=milliseconds(study.info.created),
+        run_name=study.info.name,
+        tags=tags,
+    )
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    if client.get_experiment_by_name(name) is None:
+        _create_experiment(client, name)
+    found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"the MLflow experiment {name!r} is deleted; restore it with 'mlflow experiments "
+            "restore' or name another with --experiment"
+        )
+    return str(found.experiment_id)
+
+
+def _create_experiment(client: MlflowClient, name: str) -> None:
+    database = _sqlite_file(client.tracking_uri)
+    # MLflow's own choice is relative to the directory it happens to be started in.
+    location = None if database is None else (database.parent / "mlartifacts").as_uri()
+    try:
+        client.create_experiment(name, artifact_location=location)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+            raise
+
+
+def _describe_parent(client: MlflowClient, run_id: str, info: StudyInfo) -> None:
+    sections = {"train": info.train, "space": info.space, "search": info.search}
+    params = [Param(key, str(value)) for key, value in flatten(sections).items()]
+    client.log_batch(run_id, params=params, synchronous=True)
+    client.log_text(run_id, info.model_dump_json(indent=1), "study.json")
+    client.log_text(run_id, _environment(), "environment.txt")
+    data = Dataset(
+        name=info.data_name,
+        digest=info.fingerprint[:36],  # as long as MLflow takes; the tag below has all of it
+        source_type="fingerprint",
+        source=json.dumps({"sha256": info.fingerprint}),
+        profile=json.dumps({"classes": info.classes}),
+    )
+    client.log_inputs(run_id, [DatasetInput(data, tags=[])])
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings under their dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed: a checkout further up is another project's
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def _environment() -> str:
+    lines = {f"{found.name}=={found.version}" for found in importlib.metadata.distributions()}
+    return "\n".join(sorted(lines, key=str.lower)) + "\n"
+
+
+def has_quality(parent: Run) -> bool:
+    """Whether what the quality score means in this study is in its run."""
+    return "quality/floor" in parent.data.metrics
+
+
+def log_quality(client: MlflowClient, parent: Run, quality: Quality) -> None:
+    """Write what the quality score means in this study as metrics of its run."""
+    metrics = [
+        Metric(f"quality/{name}", value, parent.info.start_time, step=0)
+        for name, value in quality.model_dump().items()
+    ]
+    client.log_batch(parent.info.run_id, metrics=metrics, synchronous=True)
+
+
+def log_best(client: MlflowClient, parent: Run, value: float, trial_name: str) -> None:
+    """Write the study's best score so far and whose it is."""
+    # The time is now's: of two values at one step MLflow shows the later one.
+    metric = Metric(BEST, value, milliseconds(time.time()), step=0)
+    tag = RunTag("best_trial", trial_name)
+    client.log_batch(parent.info.run_id, metrics=[metric], tags=[tag], synchronous=True)
+
+
+def finished_trials(client: MlflowClient, study: Study) -> dict[str, int]:
+    """Return the trials whose runs are whole (FINISHED is written last) and their ends in ms."""
+    condition = (
+        f"tags.study_id = '{study.info.uuid}' AND tags.trial LIKE 't%' "
+        "AND attributes.status = 'FINISHED'"
+    )
+    runs = _find_runs(client, condition)
+    return {run.data.tags["trial"]: run.info.end_time or 0 for run in runs}
+
+
+def trial_run(client: MlflowClient, parent: Run, trial: Trial) -> Run | None:
+    """Return the trial's run; None if there is none yet."""
+    study_id = parent.data.tags["study_id"]
+    condition = f"tags.study_id = '{study_id}' AND tags.trial = '{trial.name}'"
+    found = client.search_runs(
+        [parent.info.experiment_id], condition, order_by=["attributes.start_time ASC"]
+    )
+    return found[0] if found else None
+
+
+def create_trial_run(client: MlflowClient, parent: Run, trial: Trial, started: float) -> Run:
+    """Create the trial's run as a child of the study's; `started` in seconds since 1970."""
+    tags = {
+        "study_id": parent.data.tags["study_id"],
+        "trial": trial.name,
+        "origin": trial.info.origin,
+        "mlflow.parentRunId": parent.info.run_id,
+    }
+    if trial.info.repeats is not None:
+        tags["repeats"] = trial.info.repeats
+    return client.create_run(
+        parent.info.experiment_id,
+        start_time=milliseconds(started),
+        run_name=trial.name,
+        tags=tags,
+    )
+
+
+def log_params(client: MlflowClient, run: Run, trial: Trial) -> None:
+    """Write what is the trial's own, its sampled fields and its seed, as `train.<field>`.
+
+    What all trials share stands at the study's run: here it would bury the images, for MLflow
+    writes every parameter above each of them.
+    """
+    if not run.data.params:
+        own = {**trial.info.params, "seed": trial.info.seed}
+        params = [Param(f"train.{name}", str(value)) for name, value in own.items()]
+        client.log_batch(run.info.run_id, params=params, synchronous=True)
+
+
+def log_config(client: MlflowClient, run_id: str, trial: Trial) -> None:
+    """Write the trial's resolved configuration as the artifact `config.json`."""
+    path = trial.path / "config.json"
+    if path.exists():  # not there if the trial never started
+        client.log_artifact(run_id, str(path))
+
+
+def logged_epochs(client: MlflowClient, run_id: str) -> set[EpochKey]:
+    """Return the epochs that are there: one call writes its epochs whole or not at all."""
+    return {(point.step, point.timestamp) for point in client.get_metric_history(run_id, QUALITY)}
+
+
+def log_epochs(client: MlflowClient, run_id: str, records: Sequence[EpochRecord]) -> None:
+    """Write the metrics of epochs, as many epochs a call as fit."""
+    if not records:
+        return
+    a_call = max(1, METRICS_A_CALL // max(len(record.metrics) for record in records))
+    for start in range(0, len(records), a_call):
+        metrics = [
+            Metric(name, value, milliseconds(record.time), record.epoch)
+            for record in records[start : start + a_call]
+            for name, value in record.metrics.items()
+        ]
+        client.log_batch(run_id, metrics=metrics, synchronous=True)
+
+
+def logged_samples(client: MlflowClient, run_id: str) -> set[int]:
+    """Return the epochs whose sample grid is there, thumbnail (written last) included."""
+    names = (file.path for file in client.list_artifacts(run_id, "images"))
+    return {int(match[1]) for match in map(_THUMBNAIL.fullmatch, names) if match}
+
+
+def log_samples(client: MlflowClient, run_id: str, path: Path, record: EpochRecord) -> None:
+    """Write an epoch's sample grid, pixel for pixel, where the UI's step slider finds it."""
+    step, timestamp = epoch_key(record)
+    with Image.open(path) as image:
+        client.log_image(
+            run_id, image, key=SAMPLES, step=step, timestamp=timestamp, synchronous=True
+        )
+
+
+def status_of(end: TrialEnd | None, *, driving: bool) -> str:
+    """Return MLflow's status of a trial; `driving`: the study's driver is at work."""
+    if end is None:
+        return "RUNNING" if driving else "KILLED"
+    return {Outcome.CRASHED: "FAILED", Outcome.INTERRUPTED: "KILLED"}.get(end.outcome, "FINISHED")
+
+
+def set_status(client: MlflowClient, run_id: str, status: str, *, ended_ms: int | None) -> None:
+    """Set a run's status, and unless it runs its end in ms since 1970 (None: now).
+
+    MLflow cannot take an end back: a run that continues keeps its old one until it ends again.
+    """
+    if status == "RUNNING":
+        client.update_run(run_id, status=status)
+    else:
+        client.set_terminated(run_id, status, end_time=ended_ms)
+
+
+def set_end_tags(client: MlflowClient, run_id: str, end: TrialEnd | None) -> None:
+    """Tag how the trial ended, and why; a trial that goes on has neither tag."""
+    wanted = {} if end is None else {"outcome": end.outcome.value}
+    if end is not None and end.reason:
+        wanted["stop_reason"] = f"{end.outcome}: {end.reason}"
+    there = client.get_run(run_id).data.tags
+    for name in {"outcome", "stop_reason"} & (there.keys() - wanted.keys()):
+        client.delete_tag(run_id, name)
+    tags = [RunTag(name, value) for name, value in wanted.items()]
+    client.log_batch(run_id, tags=tags, synchronous=True)
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """Which study a run belongs to: its uuid and directory, and the trial if it is a trial's."""
+
+    study_id: str
+    study_dir: Path
+    trial: str | None
+
+
+def study_by_run_id(client: MlflowClient, run_id: str) -> StudyRun:
+    """Return the study of a parent run or of one of its trials' runs.
+
+    Raises `InputError` for a run id that MLflow does not know, and for a run of something else.
+    """
+    run = _get_run(client, run_id)
+    parent_id = run.data.tags.get("mlflow.parentRunId")
+    parent = run if parent_id is None else _get_run(client, parent_id)
+    tags = parent.data.tags
+    if tags.get("stage") != "search" or not {"study_id", "study_dir"} <= tags.keys():
+        raise InputError(f"the MLflow run {run_id} is no study and no trial; see the UI for ids")
+    return StudyRun(tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial"))
+
+
+def _get_run(client: MlflowClient, run_id: str) -> Run:
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(
+            f"MLflow at {client.tracking_uri} has no run {run_id}; see --tracking-uri"
+        ) from error

@@ -1,0 +1,117 @@
+"""One trial of a study, in whatever process and on whatever node Ray places it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from acgan.config import TrainConfig, validate
+from acgan.data import load
+from acgan.dataset import Dataset
+from acgan.errors import InputError
+from acgan.evaluate import Evaluation, Scorer, cached_scorer
+from acgan.records import EpochRecord
+from acgan.rundir import NotOwnerError, RunDir, replace_bytes
+from acgan.step import Training
+from acgan.train import default_device, train
+from search.study import Quality, Study, StudyInfo, TrialInfo, open_study, write
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every trial of one start is told: the study, as the driver sees it, and the data."""
+
+    study: Path
+    uuid: str
+    source: str
+
+
+def run_trial(params: dict[str, Any], *, task: Task) -> None:
+    """Train the trial named by `params["trial"]` to its end, reporting each epoch to Tune.
+
+    A trial that was begun reports its last epoch again first, then goes on where it was.
+    """
+    study = same_study(task)
+    trial = study.trial(params["trial"])
+    if records := trial.records():
+        _report(trial.name, records[-1])
+    config = trial_config(study.info, trial.info)
+    data = same_data(task, config)
+    try:
+        for record in train(config, data, RunDir(trial.path), scorer=study.scorer_path):
+            _report(trial.name, record)
+    except NotOwnerError as error:
+        log.warning("%s: this process ends without writing", error)
+
+
+def _report(name: str, record: EpochRecord) -> None:
+    tune.report({"trial": name, "epoch": record.epoch, "young": record.young, **record.metrics})
+
+
+def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
+    """Return a trial's configuration: the study's, with the trial's point and seed."""
+    return validate(TrainConfig, "train", study.train | trial.params | {"seed": trial.seed})
+
+
+def same_study(task: Task) -> Study:
+    """Open the study on this node; `InputError` if it is not the driver's."""
+    node = platform.node()
+    try:
+        study = open_study(task.study)
+    except InputError as error:
+        raise InputError(f"node {node} does not see the study's folder: {error}") from error
+    if study.info.uuid != task.uuid:
+        raise InputError(
+            f"node {node} sees another study at {task.study}; --storage-path must be a folder "
+            "that all nodes share"
+        )
+    return study
+
+
+def same_data(task: Task, config: TrainConfig) -> Dataset:
+    """Load the study's images on this node; `InputError` if they are not the driver's."""
+    data = _load(task.source, config.image_size, config.split_seed, config.val_fraction)
+    fingerprint = open_study(task.study).info.fingerprint
+    if data.fingerprint != fingerprint:
+        raise InputError(
+            f"node {platform.node()} has other images at {task.source} than the study was begun "
+            "with; copy the same folder there"
+        )
+    return data
+
+
+@functools.lru_cache(maxsize=1)
+def _load(source: str, image_size: int, split_seed: int, val_fraction: float | None) -> Dataset:
+    # A process that runs several trials, one after another, opens the images once.
+    return load(source, image_size=image_size, split_seed=split_seed, val_fraction=val_fraction)
+
+
+def prepare_scoring(task: Task) -> None:
+    """Put the scoring CNN into the study, and what its score means there; once a study."""
+    study = same_study(task)
+    config = validate(TrainConfig, "train", study.info.train)
+    data = same_data(task, config)
+    device = default_device()
+    if not study.scorer_path.exists():
+        replace_bytes(study.scorer_path, cached_scorer(data, config, device).read_bytes())
+    classes = len(data.classes)
+    scorer = Scorer.load(
+        study.scorer_path, classes=classes, image_size=config.image_size, device=device
+    )
+    evaluation = Evaluation(data, config, scorer, device)
+    untrained = Training(config, classes=classes, device=device)
+    score = evaluation.measure(untrained.generator, untrained.discriminator)
+    quality = Quality(
+        floor=evaluation.floor(data, config),
+        untrained=score["val/fd_cnn"],
+        classifier_accuracy=evaluation.classifier_accuracy(),
+    )
+    write(study.path / "quality.json", quality)

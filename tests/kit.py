@@ -1,0 +1,58 @@
+"""Small configurations and data sets for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from acgan.config import TrainConfig
+from acgan.dataset import Dataset, ImageSet
+
+CLASSES = ("COVID-19", "normal", "pneumonia")
+
+
+def tiny_config(**changes: Any) -> TrainConfig:
+    """Return a configuration whose networks train in milliseconds."""
+    tiny: dict[str, Any] = {
+        "image_size": 16,
+        "width": 1 / 32,
+        "latent_size": 6,
+        "embedding_size": 5,
+        "batch_size": 8,
+        "epochs": 2,
+    }
+    return TrainConfig(**{**tiny, **changes})
+
+
+def tiny_images(count: int, *, image_size: int = 16, classes: int = 3, seed: int = 0) -> ImageSet:
+    """Draw noisy grey ramps, [count, image_size, image_size]: each class in its own direction."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    angle = labels * np.pi / classes + random.normal(0, 0.1, count)
+    position = np.linspace(-1, 1, image_size)
+    ramp = (
+        np.cos(angle)[:, None, None] * position[None, None, :]
+        + np.sin(angle)[:, None, None] * position[None, :, None]
+    )
+    grey = 128 + 70 * ramp + random.normal(0, 8, ramp.shape)
+    return ImageSet(
+        images=grey.clip(0, 255).astype(np.uint8),
+        labels=labels.astype(np.int64),
+        patients=tuple(f"patient-{index}" for index in range(count)),
+        sources=("ramps",) * count,
+    )
+
+
+def tiny_dataset(
+    *, image_size: int = 16, train: int = 48, val: int = 24, test: int = 12
+) -> Dataset:
+    """Return a data set of ramps with the three classes."""
+    return Dataset(
+        name="ramps",
+        classes=CLASSES,
+        train=tiny_images(train, image_size=image_size, seed=0),
+        val=tiny_images(val, image_size=image_size, seed=1),
+        test=tiny_images(test, image_size=image_size, seed=2),
+        fingerprint=f"ramps-{image_size}-{train}-{val}-{test}",
+    )

@@ -1,0 +1,93 @@
+"""Real searches on a few tiny images, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from acgan.records import read_records
+from search.study import Study, open_study
+from tests.kit import CLASSES, tiny_images
+
+CONFIG = """
+train: {image_size: 16, width: 0.0625, batch_size: 16, epochs: 6, latent_size: 8}
+space:
+  learning_rate: {low: 5.0e-5, high: 8.0e-4, log: true}
+  dropout: {low: 0.1, high: 0.6}
+search: {stop_pruned: false, stop_collapsed: false, stop_discriminator_won: false}
+"""
+
+
+def write_images(folder: Path, *, train: int = 90, test: int = 30) -> None:
+    """Write a class-folder data set of grey ramps as PNG files."""
+    for split, count, seed in (("train", train, 0), ("test", test, 1)):
+        images = tiny_images(count, seed=seed)
+        for index, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            path = folder / split / CLASSES[label] / f"{index:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+class Search:
+    """One study in a folder of its own, searched by the real command."""
+
+    def __init__(self, folder: Path, images: Path, database: Path) -> None:
+        self.folder = folder
+        self.uri = f"sqlite:///{database}"
+        self._processes: list[subprocess.Popen[str]] = []
+        (folder / "tiny.yaml").write_text(CONFIG)
+        self.options = ["--config", "tiny.yaml", "--data", str(images), "--tracking-uri", self.uri]
+
+    @property
+    def study(self) -> Study:
+        """The study, once it is there."""
+        return open_study(self.folder / "runs" / "tiny")
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Type the command in the folder; the caller waits for it."""
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACGAN_CACHE": str(self.folder / "c")}
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+            environment.pop(name, None)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search.run", *self.options, *options],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End what a failed test left running."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=60)
+
+    def run(self, *options: str, code: int = 0) -> str:
+        """Type the command, wait, and return what it printed."""
+        process = self.start(*options)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == code, output
+        return output
+
+    def epochs(self, name: str) -> list[int]:
+        """Return the epochs that a trial has on disk."""
+        path = self.folder / "runs" / "tiny" / name / "epochs.jsonl"
+        return [record.epoch for record in read_records(path)]
+
+
+def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 200) -> None:
+    """Wait until the condition holds; fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.02)

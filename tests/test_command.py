@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from acgan.command import run_command
+from acgan.errors import InputError
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_bodys_code_is_the_exit_code(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: code, resume="") == code
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: raising(InputError("no such folder; name one")), resume="") == 2
+    assert capsys.readouterr() == ("", "error: no such folder; name one\n")
+
+
+def test_ctrl_c_says_what_continues_and_has_exit_code_130(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(lambda: raising(KeyboardInterrupt()), resume="type it again") == 130
+    assert capsys.readouterr() == ("", "\ninterrupted; to continue, type it again\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("a bug"), OSError("full")])
+def test_any_other_error_is_not_caught(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        run_command(lambda: raising(error), resume="")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acgan.config import TrainConfig
+from acgan.errors import InputError
+from acgan.train import train
+from search import estimate
+from tests.kit import tiny_config, tiny_dataset
+
+
+def test_a_full_size_trial_leaves_one_and_a_half_gigabytes() -> None:
+    parameters = 22_301_316 + 1_670_916
+    states, weights = 2 * 12 * parameters, 9 * 4 * 22_301_316
+    grids = 388 * 3 * 8 * 3 * 112**2
+    assert estimate.disk(TrainConfig(), 3) == states + weights + grids
+
+
+def test_a_trial_leaves_no_more_than_was_estimated(tmp_path: Path) -> None:
+    from acgan.rundir import RunDir
+
+    config = tiny_config(width=0.25, epochs=6)
+    for _ in train(config, tiny_dataset(), RunDir(tmp_path)):
+        pass
+    used = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    estimated = estimate.disk(config, 3)
+    assert 0.5 * estimated < used < 1.1 * estimated
+
+
+def test_too_little_disk_is_one_sentence(tmp_path: Path) -> None:
+    estimate.check_disk(tmp_path / "not" / "yet", 1000)
+    with pytest.raises(InputError, match="name another with --storage-path"):
+        estimate.check_disk(tmp_path, 10**18)
+
+
+def test_time_grows_with_the_work() -> None:
+    small, large = (estimate.trial_hours(TrainConfig(epochs=n), 1000) for n in (1, 100))
+    assert 0 < small < large
+
+
+def test_bytes_are_shown_in_a_fitting_unit() -> None:
+    assert estimate.gigabytes(13_400_000) == "13 MB"
+    assert estimate.gigabytes(1_450_000_000) == "1.4 GB"

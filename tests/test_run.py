@@ -1,0 +1,237 @@
+"""The command as it is typed: a real Ray, a real Optuna journal, a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search import estimate, run
+from search.study import Outcome
+from tests.searches import Search, wait_for, write_images
+
+pytest_plugins = ["tests.mlflow_stores"]
+EPOCHS = 6
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder)
+    return folder
+
+
+@pytest.fixture
+def search(tmp_path: Path, images: Path, database: Path) -> Iterator[Search]:
+    search = Search(tmp_path, images, database)
+    yield search
+    search.stop()
+
+
+def mlflow_runs(search: Search) -> tuple[Run, dict[str, Run]]:
+    """Return the parent run and the trials' runs by name; fail if a name stands twice."""
+    client = MlflowClient(search.uri)
+    experiment = client.get_experiment_by_name("acgan-search")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [found for found in runs if "trial" not in found.data.tags]
+    children = [found for found in runs if "trial" in found.data.tags]
+    by_name = {found.data.tags["trial"]: found for found in children}
+    assert len(by_name) == len(children)
+    assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in children)
+    return parent, by_name
+
+
+def assert_whole(search: Search, count: int) -> None:
+    """Assert that exactly `count` trials are there, each once, on disk and in MLflow."""
+    client = MlflowClient(search.uri)
+    trials = search.study.trials()
+    assert [trial.name for trial in trials] == [f"t{number:04d}" for number in range(count)]
+    points = {tuple(sorted(trial.info.params.items())) for trial in trials}
+    assert len(points) == count, "two trials have the same parameters"
+    _, runs = mlflow_runs(search)
+    assert set(runs) == {trial.name for trial in trials}
+    for trial in trials:
+        end = trial.end()
+        assert end is not None
+        assert end.outcome is Outcome.FINISHED
+        records = trial.records()
+        assert [record.epoch for record in records] == list(range(1, EPOCHS + 1))
+        history = client.get_metric_history(runs[trial.name].info.run_id, "val/g_loss")
+        stored = [(point.step, point.value) for point in history]
+        assert stored == [(r.epoch, r.metrics["val/g_loss"]) for r in records]
+        assert runs[trial.name].info.status == "FINISHED"
+
+
+def test_a_search_trains_what_is_asked_for_says_when_all_is_there_and_grows(search: Search) -> None:
+    output = search.run("--num-samples", "3")
+    assert "t0002" in output
+    assert "mlflow ui --backend-store-uri" in output.splitlines()[-1]
+    assert_whole(search, 3)
+    assert search.study.trial("t0000").info.params == {"learning_rate": 2e-4, "dropout": 0.5}
+    parent, _ = mlflow_runs(search)
+    files = {path: path.stat().st_mtime_ns for path in search.folder.glob("runs/tiny/t*/*.jsonl")}
+    starts_of_ray = list((search.study.path / "ray").iterdir())
+
+    output = search.run("--num-samples", "3")
+    assert "all 3 trials asked for are there" in output
+    assert list((search.study.path / "ray").iterdir()) == starts_of_ray
+
+    search.run("--num-samples", "4")
+    assert_whole(search, 4)
+    assert mlflow_runs(search)[0].info.run_id == parent.info.run_id
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_a_trial_that_is_killed_continues_where_it_was(search: Search) -> None:
+    process = search.start("--num-samples", "2", "--epochs", str(EPOCHS))
+    wait_for(lambda: len(search.epochs("t0000")) >= 2, "two epochs of t0000")
+    owner = search.study.trial("t0000").path / "owner.json"
+    before = owner.read_text()
+    os.kill(json.loads(before)["pid"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert owner.read_text() != before
+    assert_whole(search, 2)
+
+
+def test_the_same_command_goes_on_after_the_driver_was_killed(search: Search) -> None:
+    process = search.start("--num-samples", "4", "--max-concurrent", "1")
+    wait_for(lambda: len(search.epochs("t0001")) >= 2, "two epochs of t0001")
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    psutil.wait_procs(family, timeout=180)  # Ray's agents take their time
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    finished = search.study.trial("t0000").path / "epochs.jsonl"
+    stamp = finished.stat().st_mtime_ns
+    reached = len(search.epochs("t0001"))
+
+    search.run("--num-samples", "4", "--max-concurrent", "1")
+    assert_whole(search, 4)
+    assert finished.stat().st_mtime_ns == stamp
+    assert reached >= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_says_how_to_go_on(search: Search, number: signal.Signals) -> None:
+    process = search.start("--num-samples", "2")
+    wait_for(lambda: len(search.epochs("t0000")) >= 1, "an epoch of t0000")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "to continue: python -m search.run --config tiny.yaml" in output
+    _, runs = mlflow_runs(search)
+    assert runs["t0000"].info.status == "KILLED"
+
+    search.run("--num-samples", "2")
+    assert_whole(search, 2)
+
+
+def test_a_second_driver_of_a_study_is_refused(search: Search) -> None:
+    process = search.start("--num-samples", "2")
+    wait_for(lambda: len(search.epochs("t0000")) >= 1, "an epoch of t0000")
+    output = search.run("--num-samples", "2", code=2)
+    assert f"is being driven by process {process.pid}" in output
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert_whole(search, 2)
+
+
+def test_a_spent_time_budget_says_what_is_missing_and_repeats_compare(search: Search) -> None:
+    output = search.run("--num-samples", "9", "--time-budget", "4s")
+    assert "still missing:" in output
+    assert "to continue: python -m search.run" in output
+    ends = [trial.end() for trial in search.study.trials()]
+    ended = sum(end is not None and end.outcome is Outcome.FINISHED for end in ends)
+    output = search.run("--num-samples", str(max(ended, 2)), "--repeats", "2")
+    found = {trial.name for trial in search.study.trials() if trial.info.origin == "repeat"}
+    assert {"t0000r1", "t0000r2"} <= found
+    assert "Over fresh seeds" in output or "the baseline itself" in output
+
+
+def _replace(file: Path, change: str) -> None:
+    """Apply a change written as `old→new`."""
+    old, new = change.split("→")
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("options", "edit", "message"),
+    [
+        ([], "width: 0.0625→widht: 0.0625", "did you mean 'width'?"),
+        ([], "dropout: {low→drop: {low", "did you mean 'dropout'?"),
+        ([], "high: 0.6→high: 1.6", "dropout"),
+        (["--learning-rate", "0"], "", "learning_rate"),
+        (["--learning-rate", "1"], "", "lies outside of"),
+        (["--image-size", "40"], "", "multiple of 16"),
+        (["--batch-size", "500"], "", "larger than the"),
+        (["--objective", "val/fid"], "", "is not recorded"),
+        (["--data", "nowhere"], "", "nowhere"),
+        (["--config", "nowhere.yaml"], "", "cannot read the configuration"),
+        (["--study", "../other"], "", "must be a plain name"),
+        (["--storage-path", "s3://bucket/runs"], "", "folder that every node sees"),
+        (["--tracking-uri", "./mlruns"], "", "sqlite:///"),
+        ([], "epochs: 6→epochs: 6, seed: 3", "search.seed"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    search: Search,
+    options: list[str],
+    edit: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(search.folder)
+    monkeypatch.setenv("ACGAN_CACHE", str(search.folder / "c"))
+    if edit:
+        _replace(search.folder / "tiny.yaml", edit)
+    assert run.main([*search.options, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (search.folder / "runs").exists()
+
+
+def test_an_existing_study_refuses_another_configuration(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search.run("--num-samples", "1")
+    monkeypatch.chdir(search.folder)
+    monkeypatch.setenv("ACGAN_CACHE", str(search.folder / "c"))
+    assert run.main([*search.options, "--num-samples", "1", "--width", "0.125"]) == 2
+    assert "train.width: 0.0625 → 0.125" in capsys.readouterr().err
+
+
+def test_too_little_disk_is_said_before_training(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(estimate, "disk", lambda *_: 10**18)
+    monkeypatch.chdir(search.folder)
+    monkeypatch.setenv("ACGAN_CACHE", str(search.folder / "c"))
+    assert run.main(search.options) == 2
+    assert "name another with --storage-path" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_plan_and_starts_nothing(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(search.folder)
+    monkeypatch.setenv("ACGAN_CACHE", str(search.folder / "c"))
+    assert run.main([*search.options, "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "t0000: learning_rate 0.0002, dropout 0.5" in output
+    assert "disk: " in output
+    assert "nothing was started" in output
+    assert not (search.folder / "runs").exists()

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.pruners import NopPruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.search import Searcher
+
+from acgan.config import TrainConfig
+from acgan.errors import InputError
+from search import space
+from search.searcher import BASELINE, STUDY, Ledger, Row, StudySearcher
+from search.settings import SearchConfig
+from search.stopping import Decision, TrialStopper
+from search.study import Outcome
+
+CONFIG = TrainConfig()
+SPACE = space.read(
+    {
+        "learning_rate": {"low": 5e-5, "high": 8e-4, "log": True},
+        "label_smoothing": {"low": 0.0, "high": 0.3},
+        "dropout": {"low": 0.1, "high": 0.6},
+    },
+    CONFIG,
+)
+SMALL = space.read(
+    {"batch_size": {"choices": [32, 64, 128]}, "latent_size": {"low": 100, "high": 101}}, CONFIG
+)
+SAMPLERS = ["tpe", "gp", "random", "qmc"]
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def open_ledger(path: Path | None, where: space.Space = SPACE, **settings: Any) -> Ledger:
+    start = space.baseline(where, CONFIG)
+    return Ledger(path, where, start=start, config=SearchConfig(**settings))
+
+
+def hardness(params: dict[str, Any]) -> float:
+    """Return a value to minimize, smallest at a learning rate of 4e-4 and a dropout of 0.3."""
+    rate, dropout = float(params["learning_rate"]), float(params["dropout"])
+    return 1 + math.log(rate / 4e-4) ** 2 + (dropout - 0.3) ** 2
+
+
+def optuna_trials(path: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    return optuna.load_study(study_name=STUDY, storage=storage).trials
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "optuna.jsonl"
+
+
+def test_trial_0_is_the_baseline_and_only_trial_0(path: Path) -> None:
+    ledger = open_ledger(path)
+    rows = [ledger.propose() for _ in range(3)]
+    assert [row.name for row in rows] == ["t0000", "t0001", "t0002"]
+    assert rows[BASELINE].params == space.baseline(SPACE, CONFIG)
+    assert open_ledger(path).propose().params != rows[BASELINE].params
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_point_is_proposed_twice_over_three_restarts(path: Path, sampler: str) -> None:
+    for _ in range(4):
+        ledger = open_ledger(path, sampler=sampler)
+        for _ in range(3):
+            row = ledger.propose()
+            ledger.tell(row.number, Outcome.FINISHED, value=hardness(row.params))
+        ledger.propose()  # left open, as a kill leaves it
+    points = [tuple(row.params.values()) for row in ledger.rows()]
+    assert len(points) == 16
+    assert len(set(points)) == 16
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_restart_proposes_what_one_start_would_have(path: Path, sampler: str) -> None:
+    straight = open_ledger(None, sampler=sampler)
+    for _ in range(10):
+        restarted = open_ledger(path, sampler=sampler)
+        for ledger in (straight, restarted):
+            row = ledger.propose()
+            ledger.tell(row.number, Outcome.FINISHED, value=hardness(row.params))
+    assert restarted.rows() == straight.rows()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_small_space_is_used_up_without_a_repetition(path: Path, sampler: str) -> None:
+    for _ in range(6):
+        ledger = open_ledger(path, SMALL, sampler=sampler)
+        row = ledger.propose()
+        ledger.tell(row.number, Outcome.FINISHED, value=float(row.params["batch_size"]))
+    points = {(row.params["batch_size"], row.params["latent_size"]) for row in ledger.rows()}
+    assert points == {(batch, size) for batch in (32, 64, 128) for size in (100, 101)}
+
+
+def test_another_seed_proposes_other_points() -> None:
+    one, other = open_ledger(None, seed=1), open_ledger(None, seed=2)
+    assert one.propose() == other.propose()
+    assert one.propose() != other.propose()
+
+
+def test_quasi_random_points_fill_every_eighth_of_each_axis() -> None:
+    ledger = open_ledger(None, sampler="qmc")
+    rows = [ledger.propose() for _ in range(9)][1:]
+    for low, high, name in [(0.0, 0.3, "label_smoothing"), (0.1, 0.6, "dropout")]:
+        eighths = {int(8 * (float(row.params[name]) - low) / (high - low)) for row in rows}
+        assert eighths == set(range(8))
+
+
+def test_tpe_learns_where_random_does_not() -> None:
+    means = {}
+    for sampler in ("tpe", "random"):
+        ledger = open_ledger(None, sampler=sampler)
+        for _ in range(32):
+            row = ledger.propose()
+            ledger.tell(row.number, Outcome.FINISHED, value=hardness(row.params))
+        last = [row.value or math.inf for row in ledger.rows()[16:]]
+        means[sampler] = sum(last) / len(last)
+    assert means["tpe"] < means["random"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "value", "state", "told"),
+    [
+        (Outcome.FINISHED, 2.5, TrialState.COMPLETE, 2.5),
+        (Outcome.FINISHED, math.inf, TrialState.FAIL, None),
+        (Outcome.PRUNED, 2.5, TrialState.PRUNED, 3.0),
+        (Outcome.DIVERGED, 2.5, TrialState.FAIL, None),
+        (Outcome.COLLAPSED, 2.5, TrialState.FAIL, None),
+        (Outcome.DISCRIMINATOR_WON, 2.5, TrialState.FAIL, None),
+    ],
+)
+def test_an_end_is_in_the_journal_as_the_design_says(
+    path: Path, outcome: Outcome, value: float, state: TrialState, told: float | None
+) -> None:
+    ledger = open_ledger(path)
+    number = ledger.propose().number
+    ledger.report(number, 6, 3.0, pruner=NopPruner())
+    ledger.tell(number, outcome, value=value, reason="because")
+    assert optuna_trials(path)[number].state is state
+    again = open_ledger(path)
+    row = again.rows()[number]
+    assert (row.outcome, row.reason, row.value) == (outcome, "because", told)
+    assert (again.ended(), again.open_rows()) == (1, [])
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.INTERRUPTED])
+def test_a_crashed_or_interrupted_trial_stays_open(path: Path, outcome: Outcome) -> None:
+    ledger = open_ledger(path)
+    row = ledger.propose()
+    ledger.tell(row.number, outcome, value=1.0)
+    again = open_ledger(path)
+    assert (again.ended(), again.open_rows()) == (0, [row])
+
+
+def test_an_end_that_was_cut_short_is_no_end(path: Path) -> None:
+    ledger = open_ledger(path)
+    row = ledger.propose()
+    ledger.tell(row.number, Outcome.DIVERGED, value=1.0, reason="because")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    assert open_ledger(path).open_rows() == [row]
+
+
+@pytest.mark.parametrize(("direction", "number"), [("minimize", 1), ("maximize", 2)])
+def test_the_best_trial_is_the_best_of_the_finished(direction: str, number: int) -> None:
+    ledger = open_ledger(None, direction=direction)
+    assert ledger.best() is None
+    outcomes = [Outcome.FINISHED] * 3 + [Outcome.COLLAPSED] * 2
+    for outcome, value in zip(outcomes, [2.0, 1.0, 3.0, 0.0, 9.0], strict=True):
+        ledger.tell(ledger.propose().number, outcome, value=value)
+    best = ledger.best()
+    assert best is not None
+    assert best.number == number
+
+
+def test_a_torn_last_line_is_cut_wherever_it_is_torn(path: Path) -> None:
+    ledger = open_ledger(path)
+    ledger.tell(ledger.propose().number, Outcome.FINISHED, value=1.0)
+    kept, before = path.read_bytes(), ledger.rows()
+    ledger.propose()
+    last = path.read_bytes()[len(kept) :]
+    for length in range(1, len(last), 25):
+        path.write_bytes(kept + last[:length])
+        again = open_ledger(path)
+        assert path.read_bytes() == kept
+        assert again.rows() == before
+    assert again.propose().number == 1
+
+
+def test_a_proposal_is_one_line_so_that_no_crash_leaves_half_of_it(path: Path) -> None:
+    ledger = open_ledger(path)
+    for _ in range(3):
+        lines = len(path.read_bytes().splitlines())
+        ledger.propose()
+        assert len(path.read_bytes().splitlines()) == lines + 1
+
+
+@pytest.mark.parametrize("damage", [b"{\n", b"\0\0\n", b"[1]\n", b"{}\n", b'\xff"\n'])
+def test_a_damaged_line_is_named(path: Path, damage: bytes) -> None:
+    open_ledger(path).propose()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], damage, *lines[1:]]))
+    with pytest.raises(InputError, match="line 2 is damaged"):
+        open_ledger(path)
+
+
+def test_the_lock_of_a_killed_process_does_not_hold_up_the_next(path: Path) -> None:
+    open_ledger(path).propose()
+    os.symlink(path, path.with_name("optuna.jsonl.lock"))
+    began = time.monotonic()
+    open_ledger(path).propose()
+    assert time.monotonic() - began < 25  # Optuna's own patience is 30 s
+
+
+class Search:
+    """One study folder that is searched by one start after another, by real Ray Tune."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "optuna.jsonl"
+        self.proposed: list[Row] = []
+        self.crashed: list[str] = []
+        self.ends: dict[str, Decision] = {}
+
+    def start(self, trainable: Callable[[dict[str, Any]], None], num_samples: int) -> list[Row]:
+        settings = SearchConfig(patience=2, num_samples=num_samples)
+        ledger = open_ledger(self.path)
+        self.proposed = []
+        searcher = StudySearcher(
+            ledger, num_samples, on_proposal=self.proposed.append, on_crash=self.crashed.append
+        )
+        stopper = TrialStopper(
+            ledger,
+            settings,
+            epochs=4,
+            grace=2,
+            records_of=lambda _: [],
+            on_end=self.ends.__setitem__,
+        )
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=num_samples - ledger.ended(), reuse_actors=True
+            ),
+            run_config=tune.RunConfig(storage_path=str(self.folder), verbose=0, stop=stopper),
+        ).fit()
+        return open_ledger(self.path).rows()
+
+
+def simulation(crashes: str = "") -> Callable[[dict[str, Any]], None]:
+    """Return a trainable of four epochs; Ray's workers need not import this file for it."""
+
+    def train(config: dict[str, Any]) -> None:
+        if config["trial"] == crashes:
+            raise RuntimeError("planted")
+        number = int(config["trial"][1:])
+        for epoch in range(1, 5):
+            metrics = {
+                "train/g_loss": math.nan if (number, epoch) == (2, 3) else 1.0,
+                "val/diversity": 0.001 if number == 3 else 1.0,
+                "val/fd_cnn": 5.0 - epoch - [0, 1, 1, 1, -9][number],
+            }
+            tune.report({"trial": config["trial"], "epoch": epoch, "young": False, **metrics})
+
+    return train
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_search_goes_on_where_it_was_and_grows(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")  # a snapshot at every step
+    search = Search(tmp_path)
+    interrupted = open_ledger(search.path).propose()
+
+    first = search.start(simulation(crashes="t0001"), 2)
+    assert search.proposed[0] == interrupted
+    assert search.crashed == ["t0001"]
+    assert [row.outcome for row in first] == [Outcome.FINISHED, None]
+
+    second = search.start(simulation(), 5)
+    assert search.proposed[0] == first[1]
+    assert [row.name for row in search.proposed] == ["t0001", "t0002", "t0003", "t0004"]
+    assert second[0] == first[0]
+    assert [row.value for row in second[:2]] == [2.0, 1.0]
+    assert {name: decision.outcome for name, decision in search.ends.items()} == {
+        "t0000": Outcome.FINISHED,
+        "t0001": Outcome.FINISHED,
+        "t0002": Outcome.DIVERGED,
+        "t0003": Outcome.COLLAPSED,
+        "t0004": Outcome.PRUNED,
+    }
+    assert [row.outcome for row in second] == [search.ends[row.name].outcome for row in second]
+
+
+def test_no_more_trials_are_handed_out_than_are_asked_for(path: Path) -> None:
+    ledger = open_ledger(path)
+    for _ in range(3):
+        ledger.propose()
+    ledger.tell(1, Outcome.PRUNED, value=1.0)
+    for asked, names in [(1, []), (2, ["t0000"]), (4, ["t0000", "t0002", "t0003"])]:
+        searcher = StudySearcher(
+            open_ledger(path), asked, on_proposal=lambda _: None, on_crash=lambda _: None
+        )
+        suggested = [searcher.suggest(str(index)) for index in range(len(names) + 1)]
+        assert suggested.pop() == Searcher.FINISHED
+        assert [config["trial"] for config in suggested] == names
+        assert [open_ledger(path).rows()[int(c["trial"][1:])].params for c in suggested] == [
+            {name: value for name, value in c.items() if name != "trial"} for c in suggested
+        ]

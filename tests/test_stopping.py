@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.pruners import SuccessiveHalvingPruner
+from optuna.trial import TrialState
+
+from acgan.config import TrainConfig
+from acgan.records import EpochRecord
+from search import space
+from search.objective import objective_value
+from search.searcher import Ledger
+from search.settings import SearchConfig
+from search.stopping import (
+    Decision,
+    TrialStopper,
+    decide,
+    rung_epochs,
+)
+from search.study import Outcome, trial_name
+
+BASELINE = TrainConfig()
+SPACE = space.read({"dropout": {"low": 0.1, "high": 0.6}}, BASELINE)
+GRACE = 4
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+HEALTHY = {
+    "train/d_loss": 1.2,
+    "train/g_loss": 2.0,
+    "val/g_loss_source": 0.9,
+    "val/acc_real": 0.8,
+    "val/acc_generated": 0.6,
+    "val/diversity": 0.7,
+}
+
+
+def records_of(epochs: int, **changed: Callable[[int], float]) -> list[EpochRecord]:
+    """Return a healthy run in which the quality improves, but for the metrics in `changed`."""
+    columns: dict[str, Callable[[int], float]] = {"val/fd_cnn": lambda epoch: 10 - 0.1 * epoch}
+    columns |= {name.replace("__", "/"): function for name, function in changed.items()}
+    return [
+        EpochRecord(
+            epoch=epoch,
+            time=float(epoch),
+            metrics=HEALTHY | {name: function(epoch) for name, function in columns.items()},
+        )
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def first_end(records: Sequence[EpochRecord], **settings: Any) -> tuple[int, Outcome] | None:
+    """Return the epoch at which the rules end a trial, and how."""
+    config = SearchConfig(**settings)
+    for end in range(1, len(records) + 1):
+        outcome = decide(records[:end], config, GRACE).outcome
+        if outcome is not None:
+            return end, outcome
+    return None
+
+
+def test_a_healthy_run_goes_on() -> None:
+    assert first_end(records_of(50)) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("epoch", [1, 3, 7])
+def test_a_loss_that_is_not_finite_ends_a_trial_at_once(value: float, epoch: int) -> None:
+    records = records_of(9, train__g_loss=lambda e: value if e == epoch else 1.0)
+    assert first_end(records) == (epoch, Outcome.DIVERGED)
+    assert "train/g_loss is" in decide(records[:epoch], SearchConfig(), GRACE).reason
+    assert first_end(records, stop_diverged=False) is None
+
+
+def test_a_quality_score_that_is_not_finite_is_no_divergence() -> None:
+    assert first_end(records_of(9, val__fd_cnn=lambda _: math.inf)) is None
+
+
+def test_images_that_are_all_alike_end_a_trial_after_grace_and_patience() -> None:
+    records = records_of(12, val__diversity=lambda _: 0.001)
+    assert first_end(records, patience=3) == (GRACE + 3, Outcome.COLLAPSED)
+    assert first_end(records, patience=5) == (GRACE + 5, Outcome.COLLAPSED)
+    assert first_end(records, stop_collapsed=False) is None
+
+
+@pytest.mark.parametrize(
+    "diversity",
+    [
+        lambda epoch: 0.001 if epoch <= GRACE + 2 else 0.3,  # young, then alive
+        lambda epoch: 0.001 if epoch % 3 else 0.3,  # never three in a row
+        lambda epoch: 0.01,  # at the threshold
+        lambda epoch: math.nan,  # not known
+    ],
+)
+def test_what_may_yet_recover_has_not_collapsed(diversity: Callable[[int], float]) -> None:
+    assert first_end(records_of(30, val__diversity=diversity), patience=3) is None
+
+
+def test_a_discriminator_that_is_always_right_and_teaches_nothing_ends_a_trial() -> None:
+    records = records_of(
+        12,
+        val__acc_real=lambda _: 1.0,
+        val__acc_generated=lambda _: 1.0,
+        val__fd_cnn=lambda epoch: max(10.0 - epoch, 4.0),
+    )
+    # The windowed objective is best from epoch 7 on: 8, 9 and 10 bring nothing.
+    assert first_end(records, patience=3) == (10, Outcome.DISCRIMINATOR_WON)
+    assert first_end(records, stop_discriminator_won=False) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"val__acc_generated": lambda _: 0.99},  # not always right on generated images
+        {"val__acc_real": lambda _: 0.99},  # nor on real ones
+        {"val__acc_real": lambda epoch: 0.99 if epoch % 3 == 0 else 1.0},  # never three in a row
+        {"val__fd_cnn": lambda epoch: 10.0 - 0.1 * epoch},  # still learning
+        {"val__acc_real": lambda _: math.nan},  # not known
+    ],
+)
+def test_a_discriminator_that_errs_or_still_teaches_has_not_won(
+    changed: dict[str, Callable[[int], float]],
+) -> None:
+    won: dict[str, Callable[[int], float]] = {
+        "val__acc_real": lambda _: 1.0,
+        "val__acc_generated": lambda _: 1.0,
+        "val__fd_cnn": lambda _: 5.0,
+    }
+    assert first_end(records_of(30, **won), patience=3) is not None
+    assert first_end(records_of(30, **won | changed), patience=3) is None
+
+
+@pytest.mark.parametrize("grace", [1, 2, 5, 39])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_rungs_are_where_optunas_pruner_compares_if_it_is_told_every_epoch(
+    grace: int, factor: int
+) -> None:
+    study = optuna.create_study(
+        pruner=SuccessiveHalvingPruner(min_resource=grace, reduction_factor=factor)
+    )
+    trial = study.ask()
+    compared = []
+    for epoch in range(1, 100):
+        trial.report(1.0, epoch)
+        before = len(study.trials[0].system_attrs)
+        trial.should_prune()
+        if len(study.trials[0].system_attrs) > before:
+            compared.append(epoch)
+    assert compared == rung_epochs(100, grace, SearchConfig(reduction_factor=factor))
+
+
+def test_no_rung_lies_at_or_behind_the_last_epoch() -> None:
+    config = SearchConfig(reduction_factor=3)
+    assert rung_epochs(9, 3, config) == [3]
+    assert rung_epochs(10, 3, config) == [3, 9]
+    assert rung_epochs(5, 6, config) == []
+
+
+def test_a_trial_is_judged_by_its_best_window_in_both_directions() -> None:
+    values = [5.0, 3.0, math.nan, 4.0, 9.0, 9.0]
+    records = records_of(6, val__fd_cnn=lambda epoch: values[epoch - 1])
+    assert objective_value(records, SearchConfig()) == 4.0  # medians 5, 4, 4, 4, 9
+    assert objective_value(records, SearchConfig(direction="maximize")) == 9.0
+    nothing = records_of(2, val__fd_cnn=lambda _: math.nan)
+    assert objective_value(nothing, SearchConfig()) == math.inf
+    assert objective_value(nothing, SearchConfig(direction="maximize")) == -math.inf
+
+
+class Driver:
+    """Plays Ray Tune's part: reports trials' records to a stopper on a real journal."""
+
+    def __init__(self, path: Path | None, epochs: int, grace: int = GRACE, **settings: Any) -> None:
+        self.config = SearchConfig(**settings)
+        self.ledger = Ledger(path, SPACE, start=space.baseline(SPACE, BASELINE), config=self.config)
+        self.disk: dict[str, list[EpochRecord]] = {}
+        self.reads: list[str] = []
+        self.ends: dict[str, Decision] = {}
+        self.stopper = TrialStopper(
+            self.ledger,
+            self.config,
+            epochs=epochs,
+            grace=grace,
+            records_of=self._read,
+            on_end=self.ends.__setitem__,
+        )
+
+    def _read(self, name: str) -> list[EpochRecord]:
+        self.reads.append(name)
+        return self.disk[name]
+
+    def report(self, name: str, record: EpochRecord) -> bool:
+        own = {"trial": name, "epoch": record.epoch, "young": record.young}
+        return self.stopper("5f3a", {"timestamp": 1, "pid": 7, "config": {}} | own | record.metrics)
+
+    def run(self, number: int, values: Sequence[float], start: int = 1) -> int:
+        """Run one trial; return the number of epochs that it was given."""
+        name = trial_name(number)
+        if number == len(self.ledger.rows()):
+            self.ledger.propose()
+        self.disk[name] = records_of(len(values), val__fd_cnn=lambda epoch: values[epoch - 1])
+        for record in self.disk[name][start - 1 :]:
+            if self.report(name, record):
+                return record.epoch
+        return len(values)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "optuna.jsonl"
+
+
+def test_a_trial_that_reaches_its_last_epoch_is_finished_with_its_best_value(path: Path) -> None:
+    driver = Driver(path, epochs=6)
+    assert driver.run(0, [6, 5, 4, 3, 2, 9]) == 6
+    row = driver.ledger.rows()[0]
+    assert (row.outcome, row.value) == (Outcome.FINISHED, 3.0)
+    assert driver.ends == {"t0000": Decision(Outcome.FINISHED)}
+    assert driver.reads == []
+
+
+def test_a_trial_behind_at_a_rung_ends_there_and_the_best_passes(path: Path) -> None:
+    driver = Driver(path, epochs=12, reduction_factor=2)
+    lengths = [driver.run(n, [quality] * 12) for n, quality in enumerate([5, 6, 7, 4, 8, 3])]
+    assert rung_epochs(12, GRACE, driver.config) == [4, 8]
+    assert lengths == [12, 4, 4, 12, 4, 12]
+    states = [trial.state for trial in driver.ledger._trials()]
+    ended = [TrialState.COMPLETE if n == 12 else TrialState.PRUNED for n in lengths]
+    assert states == ended
+    assert "after 4 epochs" in driver.ledger.rows()[1].reason
+    assert driver.ledger.rows()[1].value == 6.0
+
+
+def test_pruning_can_be_switched_off(path: Path) -> None:
+    driver = Driver(path, epochs=12, stop_pruned=False)
+    assert [driver.run(n, [float(n)] * 12) for n in range(6)] == [12] * 6
+
+
+def test_a_larger_value_is_better_where_the_objective_is_maximized(path: Path) -> None:
+    driver = Driver(path, epochs=6, direction="maximize", reduction_factor=2)
+    assert [driver.run(n, [q] * 6) for n, q in enumerate([5, 4, 6, 3])] == [6, 4, 6, 4]
+
+
+def test_too_few_trials_at_a_rung_end_nobody(path: Path) -> None:
+    driver = Driver(path, epochs=6, reduction_factor=3)
+    assert [driver.run(n, [float(n)] * 6) for n in range(4)] == [6, 6, 4, 4]
+
+
+def test_the_baseline_is_compared_but_never_pruned(path: Path) -> None:
+    driver = Driver(path, epochs=12, reduction_factor=2)
+    for _ in range(3):
+        driver.ledger.propose()
+    assert driver.run(1, [5.0] * 12) == 12
+    assert driver.run(2, [4.0] * 12) == 12
+    assert driver.run(0, [9.0] * 12) == 12
+    assert set(driver.ledger._trials()[0].intermediate_values) == {4, 8}
+
+
+def test_rungs_count_the_trials_of_earlier_starts(path: Path) -> None:
+    first = Driver(path, epochs=6, reduction_factor=2)
+    assert [first.run(n, [q] * 6) for n, q in enumerate([5, 4])] == [6, 6]
+    second = Driver(path, epochs=6, reduction_factor=2)
+    assert second.run(2, [6.0] * 6) == 4
+
+
+def test_a_restarted_trial_goes_on_with_what_is_on_disk(path: Path) -> None:
+    straight = Driver(path, epochs=12)
+    straight.run(0, [12.0 - epoch for epoch in range(12)])
+    value = straight.ledger.rows()[0].value
+
+    path.unlink()
+    values = [12.0 - epoch for epoch in range(12)]
+    Driver(path, epochs=12).run(0, values[:7])
+    restarted = Driver(path, epochs=12)
+    restarted.run(0, values, start=7)
+    assert restarted.reads == ["t0000"]
+    assert restarted.ledger.rows()[0].value == value
+
+
+def test_a_rung_passed_while_no_driver_watched_is_made_up_for(path: Path) -> None:
+    driver = Driver(path, epochs=12, reduction_factor=2)
+    for number, quality in enumerate([5.0, 4.0]):
+        driver.run(number, [quality] * 12)
+    assert driver.run(2, [9.0] * 12, start=7) == 7
+    assert driver.ledger._trials()[2].intermediate_values == {4: 9.0}
+
+
+def test_a_trial_with_all_its_epochs_is_finished_even_if_it_was_behind(path: Path) -> None:
+    driver = Driver(path, epochs=12, reduction_factor=2)
+    for number, quality in enumerate([5.0, 4.0]):
+        driver.run(number, [quality] * 12)
+    assert driver.run(2, [9.0] * 12, start=12) == 12
+    assert driver.ledger.rows()[2].outcome is Outcome.FINISHED
+    assert driver.ledger.reported(8) == {0, 1, 2}
+
+
+def test_an_epoch_that_is_reported_again_does_not_count_twice(path: Path) -> None:
+    driver = Driver(path, epochs=12, patience=2)
+    driver.ledger.propose()
+    records = records_of(12, val__diversity=lambda epoch: 0.01 if epoch == GRACE + 1 else 1.0)
+    driver.disk["t0000"] = records
+    for record in records[: GRACE + 1]:
+        assert not driver.report("t0000", record)
+    for _ in range(3):
+        assert not driver.report("t0000", records[GRACE])
+        assert not driver.report("t0000", records[2])
+    for record in records[GRACE + 1 :]:
+        assert not driver.report("t0000", record)
+    assert not driver.report("t0000", records[-1])  # Tune repeats a trial's last result
+    assert driver.ends == {"t0000": Decision(Outcome.FINISHED)}
+
+
+def test_a_rule_ends_a_trial_and_the_ledger_knows_why(path: Path) -> None:
+    driver = Driver(path, epochs=12)
+    driver.ledger.propose()
+    for record in records_of(12, train__d_loss=lambda epoch: math.nan if epoch == 2 else 1.0):
+        if driver.report("t0000", record):
+            break
+    row = driver.ledger.rows()[0]
+    assert (record.epoch, row.outcome, row.value) == (2, Outcome.DIVERGED, None)
+    assert row.reason == "train/d_loss is nan in epoch 2"
+
+
+def test_nothing_of_the_stopper_is_pickled(path: Path) -> None:
+    driver = Driver(path, epochs=12)
+    driver.stopper._on_end = print
+    assert b"optuna" not in pickle.dumps(driver.stopper)
+
+
+def test_pruning_saves_epochs_and_seldom_loses_the_best() -> None:
+    # 32 trials of 10 epochs as in the demo, grace 6; noisy curves that cross.
+    saved, lost = [], 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        driver = Driver(None, epochs=10, grace=6)
+        curves = [_curve(rng, 10) for _ in range(32)]
+        given = [driver.run(number, curve) for number, curve in enumerate(curves)]
+        saved.append(1 - sum(given) / 320)
+        best = driver.ledger.best()
+        assert best is not None
+        assert best.value is not None
+        config = SearchConfig()
+        finals = [
+            objective_value(records_of(10, val__fd_cnn=lambda e, c=c: c[e - 1]), config)  # type: ignore[misc]
+            for c in curves
+        ]
+        lost += best.value > min(finals)
+    assert 0.2 < float(np.mean(saved)) < 0.3
+    assert lost <= 2
+
+
+def _curve(rng: np.random.Generator, epochs: int) -> list[float]:
+    floor = math.exp(rng.normal(0, 0.4))
+    speed = 3 / epochs * floor**0.3 * math.exp(rng.normal(0, 0.5))
+    epoch = np.arange(1, epochs + 1)
+    values = (floor + 8 * np.exp(-speed * epoch)) * np.exp(rng.normal(0, 0.12, epochs))
+    return [float(value) for value in values]

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acgan.config import TrainConfig
+from acgan.errors import InputError
+from search import study as module
+from search.settings import SearchConfig, identity
+from search.study import (
+    FORMAT,
+    STALE_AFTER_S,
+    Outcome,
+    Quality,
+    StudyInfo,
+    TrialEnd,
+    check_same,
+    differences,
+    driver_at_work,
+    driver_lock,
+    new_uuid,
+    open_or_create,
+    open_study,
+    study_path,
+    trial_name,
+    write,
+)
+from tests.studies import write_study, write_trial
+
+LONG_AGO = 1_700_000_000.0
+
+
+def info(**changes: Any) -> StudyInfo:
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "uuid": new_uuid(),
+        "name": "demo",
+        "created": time.time(),
+        "code_version": "0.1.0",
+        "train": TrainConfig().model_dump(),
+        "space": {"dropout": {"low": 0.1, "high": 0.6}},
+        "search": identity(SearchConfig()),
+        "data_name": "phantom",
+        "classes": ("COVID-19", "normal", "pneumonia"),
+        "fingerprint": "f" * 64,
+    }
+    return StudyInfo(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "../a",
+        "/a",
+        "a\\b",
+        "-a",
+        ".a",
+        "_a",
+        "a b",
+        "a\n",
+        "a\0",
+        "é",
+        "x" * 101,
+    ],
+)
+def test_a_name_that_is_no_plain_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"--study .* must be a plain name"):
+        study_path("runs", name)
+
+
+@pytest.mark.parametrize("name", ["demo", "a", "7", "covidx-v9.a_b", "a..b", "x" * 100])
+def test_a_plain_name_is_a_folder_of_the_storage(tmp_path: Path, name: str) -> None:
+    assert study_path(str(tmp_path), name) == tmp_path / name
+
+
+def test_the_storage_is_an_absolute_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of/someone")
+    assert study_path("runs", "a") == tmp_path / "runs/a"
+    assert study_path("~/runs", "a") == Path("/home/of/someone/runs/a")
+
+
+@pytest.mark.parametrize("storage", ["s3://bucket/runs", "gs://b", "hdfs://x/y", "file:///tmp"])
+def test_an_object_store_is_refused(storage: str) -> None:
+    with pytest.raises(InputError, match="must be a folder that every node sees"):
+        study_path(storage, "a")
+
+
+def test_trials_are_named_by_their_number() -> None:
+    assert [trial_name(number) for number in (0, 7, 12345)] == ["t0000", "t0007", "t12345"]
+
+
+def test_only_crashed_and_interrupted_trials_do_not_count() -> None:
+    assert {o for o in Outcome if not o.counts} == {Outcome.CRASHED, Outcome.INTERRUPTED}
+
+
+def test_a_study_is_opened_as_it_was_created(tmp_path: Path) -> None:
+    wanted = info()
+    created = open_or_create(tmp_path / "new" / "demo", wanted)
+    assert created.info == wanted
+    assert open_study(created.path) == created
+    again = open_or_create(created.path, info())
+    assert again.info.uuid == wanted.uuid
+
+
+def test_a_study_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"there is no study at .*; see --storage-path and --study"
+    ):
+        open_study(tmp_path)
+    check_same(tmp_path, info())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_study_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(InputError, match=r"study\.json is damaged"):
+        open_or_create(tmp_path, info())
+
+
+@pytest.mark.parametrize("more", [{}, {"a_field_of_the_future": 1}])
+def test_a_study_in_another_format_is_refused_naming_who_wrote_it(
+    tmp_path: Path, more: dict[str, int]
+) -> None:
+    content = json.loads(info().model_dump_json()) | {"format": 2, "code_version": "9.8.7"} | more
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"written by version 9\.8\.7 in format 2; .* reads 1"):
+        open_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"train": TrainConfig(epochs=5).model_dump()}, "train.epochs: 388 → 5"),
+        ({"space": {"dropout": {"low": 0.2, "high": 0.6}}}, "space.dropout.low: 0.1 → 0.2"),
+        ({"space": {}}, "space.dropout: {'low': 0.1, 'high': 0.6} → None"),
+        ({"search": identity(SearchConfig(seed=3))}, "search.seed: 0 → 3"),
+        ({"search": identity(SearchConfig(stop_pruned=False))}, "search.stop_pruned: True → False"),
+        (
+            {"search": identity(SearchConfig(objective="val/g_loss", sampler="gp"))},
+            "search.objective: val/fd_cnn → val/g_loss; search.sampler: tpe → gp",
+        ),
+        ({"fingerprint": "0" * 64}, f"fingerprint: {'f' * 64} → {'0' * 64}"),
+        ({"classes": ("a", "b")}, "classes: ['COVID-19', 'normal', 'pneumonia'] → ['a', 'b']"),
+    ],
+)
+def test_another_study_under_the_same_name_is_refused_naming_each_difference(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    there = open_or_create(tmp_path, info())
+    for opening in (open_or_create, check_same):
+        with pytest.raises(InputError) as caught:
+            opening(tmp_path, info(**changes))
+        assert f"exists with another configuration ({named}); go back to it" in str(caught.value)
+    assert open_study(tmp_path) == there
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"uuid": "other"},
+        {"created": 0.0},
+        {"code_version": "0.2.0"},
+        {"data_name": "a folder that was moved"},
+        {"search": identity(SearchConfig(num_samples=99, repeats=2, max_concurrent=1))},
+        {"train": TrainConfig().model_dump(mode="json")},
+    ],
+)
+def test_what_does_not_identify_a_study_may_change(tmp_path: Path, changes: dict[str, Any]) -> None:
+    there = open_or_create(tmp_path, info())
+    assert open_or_create(tmp_path, info(**changes)).info == there.info
+
+
+def test_differences_name_each_leaf() -> None:
+    there = {"a": {"b": 1, "c": {"d": 2, "e": [1, 2]}}, "f": 3, "gone": 4}
+    wanted = {"a": {"b": 1, "c": {"d": 0, "e": [1]}}, "f": {"g": 3}, "new": 5}
+    assert differences(there, wanted) == [
+        "a.c.d: 2 → 0",
+        "a.c.e: [1, 2] → [1]",
+        "f: 3 → {'g': 3}",
+        "gone: 4 → None",
+        "new: None → 5",
+    ]
+    assert differences(there, there) == []
+
+
+def test_trials_are_read_from_their_folders_in_order(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", trials=3, epochs=2)
+    write_trial(study, 11)
+    (study.path / "t0099").mkdir()  # a crash came before its trial.json
+    (study.path / "total").mkdir()
+    trials = study.trials()
+    assert [trial.name for trial in trials] == ["t0000", "t0001", "t0002", "t0011"]
+    assert [trial.info.number for trial in trials] == [0, 1, 2, 11]
+    assert [record.epoch for record in trials[1].records()] == [1, 2]
+    assert trials[3].records() == []
+    ends = [trial.end() for trial in trials]
+    assert [end and end.outcome for end in ends] == [Outcome.FINISHED] * 3 + [None]
+    assert study.trial("t0011") == trials[3]
+
+
+def test_quality_and_ends_that_are_not_finite_survive_the_disk(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", trials=1)
+    wanted = Quality(floor=1.5, untrained=float("inf"), classifier_accuracy=0.5)
+    write(study.path / "quality.json", wanted)
+    assert study.quality() == wanted
+    end = TrialEnd(outcome=Outcome.DISCRIMINATOR_WON, reason="3 epochs", time=1 / 3)
+    write(study.trials()[0].path / "end.json", end)
+    assert study.trials()[0].end() == end
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from search import study
+study.HEARTBEAT_S = 0.01
+with study.driver_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+print("released", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def other_driver(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Hold the study in another process: a line lets go of it, a second ends the process."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert said(process) == "held"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def hold_once(path: Path) -> None:
+    with driver_lock(path):
+        assert driver_at_work(path)
+
+
+def test_a_second_driver_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    with other_driver(tmp_path) as process:
+        until = time.monotonic() + 0.3  # a few dozen heartbeats
+        since = time.strftime("%Y-%m-%d %H:%M")
+        while time.monotonic() < until:
+            assert driver_at_work(tmp_path)
+            with pytest.raises(InputError, match=r"is being (driven|opened) by") as caught:
+                hold_once(tmp_path)
+        if "opened" not in str(caught.value):  # it came between two bytes of a heartbeat
+            named = f"by process {process.pid} on {socket.gethostname()} since {since[:10]}"
+            assert named in str(caught.value)
+        assert process.stdin is not None
+        print(file=process.stdin, flush=True)
+        assert said(process) == "released"
+        assert not driver_at_work(tmp_path)
+        hold_once(tmp_path)
+
+
+def test_a_driver_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    with other_driver(tmp_path) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == process.pid
+        assert not driver_at_work(tmp_path)
+        hold_once(tmp_path)
+
+
+def test_the_lock_is_let_go_of_at_the_end_also_after_an_error(tmp_path: Path) -> None:
+    assert not driver_at_work(tmp_path)
+    hold_once(tmp_path)
+    assert not driver_at_work(tmp_path)
+    with pytest.raises(KeyError), driver_lock(tmp_path):
+        raise KeyError
+    assert not driver_at_work(tmp_path)
+    hold_once(tmp_path)
+
+
+def test_one_process_cannot_hold_a_study_twice(tmp_path: Path) -> None:
+    with driver_lock(tmp_path):
+        with pytest.raises(InputError, match=f"driven by process {os.getpid()} on"):
+            hold_once(tmp_path)
+        assert driver_at_work(tmp_path)
+
+
+def test_the_heartbeat_goes_on_and_keeps_the_time_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+    beats: set[tuple[float, float]] = set()
+    with driver_lock(tmp_path):
+        until = time.monotonic() + 30
+        while len(beats) < 3 and time.monotonic() < until:
+            if text := (tmp_path / "lock.json").read_text():  # empty in the midst of a beat
+                lock = json.loads(text)
+                beats.add((lock["since"], lock["heartbeat"]))
+        assert driver_at_work(tmp_path)
+    assert len(beats) == 3
+    assert len({since for since, _ in beats}) == 1
+
+
+def lock_of(path: Path, **changes: object) -> None:
+    lock = {"host": "another-host", "pid": 1, "since": LONG_AGO, "heartbeat": time.time()}
+    (path / "lock.json").write_text(json.dumps(lock | changes))
+
+
+def test_between_hosts_a_fresh_heartbeat_refuses(tmp_path: Path) -> None:
+    lock_of(tmp_path, pid=4321)
+    before = (tmp_path / "lock.json").read_bytes()
+    assert driver_at_work(tmp_path)
+    with pytest.raises(InputError, match="driven by process 4321 on another-host since 2023-11-1"):
+        hold_once(tmp_path)
+    assert (tmp_path / "lock.json").read_bytes() == before
+
+
+def test_between_hosts_a_stale_heartbeat_is_taken_over(tmp_path: Path) -> None:
+    lock_of(tmp_path, heartbeat=time.time() - STALE_AFTER_S - 1)
+    assert not driver_at_work(tmp_path)
+    hold_once(tmp_path)
+
+
+def test_on_this_host_a_free_lock_decides_whatever_the_heartbeat(tmp_path: Path) -> None:
+    lock_of(tmp_path, host=socket.gethostname(), pid=os.getpid())
+    assert not driver_at_work(tmp_path)
+    hold_once(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "\0\0\0"])
+def test_a_torn_lock_file_that_nobody_holds_is_free(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lock.json").write_text(content)
+    assert not driver_at_work(tmp_path)
+    hold_once(tmp_path)

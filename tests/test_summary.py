@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acgan.records import EpochRecord
+from search import summary
+from search.settings import SearchConfig
+from search.study import Outcome, Study, TrialEnd, TrialInfo, write
+from tests.studies import write_study
+
+CONFIG = SearchConfig()
+
+
+def add(study: Study, name: str, values: list[float], outcome: Outcome, repeats: str = "") -> None:
+    """Write a trial with these quality scores."""
+    path = study.path / name
+    path.mkdir()
+    origin = "repeat" if repeats else "search"
+    info = TrialInfo(
+        number=int(name[1:5]),
+        params={"learning_rate": 2e-4},
+        seed=1,
+        origin=origin,
+        repeats=repeats or None,
+    )
+    write(path / "trial.json", info)
+    write(path / "end.json", TrialEnd(outcome=outcome, reason="why", time=1.0))
+    records = [
+        EpochRecord(epoch=epoch, time=epoch, metrics={"val/fd_cnn": value})
+        for epoch, value in enumerate(values, start=1)
+    ]
+    lines = "".join(record.model_dump_json() + "\n" for record in records)
+    (path / "epochs.jsonl").write_text(lines)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    study = write_study(tmp_path / "s")
+    add(study, "t0000", [9, 9, 9], Outcome.FINISHED)
+    add(study, "t0001", [9, 4, 4], Outcome.FINISHED)
+    add(study, "t0002", [1], Outcome.PRUNED)
+    return study
+
+
+def test_the_best_trial_is_a_finished_one_of_the_search(study: Study) -> None:
+    add(study, "t0001r1", [0.5], Outcome.FINISHED, repeats="t0001")
+    best = summary.best(summary.lines(study, CONFIG), CONFIG)
+    assert best is not None
+    assert (best.trial.name, best.value) == ("t0001", 4)
+
+
+def test_the_table_marks_the_best_and_says_why_each_trial_ended(study: Study) -> None:
+    head, *rows = summary.table(summary.lines(study, CONFIG), CONFIG).splitlines()
+    assert head.split() == ["trial", "learning_rate", "epochs", "best", "val/fd_cnn", "outcome"]
+    assert rows[1].split()[:5] == ["t0001", "0.0002", "3", "4", "*"]
+    assert rows[2].endswith("pruned: why")
+    assert sum("*" in row for row in rows) == 1
+
+
+def test_one_seed_each_is_never_called_better(study: Study) -> None:
+    text = summary.comparison(summary.lines(study, CONFIG), CONFIG)
+    assert "better" not in text
+    assert "t0001" in text
+    assert "--repeats" in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ([4.0, 4.1, 3.9], [9.0, 9.1, 8.9], "better than the baseline"),
+        ([9.0, 9.1, 8.9], [4.0, 4.1, 3.9], "worse than the baseline"),
+        ([4.0, 9.0, 6.0], [5.0, 8.0, 7.0], "not told apart"),
+    ],
+)
+def test_fresh_seeds_of_both_decide(
+    study: Study, ours: list[float], theirs: list[float], verdict: str
+) -> None:
+    for trial, values in (("t0001", ours), ("t0000", theirs)):
+        for k, value in enumerate(values, start=1):
+            add(study, f"{trial}r{k}", [value], Outcome.FINISHED, repeats=trial)
+    assert summary.comparison(summary.lines(study, CONFIG), CONFIG).endswith(verdict)
+
+
+def test_a_study_without_a_finished_trial_says_so(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s")
+    assert summary.comparison(summary.lines(study, CONFIG), CONFIG) == "no trial has finished yet"
+    assert summary.table([], CONFIG).startswith("trial")
+
+
+def test_the_scale_of_the_score_is_said(study: Study) -> None:
+    assert "1.5 for real images (the floor), 40.25 for" in summary.scale(study)
