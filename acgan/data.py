@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from acgan.covidx import SPLITS, Curated, curate, image_paths
 from acgan.dataset import Dataset, ImageSet
 from acgan.decode import Facts, examine_all
 from acgan.errors import InputError
+from acgan.files import sync
 from acgan.labels import Table, read_table
 from acgan.split import cut_validation, validation_warnings
 
@@ -147,7 +147,7 @@ def _make_pack(pack: Path, table: Table, settings: Settings, *, workers: int | N
         _write_pack(partial, curated, raw)
         (partial / "raw.u8").unlink()
         partial.rename(pack)
-        _sync(pack.parent)
+        sync(pack.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -182,7 +182,7 @@ def _write_pack(folder: Path, curated: Curated, raw: NDArray[np.uint8]) -> None:
     with (folder / "images.u8").open("wb") as file:
         for start in range(0, len(order), _CHUNK):
             file.write(raw[order[start : start + _CHUNK]].tobytes())
-    _sync(folder / "images.u8")
+    sync(folder / "images.u8")
     content: dict[str, Any] = {
         "classes": classes,
         "image_size": raw.shape[1],
@@ -194,7 +194,7 @@ def _write_pack(folder: Path, curated: Curated, raw: NDArray[np.uint8]) -> None:
     }
     content["fingerprint"] = fingerprint(classes, _sets(folder, content))
     (folder / "pack.json").write_text(json.dumps(content))
-    _sync(folder / "pack.json")
+    sync(folder / "pack.json")
 
 
 def _open_pack(pack: Path, *, name: str) -> Dataset:
@@ -219,12 +219,3 @@ def _sets(folder: Path, content: dict[str, Any]) -> list[ImageSet]:
 
 def _open_images(path: Path, count: int, image_size: int) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r", shape=(count, image_size, image_size))
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or a folder's entries safely to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

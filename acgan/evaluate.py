@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from acgan.classifier import Classifier, FitConfig, Images, embed, fit, predict
 from acgan.config import TrainConfig, cache_folder, derive_seed
 from acgan.dataset import Dataset, ImageSet
+from acgan.files import replace_bytes
 from acgan.models import Discriminator, Generator
-from acgan.rundir import replace_bytes, weights_bytes
+from acgan.rundir import weights_bytes
 
 COMPONENTS = 32
 SHRINKAGE = 1e-3

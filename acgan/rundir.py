@@ -32,6 +32,7 @@ from torch import Tensor
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
+from acgan.files import replace_bytes, replace_text, sync
 from acgan.records import QUALITY, WINDOW, EpochRecord, kept_epochs, read_records
 
 log = logging.getLogger(__name__)
@@ -39,30 +40,6 @@ log = logging.getLogger(__name__)
 
 class NotOwnerError(RuntimeError):
     """Another process has taken this run over; this one must end without writing."""
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def replace_text(path: Path, content: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    replace_bytes(path, content.encode())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checksum(tensors: Mapping[str, Tensor], record: str) -> str:
@@ -257,7 +234,7 @@ class RunDir:
         if self.state_path.exists():
             os.replace(self.state_path, self.previous_state_path)
         os.replace(fresh, self.state_path)
-        _sync_folder(self.path)
+        sync(self.path)
 
     def prune_weights(self, records: Sequence[EpochRecord]) -> None:
         """Delete the weights of epochs that are no candidates.

@@ -29,8 +29,8 @@ from typing import Any, Literal, TextIO, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from acgan.errors import InputError
+from acgan.files import replace_text
 from acgan.records import EpochRecord, read_records
-from acgan.rundir import replace_text
 
 FORMAT = 1
 HEARTBEAT_S = 10.0

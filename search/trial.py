@@ -16,8 +16,9 @@ from acgan.data import load
 from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluate import Evaluation, Scorer, cached_scorer
+from acgan.files import replace_bytes
 from acgan.records import EpochRecord
-from acgan.rundir import NotOwnerError, RunDir, replace_bytes
+from acgan.rundir import NotOwnerError, RunDir
 from acgan.step import Training
 from acgan.train import default_device, train
 from search.study import Quality, Study, StudyInfo, TrialInfo, open_study, write

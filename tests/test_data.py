@@ -185,7 +185,7 @@ def test_an_interrupt_leaves_nothing_that_would_be_used(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "_sync", interrupted)
+        patch.setattr(data, "sync", interrupted)
         with pytest.raises(KeyboardInterrupt):
             read(folder, cache)
     assert packs(cache) == []

@@ -21,7 +21,7 @@ from torch import Tensor
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.records import QUALITY, EpochRecord, best_by_quality, kept_epochs, read_records
-from acgan.rundir import NotOwnerError, RunDir, checksum, replace_bytes, replace_text, weights_bytes
+from acgan.rundir import NotOwnerError, RunDir, checksum, weights_bytes
 
 CONFIG = TrainConfig()
 CLASSES = ("COVID-19", "normal", "pneumonia")
@@ -428,16 +428,6 @@ def test_weights_that_are_views_are_written_as_they_look() -> None:
     tensors = load_tensors(weights_bytes({"t": base.T, "row": base[1]}, {"epoch": "1"}))
     assert torch.equal(tensors["t"], base.T)
     assert torch.equal(tensors["row"], base[1])
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    replace_text(path, "é")
-    assert path.read_bytes() == "é".encode()
-    for calls in range(20):
-        killed_at(calls, lambda: replace_bytes(path, b"new content"))
-        assert path.read_bytes() in ("é".encode(), b"new content")
-    assert path.read_bytes() == b"new content"
 
 
 SCORES = st.integers(0, 5).map(float) | st.just(math.inf) | st.just(math.nan)
