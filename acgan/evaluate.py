@@ -32,6 +32,7 @@ SHRINKAGE = 1e-3
 FAINT = 0.1  # a channel below a tenth of its usual activation counts as silent
 SMALLEST_POOL = 1024
 GRID_COLUMNS = 8
+GRID_TILE = 112  # pixels a side that a person can see
 SCORER_VERSION = 2
 BATCH = 256
 
@@ -289,10 +290,14 @@ class Evaluation:
 
     @torch.no_grad()
     def sample_grid(self, generator: Generator) -> bytes:
-        """Return a PNG of generated images: one row a class, the same eight latents in each."""
+        """Return a PNG of generated images: one row a class, the same eight latents in each.
+
+        Small images are shown larger, each pixel as a square, so that a person can see them.
+        """
         generator.eval()
         images = to_uint8(generator(self.grid_latents, self.grid_labels)).cpu().numpy()
-        return png(tile(images, GRID_COLUMNS))
+        square = max(1, GRID_TILE // images.shape[-1])
+        return png(tile(images, GRID_COLUMNS).repeat(square, axis=0).repeat(square, axis=1))
 
     def floor(self, data: Dataset, config: TrainConfig) -> float:
         """Return the score of real training images, as many as there are validation images."""

@@ -10,6 +10,7 @@ import torch
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
+from acgan.evaluate import GRID_TILE
 from acgan.models import Discriminator, Generator
 
 KEPT_WEIGHTS = 9  # three by quality, three by the filter, the last three
@@ -25,7 +26,7 @@ def disk(config: TrainConfig, classes: int) -> int:
     states = 2 * 4 * 3 * (generator + discriminator)  # two states: weights and two moments
     weights = KEPT_WEIGHTS * 4 * generator
     grids = config.epochs // config.samples_every
-    samples = grids * SAMPLE_GRID_BYTES * classes * config.image_size**2
+    samples = grids * SAMPLE_GRID_BYTES * classes * max(config.image_size, GRID_TILE) ** 2
     return states + weights + samples
 
 

@@ -262,8 +262,10 @@ def test_sample_grid_has_a_row_a_class_of_the_same_eight_latents(
 ) -> None:
     training.generator.train()
     before = copy.deepcopy(training.generator.state_dict())
-    grid = opened(evaluation.sample_grid(training.generator))
-    assert grid.shape == (3 * 16, 8 * 16, 3)
+    shown = opened(evaluation.sample_grid(training.generator))
+    assert shown.shape == (3 * 112, 8 * 112, 3)
+    grid = shown[::7, ::7]  # 16 px are shown as squares of 7
+    assert (shown == grid.repeat(7, axis=0).repeat(7, axis=1)).all()
     latents = evaluation.grid_latents.reshape(3, 8, -1)
     assert torch.equal(latents[0], latents[1])
     assert torch.equal(latents[0], latents[2])

@@ -189,7 +189,7 @@ def test_samples_stand_where_the_records_say(tmp_path: Path, scorer: Path) -> No
     samples = [record.samples for record in read_records(run / "epochs.jsonl")]
     assert samples == [None, "samples/epoch-0002.png", "samples/epoch-0003.png"]
     with Image.open(run / "samples/epoch-0003.png") as picture:
-        assert picture.size == (8 * 16, 3 * 16)
+        assert picture.size == (8 * 112, 3 * 112)
 
 
 def test_another_seed_is_another_run(tmp_path: Path, scorer: Path, straight: Path) -> None:
@@ -396,6 +396,6 @@ def test_a_run_that_diverges_says_so_and_fails(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "--learning-rate", "1e30"]) == 1
-    assert "losses that are not finite; the run diverged" in capsys.readouterr().out
+    assert "are not finite: the run diverged" in capsys.readouterr().out
     restored = RunDir(tmp_path / "runs/tiny-single").restore()
     assert restored is not None

@@ -1,0 +1,45 @@
+"""The published baseline, small: it learns, and no rule takes it for a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from acgan.config import TrainConfig, derive_seed, find_file, read_file, resolve
+from acgan.data import load
+from acgan.records import EpochRecord, grace_epochs, metric, read_records
+from acgan.rundir import RunDir
+from acgan.train import train
+from search.settings import SearchConfig
+from search.stopping import GO_ON, decide
+
+
+def assert_never_stopped(records: Sequence[EpochRecord], grace: int) -> None:
+    for count in range(1, len(records) + 1):
+        assert decide(records[:count], SearchConfig(), grace) == GO_ON
+
+
+def test_the_demos_baseline_halves_its_score_and_is_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    content = read_file(find_file(Path("configs/demo.yaml")))
+    flags = {"seed": derive_seed(SearchConfig().seed, "trial", 0)}
+    config = resolve(TrainConfig, "train", content["train"], flags)
+    data = load(content["data"], image_size=config.image_size)
+    records = list(train(config, data, RunDir(tmp_path / "run")))
+    scores = metric(records, "val/fd_cnn")
+    assert scores[-1] <= scores[0] / 2
+    assert_never_stopped(records, grace_epochs(config, len(data.train)))
+
+
+def test_the_baseline_on_real_x_rays_is_never_stopped() -> None:
+    """Records of trial 0 of the README's small search: 64 px, width 1/4, 1,512 updates."""
+    records = read_records(Path(__file__).parent / "covidx_mini_baseline.jsonl")
+    assert len(records) == 36
+    config = TrainConfig(image_size=64, width=0.25, batch_size=16, epochs=36)
+    grace = grace_epochs(config, 664)
+    assert [record.young for record in records] == [record.epoch <= grace for record in records]
+    assert_never_stopped(records, grace)
