@@ -1,12 +1,30 @@
-"""What all commands share: exit codes, and how they end when interrupted."""
+"""What all commands share: their parser, exit codes, and how they end when interrupted."""
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
+import shlex
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from acgan.errors import InputError
+
+
+def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser for `python -m MODULE`; flags must be typed in full.
+
+    An abbreviation may mean another flag: `--samples 4` is not `--num-samples 4`.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def run_command(body: Callable[[], int], *, resume: str) -> int:
@@ -23,3 +41,20 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; to continue, {resume}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def typed(words: Sequence[str]) -> str:
+    """Return a command as it can be typed here: a program of this environment by its path.
+
+    An environment that is not activated does not have its programs on the PATH.
+    """
+    program, *rest = words
+    here = Path(sys.executable).with_name(program)
+    if shutil.which(program) != str(here) and here.exists():
+        program = str(here)
+        if here.is_relative_to(Path.cwd()):
+            program = str(here.relative_to(Path.cwd()))
+    return shlex.join([program, *rest])

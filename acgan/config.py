@@ -196,6 +196,13 @@ def validate(model: type[SectionT], name: str, values: Mapping[str, Any]) -> Sec
 
 
 def _environment(name: str) -> dict[str, str]:
+    prefixes = tuple(f"ACGAN_{section.upper()}_" for section in ("train", "search", "selection"))
+    for key in os.environ:
+        if key.startswith("ACGAN_") and key != "ACGAN_CACHE" and not key.startswith(prefixes):
+            raise InputError(
+                f"environment variable {key} is not known; those of a configuration begin with "
+                f"{', '.join(prefixes)}"
+            )
     prefix = f"ACGAN_{name.upper()}_"
     return {
         key.removeprefix(prefix).lower(): value
@@ -217,7 +224,8 @@ def add_flags(
         if name in skip:
             continue
         flag = "--" + name.replace("_", "-")
-        text = f"{field.description or ''} (default: {field.default})".replace("%", "%%")
+        default = "" if field.default is None else f" (default: {field.default})"
+        text = f"{field.description or ''}{default}".replace("%", "%%")
         if field.annotation is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:

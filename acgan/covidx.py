@@ -7,7 +7,6 @@ prints the report of a folder in the COVIDx or the class-folder layout (see `acg
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from acgan import split
-from acgan.command import run_command
+from acgan.command import command_parser, run_command
 from acgan.decode import Facts, examine_all
 from acgan.labels import Row, Table, read_table, require_every_class
 
@@ -36,6 +35,7 @@ class Use(StrEnum):
     PATIENT_IN_TEST = "patient also in test"
 
 
+LITTLE_OVERLAP = 0.2  # of sources between classes: below it, a warning
 SPLITS = (Use.TRAIN, Use.VALIDATION, Use.TEST)
 LEFT_OUT = (Use.MISSING, Use.UNREADABLE, Use.DUPLICATE, Use.PATIENT_IN_TEST)
 
@@ -158,9 +158,24 @@ def _table_warnings(
     for class_name in table.classes:
         if class_name not in tested:
             yield f"test has no image of {class_name}"
+    for class_name in table.classes:
+        shared = _source_overlap(table.rows, class_name)
+        if shared < LITTLE_OVERLAP:
+            yield (
+                f"{class_name} and the other classes have {shared:.0%} of their sources in "
+                "common: a score may measure the hospital instead of the disease"
+            )
     across = sum(uses[a] != uses[b] for a, b in near)
     if across:
-        yield f"train and test share near-duplicate images ({across} pairs of different patients)"
+        pairs = "1 pair" if across == 1 else f"{across} pairs"
+        yield f"train and test share near-duplicate images ({pairs} of different patients)"
+
+
+def _source_overlap(rows: Sequence[Row], class_name: str) -> float:
+    """Return how alike the sources of a class and of all others are: 0 disjoint, 1 the same mix."""
+    own = Counter(row.source for row in rows if row.class_name == class_name)
+    others = Counter(row.source for row in rows if row.class_name != class_name)
+    return sum(min(own[s] / own.total(), others[s] / others.total()) for s in own)
 
 
 def report(curated: Curated) -> Iterator[str]:
@@ -234,9 +249,8 @@ def _columns(counts: Counter[str], classes: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report of a data folder; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m acgan.covidx",
-        description="Report what a data folder holds and which images are used for what.",
+    parser = command_parser(
+        "acgan.covidx", "Report what a data folder holds and which images are used for what."
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder with train/ and test/")
     folder = parser.parse_args(arguments).folder
@@ -249,7 +263,7 @@ def _report(folder: Path) -> int:
     curated = curate(table, facts, split_seed=0, val_fraction=None)
     print("\n".join(report(curated)))
     command = "python -m search.run --config configs/covidx.yaml --data"
-    print(f"next: {command} {shlex.quote(str(folder))}")
+    print(f"next: {command} {shlex.quote(str(folder))} --num-samples 32 --dry-run")
     return 0
 
 

@@ -43,8 +43,8 @@ def named_source(flag: str | None, content: Mapping[str, Any]) -> str:
 
     Raises `InputError` where neither names any.
     """
-    source = flag or content.get("data")
-    if source is None:
+    source = content.get("data") if flag is None else flag
+    if not source:
         raise InputError("no images are named: give --data DIR, or --data phantom")
     return source if source == PHANTOM else str(Path(source).expanduser().absolute())
 

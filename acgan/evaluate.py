@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from acgan.classifier import Classifier, FitConfig, Images, embed, fit, predict
 from acgan.config import TrainConfig, cache_folder, derive_seed
 from acgan.dataset import Dataset, ImageSet
+from acgan.errors import InputError
 from acgan.files import replace_bytes
 from acgan.models import Discriminator, Generator
 from acgan.rundir import weights_bytes
@@ -137,12 +138,18 @@ class Scorer:
         return cls(classifier, level=level, mean=mean, scale=scale, axes=axes)
 
     def save(self, path: Path) -> None:
-        """Write the scorer as one safetensors file."""
+        """Write the scorer as one safetensors file; `InputError` where that cannot be."""
         tensors = {f"cnn.{k}": v for k, v in self.classifier.state_dict().items()}
         for name in ("level", "mean", "scale", "axes"):
             tensors[name] = torch.from_numpy(getattr(self, name))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(path, weights_bytes(tensors, {"version": str(SCORER_VERSION)}))
+        content = weights_bytes(tensors, {"version": str(SCORER_VERSION)})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_bytes(path, content)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {path} ({error.strerror}); name another folder in ACGAN_CACHE"
+            ) from error
 
     @classmethod
     def load(cls, path: Path, *, classes: int, image_size: int, device: torch.device) -> Scorer:

@@ -15,7 +15,6 @@ Pillow's, in integers.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from acgan.command import command_parser, run_command
 from acgan.dataset import ImageSet
 from acgan.errors import InputError
 
@@ -297,17 +297,20 @@ def sheet(image_size: int, *, columns: int = 8, seed: int = 0) -> Image.Image:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a labelled sheet of phantoms; return the exit code."""
-    parser = argparse.ArgumentParser(description="Write a sheet of phantom X-rays, a row a class.")
+    parser = command_parser("acgan.phantom", "Write a sheet of phantom X-rays, a row a class.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
     parser.add_argument("--image-size", type=int, default=112, metavar="PIXELS")
     options = parser.parse_args(arguments)
-    try:
-        page = sheet(options.image_size)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    page.save(options.out, optimize=True)
-    print(f"wrote {options.out}")
+    return run_command(
+        lambda: _write_sheet(options.out, options.image_size), resume="type the same command again"
+    )
+
+
+def _write_sheet(path: Path, image_size: int) -> int:
+    if path.suffix != ".png" or not path.parent.is_dir():
+        raise InputError(f"--out {path} must be a .png file in a folder that exists")
+    sheet(image_size).save(path, optimize=True)
+    print(f"wrote {path}")
     return 0
 
 

@@ -88,37 +88,34 @@ def grace_epochs(config: TrainConfig, images: int) -> int:
     return max(math.ceil(config.grace_fraction * config.epochs), by_updates, 1)
 
 
+def _grown(records: Sequence[EpochRecord]) -> list[EpochRecord]:
+    """Return the records that are judged: all but the young ones, the last if all are young."""
+    return [record for record in records if not record.young] or list(records[-1:])
+
+
 def best_windowed(records: Sequence[EpochRecord], name: str, *, sign: int = 1) -> float:
     """Return what a run is judged by: the smallest windowed value of `sign` times a metric.
 
-    The first epochs, marked young, are left out; a run that has no others is judged by its
-    latest. Without a finite value: `inf`.
+    The first epochs, marked young, are left out of every window; a run that has no others is
+    judged by its latest. Without a finite value: `inf`.
     """
-    values = windowed([sign * value for value in metric(records, name)])
-    grown = [v for v, record in zip(values, records, strict=True) if not record.young]
-    return min(grown or values[-1:], default=math.inf)
-
-
-def _grown(records: Sequence[EpochRecord]) -> set[int]:
-    """Return the epochs that are judged: all but the young ones, the last in any case."""
-    return {record.epoch for record in records if not record.young} or {records[-1].epoch}
+    values = [sign * value for value in metric(_grown(records), name)]
+    return min(windowed(values), default=math.inf)
 
 
 def best_by_quality(records: Sequence[EpochRecord], count: int) -> list[int]:
     """Return the best epochs by windowed quality score: of each window its best single epoch."""
-    values = metric(records, QUALITY)
     grown = _grown(records)
+    values = metric(grown, QUALITY)
     order = sorted(
-        (value, index)
-        for index, value in enumerate(windowed(values))
-        if math.isfinite(value) and records[index].epoch in grown
+        (value, index) for index, value in enumerate(windowed(values)) if math.isfinite(value)
     )
     chosen: list[int] = []
     for _, index in order:
         finite = [i for i in range(index + 1) if math.isfinite(values[i])][-WINDOW:]
         best = min(finite, key=lambda i: values[i])
-        if records[best].epoch not in chosen:
-            chosen.append(records[best].epoch)
+        if grown[best].epoch not in chosen:
+            chosen.append(grown[best].epoch)
         if len(chosen) == count:
             break
     return chosen
@@ -155,7 +152,7 @@ def filter_score(records: Sequence[EpochRecord]) -> list[float]:
 
 def best_by_filter(records: Sequence[EpochRecord], count: int) -> list[int]:
     """Return the best epochs by step 1's order; a tie goes to the later epoch."""
-    grown = _grown(records)
+    grown = {record.epoch for record in _grown(records)}
     scored = sorted(
         (score, -record.epoch)
         for score, record in zip(filter_score(records), records, strict=True)

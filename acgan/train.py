@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,13 +18,13 @@ import torch
 from torch import Tensor
 
 from acgan.augment import augment
-from acgan.command import run_command
+from acgan.command import command_parser, run_command
 from acgan.config import TrainConfig, add_flags, derive_seed, find_file, read_file, resolve
 from acgan.data import load, named_source
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
-from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs
+from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir, weights_bytes
 from acgan.step import METRICS, Training, train_step
 
@@ -169,9 +170,7 @@ def default_device() -> torch.device:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m acgan.train", description="Train one AC-GAN, or go on training it."
-    )
+    parser = command_parser("acgan.train", "Train one AC-GAN, or go on training it.")
     parser.add_argument("--config", type=Path, help="YAML file (default: the published baseline)")
     parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
     parser.add_argument("--run", type=Path, help="the run's folder (default: runs/<config>-single)")
@@ -196,17 +195,27 @@ def _train_command(arguments: argparse.Namespace) -> int:
     )
     for warning in data.warnings:
         print(f"warning: {warning}")
+    before = read_records(run.epochs_path)[-1:] if run.epochs_path.is_file() else []
     try:
+        if any(map(_diverged, before)):
+            return _failed(f"the run in {run.path} diverged; name another folder")
         for record in train(config, data, run, device=device):
             print(_line(record, config.epochs), flush=True)
-            if not math.isfinite(record.metrics["train/g_loss"] + record.metrics["train/d_loss"]):
-                print(f"error: the losses of epoch {record.epoch} are not finite: the run diverged")
-                return 1
+            if _diverged(record):
+                return _failed(f"the losses of epoch {record.epoch} are not finite: it diverged")
     except NotOwnerError as error:
-        print(f"error: {error}")
-        return 1
+        return _failed(str(error))
     print(f"all {config.epochs} epochs are there; see {run.epochs_path} and the folders beside it")
     return 0
+
+
+def _diverged(record: EpochRecord) -> bool:
+    return not math.isfinite(record.metrics["train/g_loss"] + record.metrics["train/d_loss"])
+
+
+def _failed(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 1
 
 
 def _named_device(name: str) -> torch.device:

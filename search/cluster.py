@@ -15,17 +15,15 @@ from acgan.errors import InputError
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What a cluster has, and the most that one of its nodes has."""
+class Node:
+    """What one node has."""
 
     cpus: float
     gpus: float
-    node_cpus: float
-    node_gpus: float
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[Resources]:
+def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[Node]]:
     """Start Ray on this machine, or join the cluster at `address` (or `RAY_ADDRESS`).
 
     Every connection carries a token: the user's own (`RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH`),
@@ -50,13 +48,14 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[Resou
         ) from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray's own aborts the process
     try:
-        yield _resources()
+        yield _nodes()
     finally:
+        # A second Ctrl-C would leave Ray half shut down, and this process without its last words.
+        on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         ray.shutdown()
+        signal.signal(signal.SIGINT, on_interrupt)
 
 
-def _resources() -> Resources:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [node.get("CPU", 0.0) for node in nodes]
-    gpus = [node.get("GPU", 0.0) for node in nodes]
-    return Resources(sum(cpus), sum(gpus), max(cpus), max(gpus))
+def _nodes() -> list[Node]:
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -13,12 +14,13 @@ from acgan.config import derive_seed
 from acgan.errors import InputError
 from acgan.records import grace_epochs
 from search import space, summary
-from search.cluster import Resources, ray_cluster
+from search.cluster import Node, ray_cluster
+from search.objective import objective_value
 from search.plan import Plan
 from search.progress import Progress
 from search.searcher import Ledger, Row, StudySearcher
 from search.settings import SearchConfig
-from search.stopping import Decision, TrialStopper
+from search.stopping import Decision, RepeatStopper, TrialStopper
 from search.study import Outcome, Study, TrialEnd, TrialInfo, write
 from search.trial import Task, prepare_scoring, run_trial
 
@@ -26,32 +28,38 @@ from search.trial import Task, prepare_scoring, run_trial
 class Driver:
     """One start of a search, from the ledger as it is to the trials asked for."""
 
-    def __init__(self, plan: Plan, study: Study, ledger: Ledger) -> None:
+    def __init__(self, plan: Plan, study: Study, ledger: Ledger, progress: Progress) -> None:
         self._plan, self._study, self._ledger = plan, study, ledger
-        self._task = Task(study.path, study.info.uuid, plan.source)
-        self._progress = Progress(
-            asked=plan.search.num_samples + len(missing_repeats(study, plan.search)),
-            ended=ledger.ended(),
-            epochs=plan.train.epochs,
-        )
+        self._progress = progress
         self._started = time.monotonic()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What is left of the time budget; None without one."""
+        if self._plan.time_budget_s is None:
+            return None
+        return self._plan.time_budget_s - (time.monotonic() - self._started)
 
     def run(self) -> None:
         """Train the trials that are missing, then the repeats that are missing."""
-        with ray_cluster(self._plan.address, verbose=self._plan.verbose) as there:
-            needs = trial_needs(self._plan.search, there)
-            self._prepare(needs)
+        self._progress.say("starting Ray")
+        with ray_cluster(self._plan.address, verbose=self._plan.verbose) as nodes:
+            self._needs = trial_needs(self._plan.search, nodes)
+            gpu = self._needs["gpu"] > 0
+            self._task = Task(self._study.path, self._study.info.uuid, self._plan.source, gpu)
             try:
-                self._search(needs)
-                self._repeat(needs)
+                self._prepare()
+                self._search()
+                self._repeat()
             finally:
                 self._progress.close()
 
-    def _prepare(self, needs: dict[str, float]) -> None:
+    def _prepare(self) -> None:
         """Have the scoring CNN trained where the trials will run."""
         if self._study.quality() is None:
             self._progress.say("training the scoring CNN on the real training images")
-            remote = ray.remote(num_cpus=needs["cpu"], num_gpus=needs["gpu"])(prepare_scoring)
+            cpus, gpus = self._needs["cpu"], self._needs["gpu"]
+            remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
             try:
                 ray.get(remote.remote(self._task))
             except RayTaskError as error:
@@ -60,7 +68,7 @@ class Driver:
                 raise
         self._progress.say(summary.scale(self._study))
 
-    def _search(self, needs: dict[str, float]) -> None:
+    def _search(self) -> None:
         missing = self._plan.search.num_samples - self._ledger.ended()
         if missing <= 0:
             return
@@ -73,7 +81,7 @@ class Driver:
             on_proposal=self._on_proposal,
             on_crash=self._on_crash,
         )
-        stopper = TrialStopper(
+        rules = TrialStopper(
             ledger,
             plan.search,
             epochs=plan.train.epochs,
@@ -81,44 +89,35 @@ class Driver:
             records_of=lambda name: self._study.trial(name).records(),
             on_end=self._on_end,
         )
-        self._fit(needs, {}, rules=stopper, search_alg=searcher, num_samples=missing)
+        self._fit({}, rules, search_alg=searcher, num_samples=missing)
 
-    def _repeat(self, needs: dict[str, float]) -> None:
-        """Train the baseline and the best trial again with further seeds."""
+    def _repeat(self) -> None:
+        """Train the baseline and the best trial, once all are there, again with further seeds."""
+        if self._ledger.ended() < self._plan.search.num_samples:
+            return
         names = missing_repeats(self._study, self._plan.search)
         if not names:
             return
+        self._progress.expect(len(names))
         for name, trial in names.items():
             info = self._study.trial(trial).info
             seed = derive_seed(self._plan.search.seed, "repeat", name)
             repeat = info.model_copy(update={"seed": seed, "origin": "repeat", "repeats": trial})
             self._begin(name, repeat)
-        self._fit(needs, {"trial": tune.grid_search(list(names))}, num_samples=1)
-        for name in names:
-            finished = len(self._study.trial(name).records()) == self._plan.train.epochs
-            if finished:
-                self._on_end(name, Decision(Outcome.FINISHED))
+        rules = RepeatStopper(epochs=self._plan.train.epochs, on_end=self._on_end)
+        self._fit({"trial": tune.grid_search(list(names))}, rules, num_samples=1)
 
-    def _fit(
-        self,
-        needs: dict[str, float],
-        params: dict[str, Any],
-        *,
-        rules: TrialStopper | None = None,
-        **settings: Any,
-    ) -> None:
-        budget = self._plan.time_budget_s
-        if budget is not None:
-            budget -= time.monotonic() - self._started
-            if budget <= 0:
-                return
+    def _fit(self, params: dict[str, Any], rules: tune.Stopper, **settings: Any) -> None:
+        left = self.seconds_left
+        if left is not None and left <= 0:
+            return
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, task=self._task), needs),
+            tune.with_resources(tune.with_parameters(run_trial, task=self._task), self._needs),
             param_space=params,
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=self._plan.search.max_concurrent,
                 reuse_actors=True,
-                time_budget_s=budget,
+                time_budget_s=left,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
                 **settings,
             ),
@@ -130,7 +129,12 @@ class Driver:
                 failure_config=tune.FailureConfig(max_failures=self._plan.search.max_retries),
             ),
         )
-        tuner.fit()
+        results = tuner.fit()
+        for result in (results[index] for index in range(len(results))):
+            if result.error is not None and result.config is not None:
+                # Tune's message ends with the trial's own exception.
+                reason = str(result.error).strip().splitlines()[-1]
+                write_end(self._study, result.config["trial"], Outcome.CRASHED, reason)
 
     def _begin(self, name: str, info: TrialInfo) -> None:
         path = self._study.path / name
@@ -145,7 +149,8 @@ class Driver:
     def _on_end(self, name: str, decision: Decision) -> None:
         assert decision.outcome is not None
         write_end(self._study, name, decision.outcome, decision.reason)
-        self._progress.ended(name, decision)
+        records = self._study.trial(name).records()
+        self._progress.ended(name, decision, objective_value(records, self._plan.search))
 
     def _on_crash(self, name: str) -> None:
         write_end(self._study, name, Outcome.CRASHED, "out of retries")
@@ -153,17 +158,17 @@ class Driver:
 
 
 class _Watched(tune.Stopper):
-    """Shows each reported epoch to a person before `rules`, if any, decide on the trial."""
+    """Shows each reported epoch to a person before `rules` decide on the trial."""
 
-    def __init__(
-        self, progress: Progress, objective: str, rules: TrialStopper | None = None
-    ) -> None:
+    def __init__(self, progress: Progress, objective: str, rules: tune.Stopper) -> None:
         self._progress, self._objective, self._rules = progress, objective, rules
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return whether Tune ends the trial now."""
+        if "trial" not in result:
+            return False  # a trial that ended before it reported anything
         self._progress.epoch(result["trial"], result["epoch"], result[self._objective])
-        return self._rules is not None and self._rules(trial_id, result)
+        return bool(self._rules(trial_id, result))
 
     def stop_all(self) -> bool:
         """Return False: one trial's end never ends the others."""
@@ -173,30 +178,30 @@ class _Watched(tune.Stopper):
         return {}  # Tune pickles its parts beside the trials; nothing reads them
 
 
-def trial_needs(config: SearchConfig, there: Resources) -> dict[str, float]:
+def trial_needs(config: SearchConfig, nodes: Sequence[Node]) -> dict[str, float]:
     """Return what Ray sets aside for a trial; `InputError` if no node has as much."""
-    gpus = config.gpus_per_trial
+    cpus, gpus = config.cpus_per_trial, config.gpus_per_trial
     if gpus is None:
-        gpus = 1.0 if there.gpus else 0.0
-    if config.cpus_per_trial > there.node_cpus or gpus > there.node_gpus:
+        gpus = 1.0 if any(node.gpus for node in nodes) else 0.0
+    if not any(cpus <= node.cpus and gpus <= node.gpus for node in nodes):
+        there = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
         raise InputError(
-            f"a trial needs {config.cpus_per_trial:g} CPUs and {gpus:g} GPUs, but the largest node "
-            f"has {there.node_cpus:g} and {there.node_gpus:g}; lower --cpus-per-trial or "
-            "--gpus-per-trial"
+            f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node, but there are: {there}; "
+            "lower --cpus-per-trial or --gpus-per-trial"
         )
-    return {"cpu": config.cpus_per_trial, "gpu": gpus}
+    return {"cpu": cpus, "gpu": gpus}
 
 
 def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:
-    """Return the repeats that have not finished, as name → the trial that each repeats."""
+    """Return the repeats that have not ended, as name → the trial that each repeats."""
     if not config.repeats:
         return {}
     found = summary.lines(study, config)
     best = summary.best(found, config)
     repeated = dict.fromkeys(["t0000", *([best.trial.name] if best else [])])
-    finished = {line.trial.name for line in found if line.finished}
+    ended = {line.trial.name for line in found if line.outcome and line.outcome.counts}
     names = {f"{t}r{k}": t for t in repeated for k in range(1, config.repeats + 1)}
-    return {name: trial for name, trial in names.items() if name not in finished}
+    return {name: trial for name, trial in names.items() if name not in ended}
 
 
 def write_end(study: Study, name: str, outcome: Outcome, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from acgan.models import Discriminator, Generator
 KEPT_WEIGHTS = 9  # three by quality, three by the filter, the last three
 SAMPLE_GRID_BYTES = 3 * 8  # a pixel of eight columns, uncompressed
 STEP_FLOP = 2.06e12  # published size, batch 64
+SHORTEST_STEP_S = 0.01  # what the many small operations take at any size
 SHARE_OF_PEAK = 0.25  # of the matrix-product rate: what an eager step reaches, roughly
 
 
@@ -53,8 +55,8 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
-def trial_hours(config: TrainConfig, images: int) -> float:
-    """Return roughly how long one trial takes on this machine's device, in hours.
+def trial_seconds(config: TrainConfig, images: int) -> float:
+    """Return roughly how long one trial takes on this machine's device.
 
     The published step's operations, scaled to this size, over a quarter of the rate at which the
     device multiplies matrices now.
@@ -62,7 +64,15 @@ def trial_hours(config: TrainConfig, images: int) -> float:
     side = config.image_size / 112
     updates = config.epochs * images / config.batch_size
     step = STEP_FLOP * config.batch_size / 64 * side**2 * config.width**2
-    return updates * step / (_matrix_rate() * SHARE_OF_PEAK) / 3600
+    return updates * max(step / (_matrix_rate() * SHARE_OF_PEAK), SHORTEST_STEP_S)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text in a fitting unit, `25 min`."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _matrix_rate() -> float:
@@ -70,7 +80,9 @@ def _matrix_rate() -> float:
     gpu = torch.cuda.is_available()
     size = 8192 if gpu else 1024
     matrix = torch.rand(size, size, device="cuda" if gpu else "cpu")
-    float((matrix @ matrix)[0, 0])  # the first product also sets the library up
-    started = time.perf_counter()
-    float((matrix @ matrix)[0, 0])
-    return 2 * size**3 / (time.perf_counter() - started)
+    fastest = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # fetched: a GPU answers before it is done
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acgan.config import TrainConfig, find_file, read_file, resolve
+from acgan.config import TrainConfig, find_file, read_file, resolve, validate
 from acgan.data import load, named_source
 from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.train import METRIC_NAMES, check_fits
-from search import space
+from search import estimate, space
 from search.searcher import Ledger
 from search.settings import SearchConfig, identity
 from search.study import FORMAT, StudyInfo, new_uuid, study_path
@@ -45,6 +46,15 @@ class Plan:
         start = space.baseline(self.space, self.train)
         return Ledger(path, self.space, start=start, config=self.search)
 
+    def disk(self, trials: int) -> int:
+        """Return the bytes that so many trials leave on disk, each as large as any can be."""
+        largest = {
+            name: space.largest(self.space, self.train, name)
+            for name in ("width", "latent_size", "embedding_size")
+        }
+        config = validate(TrainConfig, "train", self.train.model_dump() | largest)
+        return estimate.disk(config, len(self.data.classes)) * trials
+
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """Check everything that was asked for, before any long work; `InputError` says what is not."""
@@ -62,7 +72,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         )
     searched = space.read(content.get("space"), config)
     space.check_size(searched, settings.num_samples)
-    folder = study_path(arguments.storage_path, arguments.study or file.stem)
+    folder = study_path(arguments.storage_path, _study_name(arguments.study, file))
     tracking_uri = resolve_uri(arguments.tracking_uri)
     source = named_source(arguments.data, content)
     data = load(
@@ -88,14 +98,19 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
+def _study_name(flag: str | None, file: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", file.stem) if flag is None else flag
+
+
 def _train_config(section: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> TrainConfig:
-    if "seed" in (section or {}):
+    flags = {name: value for name, value in flags.items() if name != "seed"}
+    config = resolve(TrainConfig, "train", section, flags)
+    if config.seed != TrainConfig().seed:
         raise InputError(
             "configuration key 'train.seed': each trial of a search has its own seed, derived "
             "from 'search.seed'; set that one"
         )
-    flags = {name: value for name, value in flags.items() if name != "seed"}
-    return resolve(TrainConfig, "train", section, flags)
+    return config
 
 
 def _study_info(

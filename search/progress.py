@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -29,6 +30,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._asked, self._ended, self._epochs = asked, ended, epochs
+        self._every = max(5, epochs // 10)
         self._out = out or sys.stdout
         self._live = self._out.isatty()
         self._clock = clock
@@ -37,6 +39,7 @@ class Progress:
         self._drawn_at = -REDRAW_S
         self._running: dict[str, tuple[int, float]] = {}
         self._over: set[str] = set()
+        self._lock = threading.Lock()
 
     def epoch(self, name: str, epoch: int, value: float) -> None:
         """Take up an epoch of a trial and its value there."""
@@ -44,19 +47,20 @@ class Progress:
             return  # Tune's last word repeats the last epoch
         begins = name not in self._running
         self._running[name] = (epoch, value)
-        if begins and not self._live:
-            self.say(f"{name} trains (epoch {epoch} of {self._epochs} done)")
+        if not self._live and (begins or epoch % self._every == 0):
+            self.say(f"{name} epoch {epoch} of {self._epochs}: {value:.4g}")
         if self._live and self._clock() - self._drawn_at >= REDRAW_S:
-            self._draw()
+            with self._lock:
+                self._draw()
 
-    def ended(self, name: str, decision: Decision) -> None:
-        """Tell how a trial ended for good."""
-        epoch, value = self._running.pop(name, (0, float("nan")))
+    def ended(self, name: str, decision: Decision, value: float) -> None:
+        """Tell how a trial ended for good, and the value that it is judged by."""
+        epoch, _ = self._running.pop(name, (0, 0.0))
         self._ended += 1
         self._over.add(name)
         reason = f": {decision.reason}" if decision.reason else ""
         self.say(
-            f"{name} {decision.outcome}{reason} (epoch {epoch}, {value:.4g}); "
+            f"{name} {decision.outcome}{reason}: {value:.4g} after {epoch} epochs; "
             f"{self._ended} of {self._asked} ended after {self._clock() - self._started:.0f} s"
         )
 
@@ -65,16 +69,23 @@ class Progress:
         self._running.pop(name, None)
         self.say(f"{name} crashed")
 
+    def expect(self, more: int) -> None:
+        """Take up that more trials are asked for."""
+        self._asked += more
+
     def say(self, line: str) -> None:
-        """Print a line that stays."""
-        self._erase()
-        print(line, file=self._out, flush=True)
-        if self._live:
-            self._draw()
+        """Print a line that stays; the recorder's thread does so too."""
+        with self._lock:
+            self._erase()
+            print(line, file=self._out, flush=True)
+            if self._live:
+                self._draw()
 
     def close(self) -> None:
         """Take the live part off the screen."""
-        self._erase()
+        with self._lock:
+            self._erase()
+            self._running.clear()
 
     def _draw(self) -> None:
         self._erase()

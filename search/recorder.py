@@ -7,10 +7,10 @@ anywhere: the next one sends what is missing. Nothing waits for it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import os
 import re
-import shlex
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,9 +19,11 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from acgan.command import typed
 from acgan.errors import InputError
-from acgan.records import QUALITY, EpochRecord, best_windowed, read_records
+from acgan.records import EpochRecord, read_records
 from search import tracking
+from search.objective import objective_value
 from search.settings import SearchConfig
 from search.study import Outcome, Study, Trial, TrialEnd
 
@@ -100,11 +102,21 @@ class _TrialCopy:
     def send_images(self, limit: int) -> SyncReport:
         """Send at most `limit` of the sample grids that are missing."""
         missing = self._missing_images(self.trial.records())
-        for record, path in missing[:limit]:
-            tracking.log_samples(self._client, self.run_id, path, record)
+        problems = set()
+        for record, path in missing[: max(limit, 0)]:
+            try:
+                image = tracking.read_samples(path)
+            except ValueError as error:  # one damaged picture holds up no other
+                problems.add(str(error))
+            else:
+                tracking.log_samples(self._client, self.run_id, image, record)
             self._images.add(record.epoch)
-        sent = min(len(missing), max(limit, 0))
-        return SyncReport(images=sent, complete=sent == len(missing))
+        taken = min(len(missing), max(limit, 0))
+        return SyncReport(
+            images=taken - len(problems),
+            complete=taken == len(missing),
+            problems=frozenset(problems),
+        )
 
     def send_end(self, *, driving: bool) -> None:
         """Send how the trial ended, or that it goes on. FINISHED says that all is there."""
@@ -130,12 +142,12 @@ class _TrialCopy:
         missing = [*self._missing_epochs(records), *without_image]
         return len({record.epoch for record in missing})
 
-    def score(self) -> float:
-        """Return the best windowed quality score of a trial that finished, else `inf`."""
+    def value(self, config: SearchConfig) -> float | None:
+        """Return what a trial of the search that finished is judged by."""
         finished = self._end is not None and self._end.outcome is Outcome.FINISHED
         if not finished or self.trial.info.origin != "search":
-            return math.inf
-        return best_windowed(self.trial.records(), QUALITY)
+            return None
+        return objective_value(self.trial.records(), config)
 
     def _missing_epochs(self, records: list[EpochRecord]) -> list[EpochRecord]:
         return [record for record in records if tracking.epoch_key(record) not in self._epochs]
@@ -163,7 +175,8 @@ class Mirror:
         self._client: MlflowClient | None = None
         self._parent: Run | None = None
         self._parent_status = ""
-        self._best = math.inf
+        self._config = SearchConfig.model_validate(study.info.search)
+        self._best: float | None = None
         self._last_end_ms = 0
         self._has_quality = False
         self._whole: set[str] = set()
@@ -180,6 +193,10 @@ class Mirror:
         `driving`: the study's driver is at work. Raises one of `tracking.FAILURES` when MLflow
         does not take the data, `InputError` when the experiment was deleted.
         """
+        with _alone(self.study.path / "mlflow.lock"):
+            return self._update(driving)
+
+    def _update(self, driving: bool) -> SyncReport:
         client, parent = self._open()
         report, changed = SyncReport(), []
         for name, stamp in self._changed(driving):
@@ -220,7 +237,7 @@ class Mirror:
             self._last_end_ms = max(finished.values(), default=0)
             self._copies.clear()
             self._stamps.clear()
-            self._best = parent.data.metrics.get(tracking.BEST, math.inf)
+            self._best = parent.data.metrics.get(tracking.best_key(self._config.objective))
             self._has_quality = tracking.has_quality(parent)
             self._parent_status = parent.info.status
             self._parent = parent
@@ -243,15 +260,22 @@ class Mirror:
         return self._copies[name]
 
     def _send_end(self, client: MlflowClient, parent: Run, copy: _TrialCopy, driving: bool) -> None:
-        score = copy.score()
-        if score < self._best:
-            tracking.log_best(client, parent, score, copy.trial.name)
-            self._best = score
+        value = copy.value(self._config)
+        if value is not None and self._is_better(value):
+            tracking.log_best(
+                client, parent, self._config.objective, value, trial_name=copy.trial.name
+            )
+            self._best = value
         copy.send_end(driving=driving)  # last: a trial that is FINISHED is not read again
         self._last_end_ms = max(self._last_end_ms, copy.ended_ms or 0)
         if copy.status == "FINISHED":
             self._whole.add(copy.trial.name)
             del self._copies[copy.trial.name]
+
+    def _is_better(self, value: float) -> bool:
+        if self._best is None:
+            return math.isfinite(value)
+        return value < self._best if self._config.direction == "minimize" else value > self._best
 
     def _send_study(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         quality = None if self._has_quality else self.study.quality()
@@ -265,12 +289,24 @@ class Mirror:
             self._parent_status = status
 
     def _status(self) -> str:
-        """Return the status of a study without a driver: that of its worst trial."""
-        copies = [self._copies.get(name) for name in self._open_names()]
+        """Return the status of a study without a driver: that of its worst trial.
+
+        Repeats do not count: one that was begun may no longer be asked for.
+        """
+        names = [name for name in self._open_names() if re.fullmatch(r"t\d+", name)]
+        copies = [self._copies.get(name) for name in names]
         statuses = {"KILLED" if copy is None else copy.status or "KILLED" for copy in copies}
         if "KILLED" in statuses or not (statuses or self._whole):
             return "KILLED"
         return "FAILED" if statuses else "FINISHED"
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process copies the study: two could each make the same run."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _file_stamp(path: Path) -> tuple[int, int] | None:
@@ -299,11 +335,11 @@ def sync_command(mirror: Mirror) -> str:
     words = ["python", "-m", "search.sync", "--study", mirror.study.path.name]
     if mirror.study.path.parent != Path("runs").absolute():
         words += ["--storage-path", str(mirror.study.path.parent)]
-    if mirror.uri != tracking.resolve_uri(None):
+    if mirror.uri != f"sqlite:///{Path('mlflow.db').absolute()}":
         words += ["--tracking-uri", mirror.uri]
     if mirror.experiment != SearchConfig().experiment:
         words += ["--experiment", mirror.experiment]
-    return shlex.join(words)
+    return typed(words)
 
 
 class Recorder(threading.Thread):
@@ -338,18 +374,21 @@ class Recorder(threading.Thread):
             report = self._attempt(driving=False)
         self._complete = report is not None
 
-    def close(self, timeout_s: float) -> None:
-        """Send what is left, for at most so long, then say what could not be sent."""
+    @property
+    def sync_command(self) -> str:
+        """The command that sends the rest by hand, ready to be typed."""
+        return sync_command(self._mirror)
+
+    def close(self, timeout_s: float) -> bool:
+        """Send what is left, for at most so long; say what could not be sent, return if none."""
         self._closing.set()
         self.join(timeout_s)
         if self._complete:
-            return
+            return True
         epochs = self._mirror.unsent()
         what = f"{epochs} epochs are" if epochs else "how the search ended is"
-        self._say(
-            f"{what} not yet in MLflow at {self._mirror.uri}; to send the rest: "
-            f"{sync_command(self._mirror)}"
-        )
+        self._say(f"{what} not yet in MLflow at {self._mirror.uri}; nothing is lost")
+        return False
 
     def _attempt(self, *, driving: bool) -> SyncReport | None:
         try:

@@ -7,7 +7,7 @@ again goes on where it was; a larger number adds trials to the same study.
 from __future__ import annotations
 
 import argparse
-import shlex
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
-from acgan.command import run_command
+from acgan.command import command_parser, run_command, typed
 from acgan.config import TrainConfig, add_flags
 from acgan.errors import InputError
 from search import estimate, summary
 from search.driver import Driver, missing_repeats, write_end
 from search.plan import DEMO, Plan, make_plan
+from search.progress import Progress
 from search.recorder import Recorder
 from search.searcher import Ledger
 from search.settings import SearchConfig
@@ -33,9 +34,9 @@ RECORDER_TIMEOUT_S = 60.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    typed = shlex.join(["python", "-m", "search.run", *(sys.argv[1:] if argv is None else argv)])
+    again = typed(["python", "-m", "search.run", *(sys.argv[1:] if argv is None else argv)])
     signal.signal(signal.SIGTERM, _interrupt)
-    return run_command(lambda: _search(arguments, typed), resume=f"type: {typed}")
+    return run_command(lambda: _search(arguments, again), resume=f"type: {again}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
@@ -43,11 +44,7 @@ def _interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m search.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("search.run", __doc__)
     parser.add_argument("--config", type=Path, help=f"YAML file (default: {DEMO})")
     parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
     parser.add_argument("--study", help="name of the study (default: the configuration file's)")
@@ -77,10 +74,11 @@ def _duration(text: str) -> float:
     return seconds
 
 
-def _search(arguments: argparse.Namespace, typed: str) -> int:
+def _search(arguments: argparse.Namespace, again: str) -> int:
     plan = make_plan(arguments)
     for warning in plan.data.warnings:
         print(f"warning: {warning}")
+    _check_folder(plan.folder)
     if arguments.dry_run:
         check_same(plan.folder, plan.info)
         _show(plan)
@@ -88,7 +86,14 @@ def _search(arguments: argparse.Namespace, typed: str) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(plan.folder):
         study = open_or_create(plan.folder, plan.info)
-        return _drive(plan, study, typed)
+        return _drive(plan, study, again)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise `InputError` if the study's folder cannot be made or written."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"cannot write in {there}; name another folder with --storage-path")
 
 
 def _show(plan: Plan) -> None:
@@ -112,16 +117,16 @@ def _show(plan: Plan) -> None:
         row = ledger.propose()
         print(f"  {row.name}: {', '.join(f'{k} {v}' for k, v in row.params.items())}")
     asked = plan.search.num_samples
-    hours = estimate.trial_hours(plan.train, len(data.train))
-    needed = estimate.disk(plan.train, len(data.classes)) * asked
+    seconds = estimate.trial_seconds(plan.train, len(data.train))
+    needed = plan.disk(asked)
     print(
-        f"disk: {estimate.gigabytes(needed)}; time: roughly {hours:.2g} h a trial on this "
-        f"machine, {hours * asked:.2g} h for all, one after another"
+        f"disk: {estimate.gigabytes(needed)}; time: roughly {estimate.duration(seconds)} a trial "
+        f"on this machine, {estimate.duration(seconds * asked)} for all, one after another"
     )
     print("nothing was started; to start, type the same without --dry-run")
 
 
-def _drive(plan: Plan, study: Study, typed: str) -> int:
+def _drive(plan: Plan, study: Study, again: str) -> int:
     """Bring a study, which this process has locked, to the trials asked for."""
     if not study.ledger_path.exists() and study.trials():
         raise InputError(
@@ -131,29 +136,45 @@ def _drive(plan: Plan, study: Study, typed: str) -> int:
     ledger = plan.ledger(study.ledger_path)
     _write_missing_ends(study, ledger)
     missing = max(plan.search.num_samples - ledger.ended(), 0)
-    needed = estimate.disk(plan.train, len(plan.data.classes)) * missing
+    needed = plan.disk(missing + 2 * plan.search.repeats)
     estimate.check_disk(plan.folder, needed)
-    recorder = Recorder(study, uri=plan.tracking_uri, experiment=plan.search.experiment, say=print)
+    progress = Progress(
+        asked=plan.search.num_samples, ended=ledger.ended(), epochs=plan.train.epochs
+    )
+    recorder = Recorder(
+        study, uri=plan.tracking_uri, experiment=plan.search.experiment, say=progress.say
+    )
     recorder.start()
+    driver = Driver(plan, study, ledger, progress)
     interrupted = False
     try:
         if missing or missing_repeats(study, plan.search):
             print(f"{plan.folder}: {missing} trials to train, {estimate.gigabytes(needed)} of disk")
-            Driver(plan, study, ledger).run()
+            driver.run()
         else:
             print(f"all {plan.search.num_samples} trials asked for are there")
     except KeyboardInterrupt:
         interrupted = True
     finally:
+        _write_missing_ends(study, ledger)
         _mark_interrupted(study)
-        recorder.close(RECORDER_TIMEOUT_S)
-    return _conclude(plan, study, ledger, typed=typed, interrupted=interrupted)
+        whole = recorder.close(RECORDER_TIMEOUT_S)
+    spent = driver.seconds_left is not None and driver.seconds_left <= 0
+    code = 130 if interrupted else 0 if spent else 1
+    if spent:
+        print(f"the time budget of {plan.time_budget_s:g} s is spent")
+    look = f"to compare the trials in MLflow: {next_step(plan.tracking_uri)}"
+    following = look if whole else f"to send the rest to MLflow: {recorder.sync_command}"
+    return _conclude(plan, study, ledger, again=again, following=following, code_if_missing=code)
 
 
 def _write_missing_ends(study: Study, ledger: Ledger) -> None:
-    """Write the ends that the ledger has and a crash kept from the directories."""
+    """Write the ends that the ledger has and an interruption kept from the directories."""
     for row in ledger.rows():
-        if row.outcome is not None and study.trial(row.name).end() is None:
+        if row.outcome is None:
+            continue
+        end = study.trial(row.name).end()
+        if end is None or end.outcome is not row.outcome:
             write_end(study, row.name, row.outcome, row.reason)
 
 
@@ -163,24 +184,25 @@ def _mark_interrupted(study: Study) -> None:
             write_end(study, trial.name, Outcome.INTERRUPTED, "")
 
 
-def _conclude(plan: Plan, study: Study, ledger: Ledger, *, typed: str, interrupted: bool) -> int:
+def _conclude(
+    plan: Plan, study: Study, ledger: Ledger, *, again: str, following: str, code_if_missing: int
+) -> int:
     """Print the table and what to type next; return the exit code."""
     found = summary.lines(study, plan.search)
-    print(summary.table(found, plan.search))
+    if found:
+        print(summary.table(found, plan.search))
     print(summary.comparison(found, plan.search))
     crashed = [line.trial.name for line in found if line.outcome is Outcome.CRASHED]
-    missing = plan.search.num_samples - ledger.ended()
-    missing_more = len(missing_repeats(study, plan.search))
-    if interrupted or missing > 0 or missing_more:
-        left = f"{max(missing, 0)} of {plan.search.num_samples} trials"
-        left += f" and {missing_more} repeats" if missing_more else ""
-        print(f"still missing: {left}{'; crashed: ' + ', '.join(crashed) if crashed else ''}")
-        print(f"to continue: {typed}")
-        if interrupted:
-            return 130
-        return 0 if plan.time_budget_s is not None and not crashed else 1
-    print(f"to compare the trials in MLflow: {next_step(plan.tracking_uri)}")
-    return 0
+    missing = max(plan.search.num_samples - ledger.ended(), 0)
+    repeats = len(missing_repeats(study, plan.search))
+    if not missing and not repeats:
+        print(following)
+        return 0
+    left = f"{missing} of {plan.search.num_samples} trials"
+    left += f" and {repeats} repeats" if repeats else ""
+    print(f"still missing: {left}{'; crashed: ' + ', '.join(crashed) if crashed else ''}")
+    print(f"to continue: {again}")
+    return 1 if crashed and code_if_missing == 0 else code_if_missing
 
 
 if __name__ == "__main__":

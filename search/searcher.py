@@ -94,12 +94,6 @@ class Ledger:
         """Return how many trials have ended so that they count as asked for."""
         return sum(row.outcome is not None for row in self.rows())
 
-    def best(self) -> Row | None:
-        """Return the finished trial with the best value; None while there is none."""
-        finished = [_row(t) for t in self._trials() if t.state is TrialState.COMPLETE]
-        sign = 1 if self._config.direction == "minimize" else -1
-        return min(finished, key=lambda row: sign * (row.value or 0.0), default=None)
-
     def propose(self) -> Row:
         """Add the next trial: the baseline first, then points that no other trial has.
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from acgan.config import Section
 from acgan.records import QUALITY
+
+MORE_IS_BETTER = (
+    "train/acc_class",
+    "val/acc_class",
+    "val/diversity",
+    "perf/images_per_s",
+)
 
 
 class SearchConfig(Section):
     """How trials are proposed, stopped and placed; one flag of `search.run` for each field."""
 
     objective: str = Field(QUALITY, description="recorded metric; a trial's best windowed value")
-    direction: Literal["minimize", "maximize"] = Field("minimize", description="of the objective")
+    direction: Literal["minimize", "maximize"] = Field(
+        "minimize", description="of the objective; unset: maximize where more is better"
+    )
     sampler: Literal["tpe", "gp", "random", "qmc"] = Field(
         "tpe", description="tpe, gp, random, qmc"
     )
@@ -42,6 +51,14 @@ class SearchConfig(Section):
     )
     max_retries: int = Field(3, ge=0, description="restarts of a crashed trial in one start")
     experiment: str = Field("acgan-search", min_length=1, description="MLflow experiment")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fitting_direction(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("direction") is None:
+            more = values.get("objective") in MORE_IS_BETTER
+            return {**values, "direction": "maximize" if more else "minimize"}
+        return values
 
 
 PLACEMENT = {

@@ -173,11 +173,6 @@ def baseline(space: Space, config: TrainConfig) -> dict[str, Value]:
     return values
 
 
-def apply(config: TrainConfig, params: Mapping[str, Value]) -> TrainConfig:
-    """Return the configuration with a point of the space in place of its own values."""
-    return validate(TrainConfig, "space", config.model_dump() | dict(params))
-
-
 def check_size(space: Space, num_samples: int) -> None:
     """Raise `InputError` if the space has fewer points than trials are asked for.
 

@@ -184,6 +184,36 @@ class TrialStopper(Stopper):
         return {}  # Tune pickles its parts beside the trials; nothing reads them
 
 
+class RepeatStopper(Stopper):
+    """Ends repeats, which are compared with nothing: at the last epoch, or where they diverged.
+
+    `on_end` is called once with each name and decision.
+    """
+
+    def __init__(self, *, epochs: int, on_end: Callable[[str, Decision], None]) -> None:
+        self._epochs, self._on_end = epochs, on_end
+        self._over: set[str] = set()
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Return whether Tune ends the trial now, before its last epoch."""
+        record = _record(result)
+        decision = Decision(Outcome.FINISHED) if record.epoch >= self._epochs else GO_ON
+        if reason := diverged([record]):
+            decision = Decision(Outcome.DIVERGED, reason)
+        if decision.outcome is None or result["trial"] in self._over:
+            return False
+        self._over.add(result["trial"])
+        self._on_end(result["trial"], decision)
+        return decision.outcome is not Outcome.FINISHED
+
+    def stop_all(self) -> bool:
+        """Return False: one trial's end never ends the others."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its parts beside the trials; nothing reads them
+
+
 def _record(result: Mapping[str, Any]) -> EpochRecord:
     metrics = {name: value for name, value in result.items() if "/" in name}
     return EpochRecord(

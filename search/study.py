@@ -241,21 +241,32 @@ def open_study(path: Path) -> Study:
 def open_or_create(path: Path, wanted: StudyInfo) -> Study:
     """Open the study at `path`, or create it as `wanted`; refuse one that differs.
 
-    The `InputError` names each difference as `key: there → wanted`.
+    The `InputError` names each difference as `key: there → wanted`. A study that has no trial
+    yet, because its first start was given up, is no reason to refuse: it begins anew.
     """
-    if not (path / "study.json").exists():
-        path.mkdir(parents=True, exist_ok=True)
-        write(path / "study.json", wanted)
-        return Study(path, wanted)
-    check_same(path, wanted)
-    return open_study(path)
+    if _has_trials(path):
+        check_same(path, wanted)
+        return open_study(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for name in ("optuna.jsonl", "scorer.safetensors", "quality.json"):
+        (path / name).unlink(missing_ok=True)
+    write(path / "study.json", wanted)
+    return Study(path, wanted)
+
+
+def _has_trials(path: Path) -> bool:
+    return any(path.glob("t[0-9]*/trial.json"))
 
 
 def check_same(path: Path, wanted: StudyInfo) -> None:
     """Raise `InputError` if there is a study at `path` that differs from `wanted`."""
-    if not (path / "study.json").exists():
+    if not _has_trials(path):
         return
     different = differences(_identity(open_study(path).info), _identity(wanted))
+    different = [
+        "other images, or packed otherwise" if line.startswith("fingerprint:") else line
+        for line in different
+    ]
     if different:
         raise InputError(
             f"study {wanted.name!r} exists with another configuration ({'; '.join(different)}); "
@@ -348,7 +359,7 @@ def _refuse_if_held(path: Path, free: bool) -> None:
     if holder.host == socket.gethostname():
         held = not free and _alive(holder.pid)
     else:
-        held = time.time() - holder.heartbeat < STALE_AFTER_S
+        held = not free or time.time() - holder.heartbeat < STALE_AFTER_S
     if held:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +52,10 @@ def table(found: Sequence[Line], config: SearchConfig) -> str:
     rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
     for line in found:
         params = [_short(line.trial.info.params[name]) for name in names]
-        value = f"{line.value:.4g}{' *' if chosen is line else ''}"
+        value = "-" if not line.epochs else f"{line.value:.4g}{' *' if chosen is line else ''}"
         outcome = str(line.outcome or "open") + (f": {line.reason}" if line.reason else "")
+        if line.trial.info.repeats:
+            outcome += f", repeat of {line.trial.info.repeats}"
         rows.append([line.trial.name, *params, str(line.epochs), value, outcome])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
@@ -92,12 +95,22 @@ def comparison(found: Sequence[Line], config: SearchConfig) -> str:
     head += f"; the baseline t0000 has {baseline.value:.4g}"
     ours, theirs = (_repeated(found, line.trial.name) for line in (chosen, baseline))
     if min(len(ours), len(theirs)) < 2:
-        return f"{head} (one seed each and the best picked: --repeats 3 measures the difference)"
-    return f"{head}. {_verdict(ours, theirs, config)}"
+        seeds = "one repeat is too few to tell" if ours or theirs else "one seed each"
+        return f"{head} ({seeds}, and the best was picked: --repeats 3 measures the difference)"
+    finite = [[value for value in values if math.isfinite(value)] for values in (ours, theirs)]
+    if min(map(len, finite)) < 2:
+        return f"{head}. Over fresh seeds: too few have a finite value to compare"
+    lost = len(ours) + len(theirs) - sum(map(len, finite))
+    note = f" ({lost} without a finite value left out)" if lost else ""
+    return f"{head}. {_verdict(finite[0], finite[1], config)}{note}"
 
 
 def _repeated(found: Sequence[Line], name: str) -> list[float]:
-    return [line.value for line in found if line.trial.info.repeats == name and line.finished]
+    return [
+        line.value
+        for line in found
+        if line.trial.info.repeats == name and line.outcome and line.outcome.counts
+    ]
 
 
 def _verdict(ours: Sequence[float], theirs: Sequence[float], config: SearchConfig) -> str:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from acgan.command import run_command
+from acgan.command import command_parser, run_command
 from search import tracking
 from search.recorder import sync_study
 from search.settings import SearchConfig
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m search.sync", description=__doc__)
+    parser = command_parser("search.sync", __doc__)
     parser.add_argument("--study", required=True, metavar="NAME", help="name of the study")
     parser.add_argument("--storage-path", default="runs", metavar="DIR", help="default: runs")
     parser.add_argument(

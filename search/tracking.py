@@ -39,6 +39,7 @@ from mlflow.store.entities import PagedList
 from PIL import Image
 from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 
+from acgan.command import typed
 from acgan.errors import InputError
 from acgan.records import QUALITY, EpochRecord
 from search.study import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd
@@ -46,7 +47,6 @@ from search.study import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd
 warnings.filterwarnings("ignore", category=SADeprecationWarning)
 
 METRICS_A_CALL = 1000  # MLflow's limit
-BEST = "best/fd_cnn"
 SAMPLES = "samples"
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 
@@ -78,21 +78,25 @@ def resolve_uri(uri: str | None) -> str:
         return named.rstrip("/")
     path = named.removeprefix("sqlite:///")
     if path == named or path in ("", ":memory:"):
+        origin = "--tracking-uri" if uri else "MLFLOW_TRACKING_URI"
         raise InputError(
-            f"--tracking-uri {named} is no place for MLflow; give sqlite:///FILE.db "
+            f"{origin} {named} is no place for MLflow; give sqlite:///FILE.db "
             "or the address of a server, for example http://127.0.0.1:5000"
         )
     return f"sqlite:///{Path(path).expanduser().absolute()}"
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's message as one line of at most 200 characters."""
-    return textwrap.shorten(str(error), 200, placeholder=" …")
+    """Return the message of an error's first cause as one line of at most 200 characters."""
+    first: BaseException = error
+    while (before := first.__cause__ or first.__context__) is not None:
+        first = before
+    return textwrap.shorten(str(first), 200, placeholder=" …")
 
 
 def next_step(uri: str) -> str:
     """Return the command or address that shows what is in MLflow."""
-    return f"mlflow ui --backend-store-uri {uri}" if _sqlite_file(uri) else uri
+    return typed(["mlflow", "ui", "--backend-store-uri", uri]) if _sqlite_file(uri) else uri
 
 
 def _sqlite_file(uri: str) -> Path | None:
@@ -195,7 +199,7 @@ def _describe_parent(client: MlflowClient, run_id: str, info: StudyInfo) -> None
     client.log_text(run_id, _environment(), "environment.txt")
     data = Dataset(
         name=info.data_name,
-        digest=info.fingerprint[:36],  # as long as MLflow takes; the tag below has all of it
+        digest=info.fingerprint[:36],  # as long as MLflow takes; the source has all of it
         source_type="fingerprint",
         source=json.dumps({"sha256": info.fingerprint}),
         profile=json.dumps({"classes": info.classes}),
@@ -245,10 +249,17 @@ def log_quality(client: MlflowClient, parent: Run, quality: Quality) -> None:
     client.log_batch(parent.info.run_id, metrics=metrics, synchronous=True)
 
 
-def log_best(client: MlflowClient, parent: Run, value: float, trial_name: str) -> None:
-    """Write the study's best score so far and whose it is."""
+def best_key(objective: str) -> str:
+    """Return the name of the study's best value: `best/fd_cnn` for `val/fd_cnn`."""
+    return f"best/{objective.rpartition('/')[2]}"
+
+
+def log_best(
+    client: MlflowClient, parent: Run, objective: str, value: float, *, trial_name: str
+) -> None:
+    """Write the study's best value so far and whose it is."""
     # The time is now's: of two values at one step MLflow shows the later one.
-    metric = Metric(BEST, value, milliseconds(time.time()), step=0)
+    metric = Metric(best_key(objective), value, milliseconds(time.time()), step=0)
     tag = RunTag("best_trial", trial_name)
     client.log_batch(parent.info.run_id, metrics=[metric], tags=[tag], synchronous=True)
 
@@ -335,13 +346,19 @@ def logged_samples(client: MlflowClient, run_id: str) -> set[int]:
     return {int(match[1]) for match in map(_THUMBNAIL.fullmatch, names) if match}
 
 
-def log_samples(client: MlflowClient, run_id: str, path: Path, record: EpochRecord) -> None:
+def read_samples(path: Path) -> Image.Image:
+    """Read a sample grid; `ValueError` for a file that is no image."""
+    try:
+        with Image.open(path) as image:
+            return image.copy()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is no image that can be read") from error
+
+
+def log_samples(client: MlflowClient, run_id: str, image: Image.Image, record: EpochRecord) -> None:
     """Write an epoch's sample grid, pixel for pixel, where the UI's step slider finds it."""
     step, timestamp = epoch_key(record)
-    with Image.open(path) as image:
-        client.log_image(
-            run_id, image, key=SAMPLES, step=step, timestamp=timestamp, synchronous=True
-        )
+    client.log_image(run_id, image, key=SAMPLES, step=step, timestamp=timestamp, synchronous=True)
 
 
 def status_of(end: TrialEnd | None, *, driving: bool) -> str:

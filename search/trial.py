@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
+import itertools
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from acgan.config import TrainConfig, validate
@@ -18,12 +19,10 @@ from acgan.errors import InputError
 from acgan.evaluate import Evaluation, Scorer, cached_scorer
 from acgan.files import replace_bytes
 from acgan.records import EpochRecord
-from acgan.rundir import NotOwnerError, RunDir
+from acgan.rundir import RunDir
 from acgan.step import Training
-from acgan.train import default_device, train
+from acgan.train import train
 from search.study import Quality, Study, StudyInfo, TrialInfo, open_study, write
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,12 @@ class Task:
     study: Path
     uuid: str
     source: str
+    gpu: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where trials compute: a GPU only where Ray set one aside for them."""
+        return torch.device("cuda" if self.gpu else "cpu")
 
 
 def run_trial(params: dict[str, Any], *, task: Task) -> None:
@@ -42,15 +47,19 @@ def run_trial(params: dict[str, Any], *, task: Task) -> None:
     """
     study = same_study(task)
     trial = study.trial(params["trial"])
-    if records := trial.records():
-        _report(trial.name, records[-1])
     config = trial_config(study.info, trial.info)
     data = same_data(task, config)
-    try:
-        for record in train(config, data, RunDir(trial.path), scorer=study.scorer_path):
+    run = RunDir(trial.path)
+    reported = 0
+    before = trial.records()[-1:]
+    trained = train(config, data, run, scorer=study.scorer_path, device=task.device)
+    for record in itertools.chain(before, trained):
+        _report(trial.name, record)
+        reported = record.epoch
+    # A crash may have come between the last epoch's state and its line.
+    for record in trial.records()[-1:]:
+        if record.epoch > reported:
             _report(trial.name, record)
-    except NotOwnerError as error:
-        log.warning("%s: this process ends without writing", error)
 
 
 def _report(name: str, record: EpochRecord) -> None:
@@ -100,7 +109,7 @@ def prepare_scoring(task: Task) -> None:
     study = same_study(task)
     config = validate(TrainConfig, "train", study.info.train)
     data = same_data(task, config)
-    device = default_device()
+    device = task.device
     if not study.scorer_path.exists():
         replace_bytes(study.scorer_path, cached_scorer(data, config, device).read_bytes())
     classes = len(data.classes)

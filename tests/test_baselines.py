@@ -18,7 +18,7 @@ from search.stopping import GO_ON, decide
 
 def assert_never_stopped(records: Sequence[EpochRecord], grace: int) -> None:
     for count in range(1, len(records) + 1):
-        assert decide(records[:count], SearchConfig(), grace) == GO_ON
+        assert decide(records[:count], SearchConfig(patience=1), grace) == GO_ON
 
 
 def test_the_demos_baseline_halves_its_score_and_is_never_stopped(

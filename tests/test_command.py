@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from acgan.command import run_command
+from acgan.command import command_parser, run_command, typed
 from acgan.errors import InputError
 
 
@@ -32,3 +35,25 @@ def test_ctrl_c_says_what_continues_and_has_exit_code_130(
 def test_any_other_error_is_not_caught(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)):
         run_command(lambda: raising(error), resume="")
+
+
+def test_a_program_of_an_environment_that_is_not_activated_is_shown_by_its_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "env" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert typed(["python", "-m", "x", "a b"]) == "env/bin/python -m x 'a b'"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert typed(["python", "-m", "x"]) == "python -m x"
+    assert typed(["mlflow", "ui"]) == "mlflow ui"
+
+
+def test_flags_must_be_typed_in_full() -> None:
+    parser = command_parser("x", "y")
+    parser.add_argument("--samples-every")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--samples", "4"])

@@ -14,6 +14,7 @@ from acgan.errors import InputError
 from acgan.labels import read_table
 
 MINI = Path(__file__).parents[2] / "shared" / "data" / "covidx-mini"
+needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason="no covidx-mini images here")
 CLASSES = ("COVID-19", "normal", "pneumonia")
 
 
@@ -135,7 +136,7 @@ def test_near_duplicates_across_train_and_test_are_a_warning(folder: Folder) -> 
     twin = folder.add("train", "x", "x.png")
     Image.open(folder.root / "test" / "normal0.png").resize((96, 96)).save(twin)
     curated = folder.curate()
-    assert any("share near-duplicate images (1 pairs" in text for text in curated.warnings)
+    assert any("share near-duplicate images (1 pair " in text for text in curated.warnings)
     assert folder.uses()["train/x.png"] != Use.DUPLICATE
 
 
@@ -173,7 +174,7 @@ def test_the_command_ends_with_what_to_type_next(
     assert main([str(folder.root)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     expected = "next: python -m search.run --config configs/covidx.yaml --data "
-    assert last == expected + str(folder.root)
+    assert last == f"{expected}{folder.root} --num-samples 32 --dry-run"
 
 
 def test_the_command_refuses_a_bad_folder_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_the_command_refuses_a_bad_folder_in_one_line_with_exit_code_2(tmp_path:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(not MINI.is_dir(), reason="no covidx-mini images here")
+@needs_mini
 def test_real_x_rays_have_the_pairs_that_were_seen_to_be_one_image_and_no_others() -> None:
     table = read_table(MINI)
     facts = [fact for fact, _ in examine_all(image_paths(table), image_size=16)]
@@ -200,3 +201,12 @@ def test_real_x_rays_have_the_pairs_that_were_seen_to_be_one_image_and_no_others
     assert [names[index] for index in curated.notes] == ["00002658_002"]
     assert len(curated.indices(Use.TEST)) == 178
     assert len(curated.indices(Use.TRAIN)) + len(curated.indices(Use.VALIDATION)) == 823
+
+
+@needs_mini
+def test_a_class_from_other_hospitals_than_the_others_is_a_warning() -> None:
+    table = read_table(MINI)
+    facts = [fact for fact, _ in examine_all(image_paths(table), image_size=16)]
+    warnings = curate(table, facts, split_seed=0, val_fraction=None).warnings
+    assert any("COVID-19 and the other classes have 2% of their sources" in w for w in warnings)
+    assert not any(w.startswith(("normal and", "pneumonia and")) for w in warnings)

@@ -36,8 +36,15 @@ def test_too_little_disk_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_time_grows_with_the_work() -> None:
-    small, large = (estimate.trial_hours(TrainConfig(epochs=n), 1000) for n in (1, 100))
+    small, large = (estimate.trial_seconds(TrainConfig(epochs=n), 1000) for n in (1, 100))
     assert 0 < small < large
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(25, "25 s"), (1500, "25 min"), (9000, "2 h"), (1e6, "12 days")]
+)
+def test_times_are_shown_in_a_fitting_unit(seconds: float, text: str) -> None:
+    assert estimate.duration(seconds) == text
 
 
 def test_bytes_are_shown_in_a_fitting_unit() -> None:

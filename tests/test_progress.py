@@ -17,16 +17,24 @@ def show(out: io.StringIO) -> Progress:
     return Progress(asked=3, ended=1, epochs=9, out=out, clock=lambda: float(next(ticks)))
 
 
-def test_plain_output_has_a_line_where_a_trial_begins_and_one_where_it_ends() -> None:
+def test_plain_output_has_a_line_where_a_trial_begins_at_times_and_where_it_ends() -> None:
     out = io.StringIO()
     progress = show(out)
+    for epoch in range(1, 7):
+        progress.epoch("t0001", epoch, 6.0 - epoch)
+    progress.ended("t0001", Decision(Outcome.PRUNED, "behind"), 0.5)
+    progress.epoch("t0001", 6, 4.0)  # Tune says the last epoch twice
+    assert out.getvalue().splitlines()[:2] == ["t0001 epoch 1 of 9: 5", "t0001 epoch 5 of 9: 1"]
+    (end,) = out.getvalue().splitlines()[2:]
+    assert end.startswith("t0001 pruned: behind: 0.5 after 6 epochs; 2 of 3 ended")
+
+
+def test_what_another_thread_says_does_not_spoil_the_live_part() -> None:
+    out = Terminal()
+    progress = show(out)
     progress.epoch("t0001", 1, 5.0)
-    progress.epoch("t0001", 2, 4.0)
-    progress.ended("t0001", Decision(Outcome.PRUNED, "behind"))
-    progress.epoch("t0001", 2, 4.0)  # Tune says the last epoch twice
-    first, second = out.getvalue().splitlines()
-    assert first == "t0001 trains (epoch 1 of 9 done)"
-    assert second.startswith("t0001 pruned: behind (epoch 2, 4); 2 of 3 ended")
+    progress.say("MLflow is away")
+    assert out.getvalue().endswith("\x1b[1F\x1b[JMLflow is away\n  t0001  epoch 1/9  5\n")
 
 
 def test_a_terminal_shows_the_trials_under_way_below_the_lines_that_stay() -> None:

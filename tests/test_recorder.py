@@ -259,9 +259,9 @@ def test_nothing_is_lost_while_the_server_is_away(study: Study, server: Server) 
     server.stop()
     studies.write_epochs(trial, [5, 6])
     studies.write_end(trial, Outcome.FINISHED)
-    follower.close(60)
+    assert not follower.close(60)
     assert said[-1].startswith("2 epochs are not yet in MLflow")
-    assert said[-1].endswith(f"--tracking-uri {server.uri} --experiment chests")
+    assert follower.sync_command.endswith(f"--tracking-uri {server.uri} --experiment chests")
 
 
 def test_a_server_that_is_never_there_holds_nothing_up(study: Study, server: Server) -> None:

@@ -173,18 +173,6 @@ def test_an_end_that_was_cut_short_is_no_end(path: Path) -> None:
     assert open_ledger(path).open_rows() == [row]
 
 
-@pytest.mark.parametrize(("direction", "number"), [("minimize", 1), ("maximize", 2)])
-def test_the_best_trial_is_the_best_of_the_finished(direction: str, number: int) -> None:
-    ledger = open_ledger(None, direction=direction)
-    assert ledger.best() is None
-    outcomes = [Outcome.FINISHED] * 3 + [Outcome.COLLAPSED] * 2
-    for outcome, value in zip(outcomes, [2.0, 1.0, 3.0, 0.0, 9.0], strict=True):
-        ledger.tell(ledger.propose().number, outcome, value=value)
-    best = ledger.best()
-    assert best is not None
-    assert best.number == number
-
-
 def test_a_torn_last_line_is_cut_wherever_it_is_torn(path: Path) -> None:
     ledger = open_ledger(path)
     ledger.tell(ledger.propose().number, Outcome.FINISHED, value=1.0)

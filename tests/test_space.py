@@ -7,7 +7,7 @@ import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from acgan.config import TrainConfig
+from acgan.config import TrainConfig, validate
 from acgan.errors import InputError
 from search import space
 
@@ -105,7 +105,7 @@ def test_every_drawn_point_is_a_valid_configuration_that_differs_only_in_the_spa
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
         params = study.ask(space.distributions(found)).params
-        config = space.apply(BASELINE, params)
+        config = validate(TrainConfig, "train", BASELINE.model_dump() | params)
         assert config.model_dump() == BASELINE.model_dump() | params
         assert all(params[name] in dimension for name, dimension in found.items())
 

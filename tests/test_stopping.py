@@ -334,7 +334,7 @@ def test_nothing_of_the_stopper_is_pickled(path: Path) -> None:
 
 
 def test_pruning_saves_epochs_and_seldom_loses_the_best() -> None:
-    # 32 trials of 10 epochs as in the demo, grace 6; noisy curves that cross.
+    # 32 trials of 10 epochs, grace 6; noisy curves that cross.
     saved, lost = [], 0
     for seed in range(10):
         rng = np.random.default_rng(seed)
@@ -342,15 +342,14 @@ def test_pruning_saves_epochs_and_seldom_loses_the_best() -> None:
         curves = [_curve(rng, 10) for _ in range(32)]
         given = [driver.run(number, curve) for number, curve in enumerate(curves)]
         saved.append(1 - sum(given) / 320)
-        best = driver.ledger.best()
-        assert best is not None
-        assert best.value is not None
+        ended = [row for row in driver.ledger.rows() if row.outcome is Outcome.FINISHED]
+        best = min(row.value for row in ended if row.value is not None)
         config = SearchConfig()
         finals = [
             objective_value(records_of(10, val__fd_cnn=lambda e, c=c: c[e - 1]), config)  # type: ignore[misc]
             for c in curves
         ]
-        lost += best.value > min(finals)
+        lost += best > min(finals)
     assert 0.2 < float(np.mean(saved)) < 0.3
     assert lost <= 2
 

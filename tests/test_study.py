@@ -23,6 +23,7 @@ from search.study import (
     STALE_AFTER_S,
     Outcome,
     Quality,
+    Study,
     StudyInfo,
     TrialEnd,
     check_same,
@@ -56,6 +57,13 @@ def info(**changes: Any) -> StudyInfo:
         "fingerprint": "f" * 64,
     }
     return StudyInfo(**(values | changes))
+
+
+def begun(path: Path) -> Study:
+    """Create a study with one trial: one without may still become another."""
+    study = open_or_create(path, info())
+    write_trial(study, 0)
+    return study
 
 
 @pytest.mark.parametrize(
@@ -114,8 +122,20 @@ def test_a_study_is_opened_as_it_was_created(tmp_path: Path) -> None:
     created = open_or_create(tmp_path / "new" / "demo", wanted)
     assert created.info == wanted
     assert open_study(created.path) == created
+    write_trial(created, 0)
     again = open_or_create(created.path, info())
     assert again.info.uuid == wanted.uuid
+
+
+def test_a_study_without_a_trial_becomes_what_is_wanted_next(tmp_path: Path) -> None:
+    given_up = open_or_create(tmp_path, info())
+    given_up.scorer_path.write_text("of other images")
+    given_up.ledger_path.write_text("of another space")
+    wanted = info(train=TrainConfig(epochs=5).model_dump())
+    check_same(tmp_path, wanted)
+    assert open_or_create(tmp_path, wanted).info == wanted
+    assert not given_up.scorer_path.exists()
+    assert not given_up.ledger_path.exists()
 
 
 def test_a_study_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -128,6 +148,7 @@ def test_a_study_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_a_damaged_study_is_refused(tmp_path: Path, content: str) -> None:
+    begun(tmp_path)
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(InputError, match=r"study\.json is damaged"):
         open_or_create(tmp_path, info())
@@ -155,14 +176,14 @@ def test_a_study_in_another_format_is_refused_naming_who_wrote_it(
             {"search": identity(SearchConfig(objective="val/g_loss", sampler="gp"))},
             "search.objective: val/fd_cnn → val/g_loss; search.sampler: tpe → gp",
         ),
-        ({"fingerprint": "0" * 64}, f"fingerprint: {'f' * 64} → {'0' * 64}"),
+        ({"fingerprint": "0" * 64}, "other images, or packed otherwise"),
         ({"classes": ("a", "b")}, "classes: ['COVID-19', 'normal', 'pneumonia'] → ['a', 'b']"),
     ],
 )
 def test_another_study_under_the_same_name_is_refused_naming_each_difference(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    there = open_or_create(tmp_path, info())
+    there = begun(tmp_path)
     for opening in (open_or_create, check_same):
         with pytest.raises(InputError) as caught:
             opening(tmp_path, info(**changes))
@@ -182,7 +203,7 @@ def test_another_study_under_the_same_name_is_refused_naming_each_difference(
     ],
 )
 def test_what_does_not_identify_a_study_may_change(tmp_path: Path, changes: dict[str, Any]) -> None:
-    there = open_or_create(tmp_path, info())
+    there = begun(tmp_path)
     assert open_or_create(tmp_path, info(**changes)).info == there.info
 
 

@@ -51,6 +51,21 @@ def test_the_best_trial_is_a_finished_one_of_the_search(study: Study) -> None:
     assert (best.trial.name, best.value) == ("t0001", 4)
 
 
+def test_the_best_trial_can_be_the_largest(study: Study) -> None:
+    config = SearchConfig(direction="maximize")
+    best = summary.best(summary.lines(study, config), config)
+    assert best is not None
+    assert (best.trial.name, best.value) == ("t0000", 9)
+
+
+def test_repeats_without_a_finite_score_are_left_out_and_counted(study: Study) -> None:
+    for k, values in enumerate(([4.0], [4.1], [float("inf")]), start=1):
+        add(study, f"t0001r{k}", values, Outcome.FINISHED, repeats="t0001")
+        add(study, f"t0000r{k}", [9.0 + k], Outcome.FINISHED, repeats="t0000")
+    text = summary.comparison(summary.lines(study, CONFIG), CONFIG)
+    assert text.endswith("better than the baseline (1 without a finite value left out)")
+
+
 def test_the_table_marks_the_best_and_says_why_each_trial_ended(study: Study) -> None:
     head, *rows = summary.table(summary.lines(study, CONFIG), CONFIG).splitlines()
     assert head.split() == ["trial", "learning_rate", "epochs", "best", "val/fd_cnn", "outcome"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from acgan.command import typed
 from search.sync import main
 from tests import studies
 from tests.mlflow_server import Server
@@ -21,7 +22,7 @@ def test_it_sends_a_study_and_says_what_to_type_next(
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
         "study demo: sent 2 new runs, 6 epochs and 6 sample images; all else was there",
-        f"to look at it: mlflow ui --backend-store-uri {uri}",
+        f"to look at it: {typed(['mlflow', 'ui', '--backend-store-uri', uri])}",
     ]
     assert main(words) == 0
     assert "sent 0 new runs, 0 epochs and 0 sample images" in capsys.readouterr().out

@@ -61,7 +61,9 @@ def test_what_is_no_database_and_no_server_is_refused(uri: str) -> None:
 
 
 def test_the_next_step_is_a_command_for_a_file_and_the_address_of_a_server() -> None:
-    assert tracking.next_step("sqlite:////a.db") == "mlflow ui --backend-store-uri sqlite:////a.db"
+    assert tracking.next_step("sqlite:////a.db").endswith(
+        "mlflow ui --backend-store-uri sqlite:////a.db"
+    )
     assert tracking.next_step("http://there:5000") == "http://there:5000"
 
 

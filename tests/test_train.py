@@ -396,6 +396,8 @@ def test_a_run_that_diverges_says_so_and_fails(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "--learning-rate", "1e30"]) == 1
-    assert "are not finite: the run diverged" in capsys.readouterr().out
+    assert "are not finite: it diverged" in capsys.readouterr().err
+    assert main([*command, "--learning-rate", "1e30"]) == 1
+    assert "diverged; name another folder" in capsys.readouterr().err
     restored = RunDir(tmp_path / "runs/tiny-single").restore()
     assert restored is not None
