@@ -23,8 +23,8 @@ class EpochRecord(BaseModel):
 
     `metrics` are named `group/name`; a value that is not finite is written as "NaN" or
     "Infinity". `time` is the end of the epoch in seconds since 1970. `samples` is the sample
-    grid's path inside the run directory. `young` marks the grace period (`grace_epochs`), in
-    which a run is not judged.
+    grid's path inside the run directory, `weights` the SHA-256 of the epoch's weights file.
+    `young` marks the grace period (`grace_epochs`), in which a run is not judged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -33,6 +33,7 @@ class EpochRecord(BaseModel):
     time: float
     metrics: dict[str, float]
     samples: str | None = None
+    weights: str | None = None
     young: bool = False
 
 

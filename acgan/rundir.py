@@ -206,10 +206,11 @@ class RunDir:
         replace_bytes(path, png)
         return str(path.relative_to(self.path))
 
-    def write_weights(self, epoch: int, content: bytes) -> None:
-        """Write an epoch's generator; `prune_weights` decides whether it stays."""
+    def write_weights(self, epoch: int, content: bytes) -> str:
+        """Write an epoch's generator, return its SHA-256; `prune_weights` decides on its stay."""
         self.check_owner()
         replace_bytes(self.weights_path(epoch), content)
+        return hashlib.sha256(content).hexdigest()
 
     def commit(self, record: EpochRecord, state: Mapping[str, Tensor] | None) -> None:
         """Commit an epoch: replace the state (None: only the record is due), add the record.

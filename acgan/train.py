@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,14 @@ def train(
         samples = None
         if epoch == config.epochs or epoch % config.samples_every == 0:
             samples = run.write_samples(epoch, evaluation.sample_grid(training.generator))
+        weights = run.write_weights(epoch, generator_bytes(training, data.classes, run, epoch))
         record = EpochRecord(
-            epoch=epoch, time=time.time(), metrics=metrics, samples=samples, young=epoch <= grace
+            epoch=epoch,
+            time=time.time(),
+            metrics=metrics,
+            samples=samples,
+            weights=weights,
+            young=epoch <= grace,
         )
         record.metrics["best/fd_cnn"] = best_windowed([*records, record], QUALITY)
         records.append(record)
@@ -96,17 +103,16 @@ def _restore(run: RunDir, training: Training) -> list[EpochRecord]:
 
 def _commit(run: RunDir, training: Training, records: list[EpochRecord]) -> None:
     config, epoch = training.config, records[-1].epoch
-    run.write_weights(epoch, generator_bytes(training, run, epoch))
     due = epoch == config.epochs or epoch % config.state_every == 0
     run.commit(records[-1], training.tensors() if due else None)
     run.prune_weights(records)
 
 
-def generator_bytes(training: Training, run: RunDir, epoch: int) -> bytes:
+def generator_bytes(training: Training, classes: Sequence[str], run: RunDir, epoch: int) -> bytes:
     """Return the generator as a safetensors file that says how to rebuild it."""
     metadata = {
         "config": training.config.model_dump_json(),
-        "classes": str(training.classes),
+        "classes": json.dumps(list(classes)),
         "run": run.path.name,
         "epoch": str(epoch),
     }

@@ -25,7 +25,7 @@ from search.progress import Progress
 from search.recorder import Recorder
 from search.searcher import Ledger
 from search.settings import SearchConfig
-from search.study import Outcome, Study, check_same, driver_lock, open_or_create
+from search.study import ImagesAt, Outcome, Study, check_same, driver_lock, open_or_create, write
 from search.tracking import next_step
 
 RECORDER_TIMEOUT_S = 60.0
@@ -86,6 +86,7 @@ def _search(arguments: argparse.Namespace, again: str) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(plan.folder):
         study = open_or_create(plan.folder, plan.info)
+        write(study.path / "images.json", ImagesAt(source=plan.source))
         return _drive(plan, study, again)
 
 

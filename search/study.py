@@ -2,6 +2,7 @@
 
 runs/<study>/study.json             what the study is, written once
              quality.json           floor, untrained value, the scoring CNN's accuracy
+             images.json            where the images were when it was last driven
              optuna.jsonl           the ledger of proposals
              lock.json              the driver at work
              t0007/trial.json       one trial: its number and parameters
@@ -93,6 +94,12 @@ class Quality(_File):
     floor: float
     untrained: float
     classifier_accuracy: float
+
+
+class ImagesAt(_File):
+    """`images.json`: where the images were. Not what the study is; that is their fingerprint."""
+
+    source: str
 
 
 class StudyInfo(_File):
@@ -198,6 +205,11 @@ class Study:
             if info is not None:
                 found.append(Trial(path, info))
         return found
+
+    def source(self) -> str | None:
+        """Return where the images were when the study was last driven."""
+        found = _read(ImagesAt, self.path / "images.json")
+        return None if found is None else found.source
 
     def quality(self) -> Quality | None:
         """Return what the quality score means here; None before the scoring CNN is trained."""

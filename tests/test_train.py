@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -281,11 +283,19 @@ def test_the_weights_file_alone_rebuilds_the_generator(straight: Path, scorer: P
     assert (metadata["run"], metadata["epoch"]) == ("run", "5")
     config = TrainConfig.model_validate_json(metadata["config"])
     assert config == CONFIG
-    generator = Generator(config.model_copy(update={"seed": 5}), int(metadata["classes"]))
+    classes = json.loads(metadata["classes"])
+    assert classes == list(DATA.classes)
+    generator = Generator(config.model_copy(update={"seed": 5}), len(classes))
     generator.load_state_dict(load_file(path))
     judge = Scorer.load(scorer, classes=3, image_size=16, device=CPU)
     picture = Evaluation(DATA, CONFIG, judge, CPU).sample_grid(generator)
     assert picture == (straight / "samples/epoch-0005.png").read_bytes()
+
+
+def test_a_record_names_its_weights_by_their_hash(straight: Path) -> None:
+    record = read_records(straight / "epochs.jsonl")[4]
+    content = RunDir(straight).weights_path(5).read_bytes()
+    assert record.weights == hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture(scope="module")
