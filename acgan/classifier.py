@@ -7,6 +7,7 @@ accuracy. Architecture and settings follow "The step-2 CNN" of Carbone, Marconzi
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,6 +123,26 @@ def fit(
     alone, and the global random state is left as it was. Raises `InputError` if there is no image
     or not one label an image.
     """
+    return fit_last(
+        images, labels, config=config, classes=classes, seed=seed, device=device, count=1
+    )[-1]
+
+
+def fit_last(
+    images: Images,
+    labels: Tensor | NDArray[np.int64],
+    *,
+    config: FitConfig,
+    classes: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    count: int,
+) -> list[Classifier]:
+    """Train a classifier as `fit` does; return it as it was after each of the last epochs.
+
+    One fit's accuracy swings by several points from epoch to epoch: the mean of the last three is
+    steadier than the last one, and honest, which the best one is not.
+    """
     if len(images) == 0 or len(images) != len(labels):
         raise InputError(
             f"the classifier needs images and as many labels, got {len(images)} and {len(labels)}"
@@ -131,21 +152,29 @@ def fit(
         torch.manual_seed(seed)
         model = Classifier(classes=classes, image_size=images.shape[-1]).to(device)
         pixels = _tensor(images).to(device)
-        _train(model, pixels, _tensor(labels).to(device), config)
-    recompute_statistics(model, pixels, batch_size=config.batch_size)
-    return model.eval()
+        last = _train(model, pixels, _tensor(labels).to(device), config, count)
+    for model in last:
+        recompute_statistics(model, pixels, batch_size=config.batch_size)
+    return last
 
 
-def _train(model: Classifier, pixels: Tensor, labels: Tensor, config: FitConfig) -> None:
+def _train(
+    model: Classifier, pixels: Tensor, labels: Tensor, config: FitConfig, count: int
+) -> list[Classifier]:
+    """Train `model` through all epochs; return copies of it after each of the last `count`."""
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=1e-7)
     model.train()
-    for _ in range(config.epochs):
+    last = []
+    for epoch in range(config.epochs):
         order = torch.randperm(len(labels)).to(labels.device)  # drawn on the CPU: same everywhere
         for batch in order.split(config.batch_size):
             loss = functional.cross_entropy(model(to_rgb(pixels[batch])), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        if epoch >= config.epochs - count:
+            last.append(copy.deepcopy(model).eval())
+    return last
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from acgan.errors import InputError
 from acgan.records import grace_epochs
 from search import space, summary
 from search.cluster import Node, ray_cluster
+from search.node import Task
 from search.objective import objective_value
 from search.plan import Plan
 from search.progress import Progress
@@ -22,7 +23,7 @@ from search.searcher import Ledger, Row, StudySearcher
 from search.settings import SearchConfig
 from search.stopping import Decision, RepeatStopper, TrialStopper
 from search.study import Outcome, Study, TrialEnd, TrialInfo, write
-from search.trial import Task, prepare_scoring, run_trial
+from search.trial import prepare_scoring, run_trial
 
 
 class Driver:
@@ -46,7 +47,9 @@ class Driver:
         with ray_cluster(self._plan.address, verbose=self._plan.verbose) as nodes:
             self._needs = trial_needs(self._plan.search, nodes)
             gpu = self._needs["gpu"] > 0
-            self._task = Task(self._study.path, self._study.info.uuid, self._plan.source, gpu)
+            self._task = Task(
+                self._study.path, self._study.info.uuid, self._plan.last_start.source, gpu
+            )
             try:
                 self._prepare()
                 self._search()

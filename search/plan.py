@@ -19,7 +19,7 @@ from acgan.train import METRIC_NAMES, check_fits
 from search import estimate, space
 from search.searcher import Ledger
 from search.settings import SearchConfig, identity
-from search.study import FORMAT, StudyInfo, new_uuid, study_path
+from search.study import FORMAT, LastStart, StudyInfo, new_uuid, study_path
 from search.tracking import resolve_uri
 
 DEMO = Path("configs/demo.yaml")
@@ -32,7 +32,7 @@ class Plan:
     train: TrainConfig
     search: SearchConfig
     space: space.Space
-    source: str
+    last_start: LastStart
     data: Dataset
     info: StudyInfo
     folder: Path
@@ -87,7 +87,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         train=config,
         search=settings,
         space=searched,
-        source=source,
+        last_start=LastStart(source=source, selection=content.get("selection") or {}),
         data=data,
         info=_study_info(folder.name, config, settings, searched, data),
         folder=folder,

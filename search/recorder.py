@@ -332,11 +332,7 @@ def sync_study(study: Study, *, uri: str, experiment: str, driving: bool) -> Syn
 
 def sync_command(mirror: Mirror) -> str:
     """Return the command that sends the rest by hand, ready to be typed."""
-    words = ["python", "-m", "search.sync", "--study", mirror.study.path.name]
-    if mirror.study.path.parent != Path("runs").absolute():
-        words += ["--storage-path", str(mirror.study.path.parent)]
-    if mirror.uri != f"sqlite:///{Path('mlflow.db').absolute()}":
-        words += ["--tracking-uri", mirror.uri]
+    words = ["python", "-m", "search.sync", *tracking.naming(mirror.study, mirror.uri)]
     if mirror.experiment != SearchConfig().experiment:
         words += ["--experiment", mirror.experiment]
     return typed(words)

@@ -25,8 +25,8 @@ from search.progress import Progress
 from search.recorder import Recorder
 from search.searcher import Ledger
 from search.settings import SearchConfig
-from search.study import ImagesAt, Outcome, Study, check_same, driver_lock, open_or_create, write
-from search.tracking import next_step
+from search.study import Outcome, Study, check_same, driver_lock, open_or_create, write
+from search.tracking import naming, next_step
 
 RECORDER_TIMEOUT_S = 60.0
 
@@ -86,7 +86,7 @@ def _search(arguments: argparse.Namespace, again: str) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(plan.folder):
         study = open_or_create(plan.folder, plan.info)
-        write(study.path / "images.json", ImagesAt(source=plan.source))
+        write(study.path / "start.json", plan.last_start)
         return _drive(plan, study, again)
 
 
@@ -164,7 +164,8 @@ def _drive(plan: Plan, study: Study, again: str) -> int:
     code = 130 if interrupted else 0 if spent else 1
     if spent:
         print(f"the time budget of {plan.time_budget_s:g} s is spent")
-    look = f"to compare the trials in MLflow: {next_step(plan.tracking_uri)}"
+    pick = typed(["python", "-m", "selection.pick", *naming(study, plan.tracking_uri)])
+    look = f"to compare the trials in MLflow: {next_step(plan.tracking_uri)}\nto pick one: {pick}"
     following = look if whole else f"to send the rest to MLflow: {recorder.sync_command}"
     return _conclude(plan, study, ledger, again=again, following=following, code_if_missing=code)
 

@@ -2,7 +2,7 @@
 
 runs/<study>/study.json             what the study is, written once
              quality.json           floor, untrained value, the scoring CNN's accuracy
-             images.json            where the images were when it was last driven
+             start.json             what it was last started with that it does not consist of
              optuna.jsonl           the ledger of proposals
              lock.json              the driver at work
              t0007/trial.json       one trial: its number and parameters
@@ -96,10 +96,15 @@ class Quality(_File):
     classifier_accuracy: float
 
 
-class ImagesAt(_File):
-    """`images.json`: where the images were. Not what the study is; that is their fingerprint."""
+class LastStart(_File):
+    """`start.json`: what a study was last started with that is no part of its identity.
+
+    source: "phantom", or the folder of the images; what identifies them is their fingerprint
+    selection: the configuration's section `selection:`, as it was read
+    """
 
     source: str
+    selection: dict[str, Any] = {}
 
 
 class StudyInfo(_File):
@@ -206,10 +211,9 @@ class Study:
                 found.append(Trial(path, info))
         return found
 
-    def source(self) -> str | None:
-        """Return where the images were when the study was last driven."""
-        found = _read(ImagesAt, self.path / "images.json")
-        return None if found is None else found.source
+    def last_start(self) -> LastStart | None:
+        """Return what the study was last started with; None for one of an older version."""
+        return _read(LastStart, self.path / "start.json")
 
     def quality(self) -> Quality | None:
         """Return what the quality score means here; None before the scoring CNN is trained."""

@@ -53,6 +53,7 @@ FAILURES = (MlflowException, SQLAlchemyError, OSError)
 _SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
 _THUMBNAIL = re.compile(rf"images/{SAMPLES}\+step\+(\d+)\+.*\+compressed\.webp")
 
+Client = MlflowClient
 EpochKey = tuple[int, int]
 T = TypeVar("T")
 
@@ -99,8 +100,25 @@ def next_step(uri: str) -> str:
     return typed(["mlflow", "ui", "--backend-store-uri", uri]) if _sqlite_file(uri) else uri
 
 
+def naming(study: Study, uri: str) -> list[str]:
+    """Return the flags by which any command finds a study and its MLflow."""
+    words = ["--study", study.path.name]
+    if study.path.parent != Path("runs").absolute():
+        words += ["--storage-path", str(study.path.parent)]
+    if uri != f"sqlite:///{Path('mlflow.db').absolute()}":
+        words += ["--tracking-uri", uri]
+    return words
+
+
 def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+
+
+def check_there(uri: str) -> None:
+    """Raise `InputError` for a sqlite file that is not there: a command that reads makes none."""
+    database = _sqlite_file(uri)
+    if database is not None and not database.exists():
+        raise InputError(f"there is no MLflow database {database}; name it with --tracking-uri")
 
 
 def connect(uri: str) -> MlflowClient:
@@ -120,12 +138,17 @@ def parent_run(client: MlflowClient, study: Study, *, experiment: str) -> Run:
 
     Raises `InputError` if that experiment was deleted.
     """
-    uuid = study.info.uuid
-    found = _find_runs(client, f"tags.study_id = '{uuid}' AND tags.stage = 'search'")
-    run = found[0] if found else _create_parent(client, study, experiment)
+    run = find_parent(client, study) or _create_parent(client, study, experiment)
     if run.inputs is None or not run.inputs.dataset_inputs:  # a crash lost this, written last
         _describe_parent(client, run.info.run_id, study.info)
     return run
+
+
+def find_parent(client: MlflowClient, study: Study) -> Run | None:
+    """Return the study's run; None if MLflow has none."""
+    condition = f"tags.study_id = '{study.info.uuid}' AND tags.stage = 'search'"
+    found = _find_runs(client, condition)
+    return found[0] if found else None
 
 
 def _find_runs(client: MlflowClient, condition: str) -> list[Run]:
@@ -393,8 +416,9 @@ def set_end_tags(client: MlflowClient, run_id: str, end: TrialEnd | None) -> Non
 
 @dataclass(frozen=True)
 class StudyRun:
-    """Which study a run belongs to: its uuid and directory, and the trial if it is a trial's."""
+    """Which study a run belongs to: its parent run, uuid, directory; the trial if it is one's."""
 
+    parent_id: str
     study_id: str
     study_dir: Path
     trial: str | None
@@ -411,7 +435,9 @@ def study_by_run_id(client: MlflowClient, run_id: str) -> StudyRun:
     tags = parent.data.tags
     if tags.get("stage") != "search" or not {"study_id", "study_dir"} <= tags.keys():
         raise InputError(f"the MLflow run {run_id} is no study and no trial; see the UI for ids")
-    return StudyRun(tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial"))
+    return StudyRun(
+        parent.info.run_id, tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial")
+    )
 
 
 def _get_run(client: MlflowClient, run_id: str) -> Run:

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import platform
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 
 from acgan.config import TrainConfig, validate
-from acgan.data import load
-from acgan.dataset import Dataset
-from acgan.errors import InputError
 from acgan.evaluate import Evaluation, Scorer, cached_scorer
 from acgan.files import replace_bytes
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from acgan.step import Training
 from acgan.train import train
-from search.study import Quality, Study, StudyInfo, TrialInfo, open_study, write
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every trial of one start is told: the study, as the driver sees it, and the data."""
-
-    study: Path
-    uuid: str
-    source: str
-    gpu: bool
-
-    @property
-    def device(self) -> torch.device:
-        """Where trials compute: a GPU only where Ray set one aside for them."""
-        return torch.device("cuda" if self.gpu else "cpu")
+from search.node import Task, same_data, same_study
+from search.study import Quality, StudyInfo, TrialInfo, write
 
 
 def run_trial(params: dict[str, Any], *, task: Task) -> None:
@@ -69,39 +47,6 @@ def _report(name: str, record: EpochRecord) -> None:
 def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
     """Return a trial's configuration: the study's, with the trial's point and seed."""
     return validate(TrainConfig, "train", study.train | trial.params | {"seed": trial.seed})
-
-
-def same_study(task: Task) -> Study:
-    """Open the study on this node; `InputError` if it is not the driver's."""
-    node = platform.node()
-    try:
-        study = open_study(task.study)
-    except InputError as error:
-        raise InputError(f"node {node} does not see the study's folder: {error}") from error
-    if study.info.uuid != task.uuid:
-        raise InputError(
-            f"node {node} sees another study at {task.study}; --storage-path must be a folder "
-            "that all nodes share"
-        )
-    return study
-
-
-def same_data(task: Task, config: TrainConfig) -> Dataset:
-    """Load the study's images on this node; `InputError` if they are not the driver's."""
-    data = _load(task.source, config.image_size, config.split_seed, config.val_fraction)
-    fingerprint = open_study(task.study).info.fingerprint
-    if data.fingerprint != fingerprint:
-        raise InputError(
-            f"node {platform.node()} has other images at {task.source} than the study was begun "
-            "with; copy the same folder there"
-        )
-    return data
-
-
-@functools.lru_cache(maxsize=1)
-def _load(source: str, image_size: int, split_seed: int, val_fraction: float | None) -> Dataset:
-    # A process that runs several trials, one after another, opens the images once.
-    return load(source, image_size=image_size, split_seed=split_seed, val_fraction=val_fraction)
 
 
 def prepare_scoring(task: Task) -> None:

@@ -14,6 +14,7 @@ from acgan.classifier import (
     FitConfig,
     embed,
     fit,
+    fit_last,
     predict,
     recompute_statistics,
     to_rgb,
@@ -164,6 +165,18 @@ def test_one_seed_gives_the_same_bits_and_leaves_the_global_random_state() -> No
     first, again, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_last_epochs_are_those_that_shorter_trainings_end_with() -> None:
+    images, labels = discs(24, seed=0)
+    last = fit_last(
+        images, labels, config=FitConfig(epochs=4, batch_size=8), classes=3, seed=1, count=3
+    )
+    for epochs, model in zip((2, 3, 4), last, strict=True):
+        config = FitConfig(epochs=epochs, batch_size=8)
+        shorter = fit(images, labels, config=config, classes=3, seed=1)
+        assert not model.training
+        assert torch.equal(predict(model, images), predict(shorter, images))
 
 
 def test_read_only_arrays_and_tensors_train_alike() -> None:

@@ -18,7 +18,7 @@ PACKAGES = ("acgan", "search", "selection")
 BELOW = {
     "acgan": (),
     "search": ("acgan",),
-    "selection": ("acgan", "search.study", "search.tracking", "search.cluster"),
+    "selection": ("acgan", "search.study", "search.tracking", "search.cluster", "search.node"),
 }
 ACGAN_NEEDS = {"PIL", "numpy", "pydantic", "safetensors", "torch", "tqdm", "yaml"}
 # The only modules that may import a library.

@@ -74,7 +74,9 @@ def assert_whole(search: Search, count: int) -> None:
 def test_a_search_trains_what_is_asked_for_says_when_all_is_there_and_grows(search: Search) -> None:
     output = search.run("--num-samples", "3")
     assert "t0002" in output
-    assert "mlflow ui --backend-store-uri" in output.splitlines()[-1]
+    look, pick = output.splitlines()[-2:]
+    assert "mlflow ui --backend-store-uri" in look
+    assert "-m selection.pick --study" in pick
     assert_whole(search, 3)
     assert search.study.trial("t0000").info.params == {"learning_rate": 2e-4, "dropout": 0.5}
     parent, _ = mlflow_runs(search)

@@ -201,10 +201,10 @@ def test_a_run_id_leads_to_its_study(client: MlflowClient, parent: Run) -> None:
     child = new_child(client, parent, number=7)
     study_id, study_dir = parent.data.tags["study_id"], Path(parent.data.tags["study_dir"])
     assert tracking.study_by_run_id(client, parent.info.run_id) == tracking.StudyRun(
-        study_id, study_dir, None
+        parent.info.run_id, study_id, study_dir, None
     )
     assert tracking.study_by_run_id(client, child.info.run_id) == tracking.StudyRun(
-        study_id, study_dir, "t0007"
+        parent.info.run_id, study_id, study_dir, "t0007"
     )
 
 

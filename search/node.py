@@ -1,0 +1,64 @@
+"""What a process on any node is told of a study, and how it makes sure that it sees the same."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from acgan.config import TrainConfig
+from acgan.data import load
+from acgan.dataset import Dataset
+from acgan.errors import InputError
+from search.study import Study, open_study
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every task of one start is told: the study, as the driver sees it, and the data."""
+
+    study: Path
+    uuid: str
+    source: str
+    gpu: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where tasks compute: a GPU only where Ray set one aside for them."""
+        return torch.device("cuda" if self.gpu else "cpu")
+
+
+def same_study(task: Task) -> Study:
+    """Open the study on this node; `InputError` if it is not the driver's."""
+    node = platform.node()
+    try:
+        study = open_study(task.study)
+    except InputError as error:
+        raise InputError(f"node {node} does not see the study's folder: {error}") from error
+    if study.info.uuid != task.uuid:
+        raise InputError(
+            f"node {node} sees another study at {task.study}; --storage-path must be a folder "
+            "that all nodes share"
+        )
+    return study
+
+
+def same_data(task: Task, config: TrainConfig) -> Dataset:
+    """Load the study's images on this node; `InputError` if they are not the driver's."""
+    data = _load(task.source, config.image_size, config.split_seed, config.val_fraction)
+    fingerprint = open_study(task.study).info.fingerprint
+    if data.fingerprint != fingerprint:
+        raise InputError(
+            f"node {platform.node()} has other images at {task.source} than the study was begun "
+            "with; copy the same folder there"
+        )
+    return data
+
+
+@functools.lru_cache(maxsize=1)
+def _load(source: str, image_size: int, split_seed: int, val_fraction: float | None) -> Dataset:
+    # A process that runs several trials, one after another, opens the images once.
+    return load(source, image_size=image_size, split_seed=split_seed, val_fraction=val_fraction)

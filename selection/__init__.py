@@ -1,0 +1,1 @@
+"""Selection: from every kept epoch of every trial to one set of weights."""

@@ -1,0 +1,179 @@
+"""Step 1: of all recorded epochs of all trials, those that are worth a look.
+
+Losses and accuracies are relative to a trial's own discriminator, smoothing and dropout, so they
+order the epochs of one trial only; between trials `val/fd_cnn` does. Nothing here opens weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from acgan.records import QUALITY, EpochRecord, best_by_quality, filter_score
+from selection.settings import SelectionConfig
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One recorded epoch as step 1 sees it.
+
+    filter_score: mean quantile, within the trial, of the generator's loss and the discriminator's
+        accuracy on generated images; smaller is better
+    quality_rank: place within the trial by windowed `val/fd_cnn`, from 0
+    reason: why it does not pass, "" if it does
+    kept: its weights are on disk
+    """
+
+    trial: str
+    record: EpochRecord
+    filter_score: float
+    quality_rank: int
+    reason: str
+    kept: bool
+
+    @property
+    def epoch(self) -> int:
+        """The epoch's number, from 1."""
+        return self.record.epoch
+
+    @property
+    def quality(self) -> float:
+        """The epoch's own `val/fd_cnn`."""
+        return self.record.metrics.get(QUALITY, math.nan)
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What step 1 decided.
+
+    chosen: the candidates, best `val/fd_cnn` first
+    kept: all epochs whose weights are on disk
+    reasons: how many recorded epochs did not pass, by reason
+    recorded, passed: how many epochs there are, and pass
+    better_without_weights: epochs that pass and come before the last candidate of their trial in
+        either order, but kept no weights
+    over_per_trial, over_cap: epochs with weights that pass and were not taken, by the limit
+    """
+
+    chosen: tuple[Epoch, ...]
+    kept: tuple[Epoch, ...]
+    reasons: dict[str, int]
+    recorded: int
+    passed: int
+    better_without_weights: int
+    over_per_trial: int
+    over_cap: int
+
+
+def judge(
+    trial: str,
+    records: Sequence[EpochRecord],
+    *,
+    kept: Iterable[int],
+    classes: int,
+    config: SelectionConfig,
+) -> list[Epoch]:
+    """Return a trial's recorded epochs with their places in both orders and why they fail."""
+    on_disk = set(kept)
+    ranks = {e: rank for rank, e in enumerate(best_by_quality(records, len(records)))}
+    return [
+        Epoch(
+            trial=trial,
+            record=record,
+            filter_score=score,
+            quality_rank=ranks.get(record.epoch, len(records)),
+            reason=fault(record, classes=classes, config=config),
+            kept=record.epoch in on_disk,
+        )
+        for record, score in zip(records, filter_score(records), strict=True)
+    ]
+
+
+def fault(record: EpochRecord, *, classes: int, config: SelectionConfig) -> str:
+    """Return why an epoch does not pass the filter, "" if it does."""
+    if record.young:
+        return "young"
+    value = record.metrics.get
+    names = ("val/g_loss", "val/acc_generated", QUALITY)
+    if not all(math.isfinite(value(name, math.nan)) for name in names):
+        return "not finite"
+    if value("val/diversity", math.inf) < config.collapsed_below:
+        return "collapsed"
+    real, generated = value("val/acc_real", math.nan), value("val/acc_generated", math.nan)
+    calls_all_real = real > config.dead_real_above and generated < 1 - config.dead_real_above
+    if real < config.dead_real_below or calls_all_real:
+        return "dead discriminator"
+    if value("val/acc_class", 1.0) < 1 / classes + config.class_margin:
+        return "class accuracy at chance"
+    return ""
+
+
+def choose(trials: Sequence[Sequence[Epoch]], config: SelectionConfig) -> Filtered:
+    """Return the candidates of judged trials.
+
+    The places of a trial are filled by turns from two orders: windowed `val/fd_cnn`, and the
+    published one by losses and accuracies. Candidates beyond `max_candidates` are cut by
+    `val/fd_cnn`.
+    """
+    chosen: list[Epoch] = []
+    better = 0
+    for epochs in trials:
+        taken = _by_turns([e for e in epochs if e.kept and not e.reason], config.per_trial)
+        better += len(_better_without_weights(epochs, taken))
+        chosen += taken
+    chosen.sort(key=lambda e: (e.quality, e.trial, e.epoch))
+    everything = [epoch for epochs in trials for epoch in epochs]
+    usable = sum(1 for epoch in everything if epoch.kept and not epoch.reason)
+    return Filtered(
+        chosen=tuple(chosen[: config.max_candidates]),
+        kept=tuple(epoch for epoch in everything if epoch.kept),
+        reasons=_count(epoch.reason for epoch in everything if epoch.reason),
+        recorded=len(everything),
+        passed=sum(1 for epoch in everything if not epoch.reason),
+        better_without_weights=better,
+        over_per_trial=usable - len(chosen),
+        over_cap=max(len(chosen) - config.max_candidates, 0),
+    )
+
+
+def quality_order(epoch: Epoch) -> tuple[float, float, int]:
+    """Order the epochs of one trial by windowed `val/fd_cnn`."""
+    return epoch.quality_rank, epoch.quality, epoch.epoch
+
+
+def filter_order(epoch: Epoch) -> tuple[float, int]:
+    """Order the epochs of one trial as published, by losses and accuracies."""
+    return epoch.filter_score, -epoch.epoch  # a tie goes to the later epoch
+
+
+Order = Callable[[Epoch], tuple[float, ...]]
+ORDERS: tuple[Order, Order] = (quality_order, filter_order)
+
+
+def _by_turns(epochs: Sequence[Epoch], count: int) -> list[Epoch]:
+    left, taken = list(epochs), []
+    for turn in range(min(count, len(left))):
+        best = min(left, key=ORDERS[turn % 2])
+        left.remove(best)
+        taken.append(best)
+    return taken
+
+
+def _better_without_weights(epochs: Sequence[Epoch], taken: Sequence[Epoch]) -> set[int]:
+    """Return the epochs without weights that come before a candidate that its order has chosen."""
+    lost = [e for e in epochs if not e.kept and not e.reason]
+    return {
+        e.epoch
+        for turn, order in enumerate(ORDERS)
+        if taken[turn::2]
+        for e in lost
+        if order(e) < order(taken[turn::2][-1])
+    }
+
+
+def _count(reasons: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for reason in reasons:
+        counts[reason] = counts.get(reason, 0) + 1
+    return counts

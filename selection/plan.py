@@ -1,0 +1,230 @@
+"""What a pick was asked for: found, checked and filtered (step 1) before any long work."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from acgan.command import typed
+from acgan.config import TrainConfig, find_file, read_file, resolve, validate
+from acgan.data import load, named_source
+from acgan.dataset import Dataset
+from acgan.errors import InputError
+from acgan.records import EpochRecord
+from acgan.rundir import RunDir
+from search import tracking
+from search.study import Study, Trial, driver_at_work, open_study, study_path, trial_name
+from selection.candidates import Epoch, Filtered, choose, judge, quality_order
+from selection.settings import SelectionConfig
+
+FEWEST_VALIDATION = 10  # of a class
+FEWEST_TRAINING = 22  # of a class: a nearest image, the next twenty, and the image itself
+BASELINE = trial_name(0)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A candidate's weights, whose hash was checked, and what step 1 knows of them."""
+
+    epoch: Epoch
+    weights: Path
+    sha256: str
+    competes: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that was asked for, checked.
+
+    parent_id: the MLflow run of the study; scope: "study", or the trial that was asked for
+    records: every trial's epochs
+    candidates: step 1's, and the baseline's best epoch, the last if it is for comparison only
+    """
+
+    settings: SelectionConfig
+    study: Study
+    parent_id: str
+    scope: str
+    source: str
+    data: Dataset
+    records: dict[str, list[EpochRecord]]
+    filtered: Filtered
+    candidates: tuple[Chosen, ...]
+    tracking_uri: str
+    address: str | None
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """Find and check all that was asked for; `InputError` says what is wrong."""
+    uri = tracking.resolve_uri(arguments.tracking_uri)
+    tracking.check_there(uri)
+    try:
+        study, parent_id, trial = _find_study(tracking.connect(uri), arguments)
+    except tracking.FAILURES as error:
+        reason = tracking.one_line(error)
+        raise InputError(
+            f"MLflow at {uri} does not answer ({reason}); see --tracking-uri"
+        ) from error
+    if driver_at_work(study.path):
+        raise InputError(
+            f"the study at {study.path} is being searched; wait for its end, or interrupt it: "
+            "trials under way still replace their weights"
+        )
+    started = study.last_start()
+    content = read_file(find_file(arguments.config)) if arguments.config else {}
+    section = (started.selection if started else {}) | (content.get("selection") or {})
+    settings = resolve(SelectionConfig, "selection", section, vars(arguments))
+    named = arguments.data or content.get("data") or (started.source if started else None)
+    source = named_source(named, {})
+    records = {found.name: found.records() for found in study.trials()}
+    judged = _judge_all(study, records, settings)
+    filtered = _choose(judged, trial, settings)
+    candidates = _candidates(study, judged, filtered)
+    data = _load(study, source)
+    return Plan(
+        settings=settings,
+        study=study,
+        parent_id=parent_id,
+        scope=trial or "study",
+        source=source,
+        data=data,
+        records=records,
+        filtered=filtered,
+        candidates=candidates,
+        tracking_uri=uri,
+        address=arguments.address,
+    )
+
+
+def _find_study(
+    client: tracking.Client, arguments: argparse.Namespace
+) -> tuple[Study, str, str | None]:
+    """Return the study, its MLflow run, and the trial if only one was asked for."""
+    if arguments.run_id is None:
+        study = open_study(study_path(arguments.storage_path or "runs", arguments.study))
+        parent = tracking.find_parent(client, study)
+        if parent is None:
+            sync = ["python", "-m", "search.sync", *tracking.naming(study, client.tracking_uri)]
+            raise InputError(
+                f"MLflow at {client.tracking_uri} does not have the study; name it with "
+                f"--tracking-uri, or send the study there: {typed(sync)}"
+            )
+        return study, parent.info.run_id, None
+    found = tracking.study_by_run_id(client, arguments.run_id)
+    return _open(found, arguments.storage_path), found.parent_id, found.trial
+
+
+def _open(run: tracking.StudyRun, storage: str | None) -> Study:
+    """Open a run's study where it was, or wherever under `storage` it is now."""
+    if storage is None:
+        folders = [run.study_dir]
+    else:
+        folders = [path.parent for path in sorted(Path(storage).absolute().glob("*/study.json"))]
+    for folder in folders:
+        if (folder / "study.json").exists() and open_study(folder).info.uuid == run.study_id:
+            return open_study(folder)
+    raise InputError(
+        f"the study of this run is not in {storage or run.study_dir}; name the folder that holds "
+        "the study's folder with --storage-path"
+    )
+
+
+def _load(study: Study, source: str) -> Dataset:
+    """Load the study's images; `InputError` if they are others, or too few to measure on."""
+    config = validate(TrainConfig, "train", study.info.train)
+    data = load(
+        source,
+        image_size=config.image_size,
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+    )
+    if data.fingerprint != study.info.fingerprint:
+        raise InputError(
+            f"the images at {source} are not those of the study (their fingerprint is "
+            f"{data.fingerprint[:12]}, the study's {study.info.fingerprint[:12]}); name the "
+            "study's with --data"
+        )
+    classes = len(data.classes)
+    for images, least, what in (
+        (data.val, FEWEST_VALIDATION, "validation"),
+        (data.train, FEWEST_TRAINING, "training"),
+    ):
+        for name, count in zip(data.classes, images.per_class(classes), strict=True):
+            if count < least:
+                raise InputError(
+                    f"class {name} has {count} {what} images; selection needs at least {least} of "
+                    "each class to measure anything: search on more images (or another "
+                    "--val-fraction)"
+                )
+    return data
+
+
+def _judge_all(
+    study: Study, records: Mapping[str, Sequence[EpochRecord]], settings: SelectionConfig
+) -> dict[str, list[Epoch]]:
+    return {
+        name: judge(
+            name,
+            epochs,
+            kept=_kept(study.trial(name)),
+            classes=len(study.info.classes),
+            config=settings,
+        )
+        for name, epochs in records.items()
+    }
+
+
+def _kept(trial: Trial) -> list[int]:
+    found = (trial.path / "weights").glob("epoch-*.safetensors")
+    return [int(path.stem.removeprefix("epoch-")) for path in found]
+
+
+def _choose(
+    judged: Mapping[str, list[Epoch]], trial: str | None, settings: SelectionConfig
+) -> Filtered:
+    """Filter the epochs of all trials, or of one; `InputError` if none is left."""
+    asked = [epochs for name, epochs in judged.items() if trial in (None, name)]
+    filtered = choose(asked, settings)
+    what = "the study" if trial is None else f"trial {trial}"
+    if not filtered.kept:
+        raise InputError(f"no epoch of {what} has kept weights; search again, or name another run")
+    if not filtered.chosen:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in filtered.reasons.items())
+        raise InputError(
+            f"none of the {len(filtered.kept)} epochs of {what} with weights passes the filter "
+            f"(of all {filtered.recorded} epochs: {reasons}); train longer, or loosen it under "
+            "'selection:'"
+        )
+    return filtered
+
+
+def _candidates(
+    study: Study, judged: Mapping[str, list[Epoch]], filtered: Filtered
+) -> tuple[Chosen, ...]:
+    """Check the weights of step 1's candidates; add the baseline's best epoch to compare with."""
+    chosen = [_checked(study, epoch, competes=True) for epoch in filtered.chosen]
+    baseline = baseline_epoch(judged.get(BASELINE, []))
+    if baseline is not None and baseline not in filtered.chosen:
+        chosen.append(_checked(study, baseline, competes=False))
+    return tuple(chosen)
+
+
+def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
+    """Return the baseline trial's best epoch with weights; None if it has none that passes."""
+    usable = [epoch for epoch in epochs if epoch.kept and not epoch.reason]
+    return min(usable, key=quality_order, default=None)
+
+
+def _checked(study: Study, epoch: Epoch, *, competes: bool) -> Chosen:
+    path = RunDir(study.path / epoch.trial).weights_path(epoch.epoch)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if epoch.record.weights not in (None, sha256):
+        raise InputError(
+            f"the weights {path} are not those that were recorded (SHA-256 {sha256[:12]} instead "
+            f"of {str(epoch.record.weights)[:12]}); restore the file, or delete it to go without"
+        )
+    return Chosen(epoch, path, sha256, competes)

@@ -1,0 +1,65 @@
+"""The `selection:` section of a configuration: thresholds, budgets and seeds of the three steps."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from acgan.classifier import FitConfig
+from acgan.config import Section
+
+
+class SelectionConfig(Section):
+    """How one set of weights is picked; one flag of `selection.pick` for each field."""
+
+    per_trial: int = Field(3, ge=1, description="step 1: most candidates of one trial")
+    max_candidates: int = Field(24, ge=1, description="step 1: most candidates of all trials")
+    dead_real_below: float = Field(
+        0.1, ge=0, le=1, description="step 1: val/acc_real below: a dead discriminator"
+    )
+    dead_real_above: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="step 1: all called real above, with the opposite on generated",
+    )
+    class_margin: float = Field(
+        0.02, ge=0, le=1, description="step 1: val/acc_class this near to chance: a dead class head"
+    )
+    collapsed_below: float = Field(0.01, ge=0, description="step 1: val/diversity that is alive")
+
+    cnn_images: int = Field(6964, ge=8, description="step 2: generated images of each class")
+    cnn_epochs: int = Field(15, ge=3, description="step 2: epochs of the CNN, the last three count")
+    cnn_batch_size: int = Field(64, ge=2, description="step 2: batch size of the CNN")
+    cnn_learning_rate: float = Field(1e-4, gt=0, description="step 2: Adam's step size")
+    cnn_seeds: tuple[int, ...] = Field(
+        (3, 5), description="step 2: CNNs of a candidate that is still in, rung by rung"
+    )
+
+    extractor: str = Field(
+        "auto", description="step 3: auto, inception-v3-compat, cnn3, or a plug-in's name"
+    )
+    fidelity_images: int = Field(2048, ge=32, description="step 3: generated images of each class")
+    reference_limit: int = Field(
+        5000, ge=32, description="step 3: most training images of a class in the reference set"
+    )
+    memorised_above: float = Field(
+        0.1, gt=0, lt=1, description="step 3: share of near-copies that fails the check"
+    )
+    seed: int = Field(0, ge=0, description="of generated images, CNNs and resampling")
+
+    @field_validator("cnn_seeds", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("cnn_seeds")
+    @classmethod
+    def _growing(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or value[0] < 3 or sorted(set(value)) != list(value):
+            raise ValueError(f"must be growing numbers from 3 on, for example 3,5, got {value}")
+        return value
+
+    @property
+    def fit(self) -> FitConfig:
+        """How the CNN of step 2 is trained."""
+        return FitConfig(self.cnn_learning_rate, self.cnn_epochs, self.cnn_batch_size)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from acgan.records import QUALITY, EpochRecord, best_by_quality, kept_epochs
+from selection.candidates import Epoch, choose, fault, judge
+from selection.settings import SelectionConfig
+
+CONFIG = SelectionConfig()
+HEALTHY = {
+    "val/g_loss": 1.0,
+    "val/acc_generated": 0.6,
+    "val/acc_real": 0.7,
+    "val/acc_class": 0.8,
+    "val/diversity": 0.5,
+    QUALITY: 100.0,
+}
+
+
+def record(epoch: int, *, young: bool = False, **metrics: float) -> EpochRecord:
+    named = {name.replace("__", "/"): value for name, value in metrics.items()}
+    return EpochRecord(epoch=epoch, time=0.0, metrics=HEALTHY | named, young=young)
+
+
+def judged(
+    name: str,
+    records: list[EpochRecord],
+    kept: set[int] | None = None,
+    config: SelectionConfig = CONFIG,
+) -> list[Epoch]:
+    kept = {r.epoch for r in records} if kept is None else kept
+    return judge(name, records, kept=kept, classes=3, config=config)
+
+
+def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
+    return [(epoch.trial, epoch.epoch) for epoch in epochs]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({}, ""),
+        ({"val/g_loss": math.nan}, "not finite"),
+        ({QUALITY: math.inf}, "not finite"),
+        ({"val/diversity": 0.009}, "collapsed"),
+        ({"val/acc_real": 0.09}, "dead discriminator"),
+        ({"val/acc_real": 0.995, "val/acc_generated": 0.005}, "dead discriminator"),
+        ({"val/acc_real": 0.995, "val/acc_generated": 0.995}, ""),
+        ({"val/acc_class": 0.34}, "class accuracy at chance"),
+    ],
+)
+def test_an_epoch_fails_for_the_planted_reason(metrics: dict[str, float], reason: str) -> None:
+    found = EpochRecord(epoch=9, time=0.0, metrics=HEALTHY | metrics)
+    assert fault(found, classes=3, config=CONFIG) == reason
+
+
+def test_a_young_epoch_is_no_candidate() -> None:
+    records = [record(1, young=True, val__fd_cnn=1.0), record(2)]
+    found = choose([judged("t0000", records)], CONFIG)
+    assert names(found.chosen) == [("t0000", 2)]
+    assert found.reasons == {"young": 1}
+    assert (found.recorded, found.passed) == (2, 1)
+
+
+def test_places_are_filled_by_turns_from_quality_and_from_losses() -> None:
+    # Quality falls with the epoch, the generator's loss rises: the orders are opposite.
+    records = [
+        record(e, val__fd_cnn=100.0 - e, val__g_loss=float(e), val__acc_generated=0.1 * e)
+        for e in range(1, 8)
+    ]
+    found = choose([judged("t0000", records)], CONFIG)
+    assert set(names(found.chosen)) == {("t0000", 7), ("t0000", 1), ("t0000", 6)}
+    assert found.over_per_trial == 4
+    assert found.better_without_weights == 0
+
+
+def test_losses_of_different_trials_are_never_compared() -> None:
+    """A trial whose losses are all a hundredfold gets the same places."""
+    random = np.random.default_rng(0)
+    values = random.uniform(0.1, 1, (20, 3))
+    chosen = []
+    for factor in (1.0, 100.0):
+        records = [
+            record(e, val__g_loss=factor * v[0], val__acc_generated=v[1], val__fd_cnn=v[2])
+            for e, v in enumerate(values, start=1)
+        ]
+        chosen.append(names(choose([judged("t0000", records)], CONFIG).chosen))
+    assert chosen[0] == chosen[1]
+
+
+def test_between_trials_quality_orders_and_the_cap_cuts_the_worst() -> None:
+    trials = [
+        judged(f"t{n:04d}", [record(5, val__fd_cnn=value)])
+        for n, value in enumerate([30.0, 10.0, 20.0, 40.0])
+    ]
+    found = choose(trials, SelectionConfig(max_candidates=2))
+    assert names(found.chosen) == [("t0001", 5), ("t0002", 5)]
+    assert found.over_cap == 2
+
+
+def test_better_looking_epochs_without_weights_are_counted() -> None:
+    records = [record(e, val__fd_cnn=float(e), val__g_loss=float(e)) for e in range(1, 9)]
+    found = choose([judged("t0000", records, kept={5, 8})], SelectionConfig(per_trial=1))
+    assert names(found.chosen) == [("t0000", 5)]
+    windows_before = [e for e in best_by_quality(records, 8) if e < 5]
+    assert set(windows_before) == {1, 2, 3, 4}
+    assert found.better_without_weights == 4
+
+
+def test_no_more_than_per_trial_come_from_one_trial() -> None:
+    random = np.random.default_rng(1)
+    for per_trial in (1, 2, 5):
+        config = SelectionConfig(per_trial=per_trial)
+        trials = []
+        for n in range(4):
+            records = [
+                record(e, val__fd_cnn=random.uniform(), val__g_loss=random.uniform())
+                for e in range(1, 30)
+            ]
+            trials.append(judged(f"t{n:04d}", records, kept_epochs(records), config))
+        chosen = choose(trials, config).chosen
+        per = [sum(1 for e in chosen if e.trial == f"t{n:04d}") for n in range(4)]
+        assert per == [per_trial] * 4
+        assert len(set(names(chosen))) == len(chosen)
+        assert [e.quality for e in chosen] == sorted(e.quality for e in chosen)
+
+
+def test_a_study_of_nothing_passes_nothing() -> None:
+    found = choose([[], judged("t0001", [record(3, val__diversity=0.0)])], CONFIG)
+    assert found.chosen == ()
+    assert found.reasons == {"collapsed": 1}
