@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from acgan.errors import InputError
 
+FEATURES = 64 + 128  # channels of the third and the fourth convolution
 SMALLEST_IMAGE = 6  # its pools leave one pixel
 
 Images = Tensor | NDArray[np.uint8]
@@ -82,7 +83,16 @@ class Classifier(nn.Module):
 
     def pooled_features(self, x: Tensor) -> Tensor:
         """Return the spatial means of `features`, [N, 192]: what the quality score compares."""
-        return torch.cat([maps.mean(dim=(2, 3)) for maps in self.features(x)], dim=1)
+        return _pooled(*self.features(x))
+
+    def pooled_features_and_logits(self, x: Tensor) -> Tensor:
+        """Return `pooled_features` and the logits side by side, [N, 192 + classes], in one pass."""
+        third, fourth = self.features(x)
+        return torch.cat([_pooled(third, fourth), self.head(fourth)], dim=1)
+
+
+def _pooled(third: Tensor, fourth: Tensor) -> Tensor:
+    return torch.cat([maps.mean(dim=(2, 3)) for maps in (third, fourth)], dim=1)
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -224,6 +234,12 @@ def predict(model: Classifier, images: Images, *, batch_size: int = 64) -> Tenso
 def embed(model: Classifier, images: Images, *, batch_size: int = 64) -> Tensor:
     """Return `Classifier.pooled_features` of uint8 images, [N, 192], on the model's device."""
     return _map(model, images, model.pooled_features, batch_size)
+
+
+def embed_and_classify(model: Classifier, images: Images) -> tuple[Tensor, Tensor]:
+    """Return `embed`'s features [N, 192] and the logits [N, classes] in one pass."""
+    both = _map(model, images, model.pooled_features_and_logits, 64)
+    return both[:, :FEATURES], both[:, FEATURES:]
 
 
 @torch.inference_mode()

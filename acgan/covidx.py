@@ -20,7 +20,7 @@ import numpy as np
 from acgan import split
 from acgan.command import command_parser, run_command
 from acgan.decode import Facts, examine_all
-from acgan.labels import Row, Table, read_table, require_every_class
+from acgan.labels import GENERATED, Row, Table, read_table, require_every_class
 
 
 class Use(StrEnum):
@@ -71,7 +71,8 @@ def curate(
 
     Left out are missing and unreadable files; of files with identical content all but one (test
     before train, then the first); and train images of patients that test has. The validation
-    split is then cut from train by patient, where patients with near-duplicate images are one.
+    split is then cut from train by patient, where patients with near-duplicate images are one;
+    beside real images, generated ones only train.
     Raises `InputError` where a class has too few images or patients left.
     """
     rows = table.rows
@@ -117,9 +118,10 @@ def _leave_out_duplicates(
 def _near(
     rows: Sequence[Row], facts: Sequence[Facts], uses: Sequence[Use]
 ) -> tuple[tuple[int, int], ...]:
-    used = [index for index, use in enumerate(uses) if use in SPLITS]
+    """Return the pairs of different patients; all images of a poor generator look the same."""
+    used = [i for i, use in enumerate(uses) if use in SPLITS and rows[i].source != GENERATED]
     hashes = np.frombuffer(b"".join(facts[i].near_hash for i in used), np.uint8)
-    pairs = split.near_duplicates(hashes.reshape(len(used), -1)).tolist()
+    pairs = split.near_duplicates(hashes.reshape(-1, 64)).tolist()
     named = ((used[first], used[second]) for first, second in pairs)
     return tuple((a, b) for a, b in named if rows[a].patient != rows[b].patient)
 
@@ -134,6 +136,7 @@ def _cut(
 ) -> tuple[str, ...]:
     """Turn the use of validation patients' images from train to validation; return warnings."""
     train = [index for index, use in enumerate(uses) if use == Use.TRAIN]
+    train = [i for i in train if table.rows[i].source != GENERATED] or train
     place = {index: position for position, index in enumerate(train)}
     labels = np.array([table.classes.index(table.rows[i].class_name) for i in train])
     groups = split.group_patients(

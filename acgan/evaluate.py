@@ -113,7 +113,11 @@ class Scorer:
 
     def project(self, images: Images) -> Array:
         """Map uint8 images [N, H, W] or [N, 3, H, W] to components [N, 32], float64."""
-        features = _log_activations(_pooled(self.classifier, images), self.level)
+        return self.components(_pooled(self.classifier, images))
+
+    def components(self, pooled: Array) -> Array:
+        """Map channels' mean activations [N, 192] to components [N, 32]."""
+        features = _log_activations(pooled, self.level)
         return ((features - self.mean) / self.scale) @ self.axes
 
     @classmethod

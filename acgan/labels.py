@@ -17,9 +17,10 @@ from typing import NamedTuple
 from acgan.errors import InputError
 
 FAMILIES = (("COVID-19", "normal", "pneumonia"), ("negative", "positive"))
+GENERATED = "generated"  # what `acgan.generate` writes: no patient's image
 SOURCES = frozenset(
     ("actmed", "bimcv", "cohen", "fig1", "nih", "ricord", "rsna", "sirm", "stonybrook", "unknown")
-)
+) | {GENERATED}
 SOURCE_TYPOS = {"rnsa": "rsna"}  # 199 lines of train_COVIDx9A.txt
 LINE_LIMIT_BYTES = 64 * 1024
 TOKEN_LIMIT = 64
@@ -132,8 +133,9 @@ def _decode(raw: bytes, *, where: str) -> str:
 def read_table(folder: Path) -> Table:
     """Read a data folder in the COVIDx or the class-folder layout.
 
-    Raises `InputError` for a folder without either layout, a line that cannot be read, a path
-    that leads out of the folder, classes of two families, or a class without a file in train.
+    Generated images alone need no test. Raises `InputError` for a folder without either layout, a
+    line that cannot be read, a path that leads out of the folder, classes of two families, or a
+    class without a file in train.
     """
     root = Path(os.path.realpath(folder))
     if not root.is_dir():
@@ -145,21 +147,27 @@ def read_table(folder: Path) -> Table:
         raise InputError(f"may not read {error.filename}; change its permissions") from error
     if not rows:
         raise InputError(f"{folder} holds no labelled images; {EXPECTED}")
+    if label_files and "test" not in label_files and _needs_test(rows):
+        raise InputError(f"{root} has no label file of test; {EXPECTED}")
     table = Table(root, _family(rows), rows, tuple(path.name for path in label_files.values()))
     require_every_class(table.classes, [row for row in rows if row.stamp])
     return table
 
 
 def require_every_class(classes: tuple[str, ...], rows: Collection[Row]) -> None:
-    """Raise `InputError` where train lacks a class, or test has no image at all."""
+    """Raise `InputError` where train lacks a class, or test an image of any (see `read_table`)."""
     for class_name in classes:
         if not any(row.split == "train" and row.class_name == class_name for row in rows):
             raise InputError(
                 f"class {class_name!r} has no image in train that can be used; "
                 f"add some (the classes of this data are {', '.join(classes)})"
             )
-    if not any(row.split == "test" for row in rows):
+    if not any(row.split == "test" for row in rows) and _needs_test(rows):
         raise InputError("test has no image that can be used; add some")
+
+
+def _needs_test(rows: Collection[Row]) -> bool:
+    return any(row.source != GENERATED for row in rows)
 
 
 def _find_label_files(root: Path) -> dict[str, Path]:
@@ -172,9 +180,8 @@ def _find_label_files(root: Path) -> dict[str, Path]:
             raise InputError(f"{root} has several label files of {name} ({names}); leave one")
         if candidates:
             found[name] = candidates[0]
-    for name in ("train", "test"):
-        if found and name not in found:
-            raise InputError(f"{root} has no label file of {name}; {EXPECTED}")
+    if found and "train" not in found:
+        raise InputError(f"{root} has no label file of train; {EXPECTED}")
     for name, path in found.items():
         _stamp(root, path.name, where=path.name)
         if not (root / name).is_dir():

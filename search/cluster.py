@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -54,6 +54,22 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
         on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         ray.shutdown()
         signal.signal(signal.SIGINT, on_interrupt)
+
+
+def needs(nodes: Sequence[Node], *, cpus: float, gpus: float | None, unit: str) -> dict[str, float]:
+    """Return what Ray sets aside for a "trial" or "task"; `InputError` if no node has as much.
+
+    gpus None: one where the cluster has any.
+    """
+    if gpus is None:
+        gpus = 1.0 if any(node.gpus for node in nodes) else 0.0
+    if not any(cpus <= node.cpus and gpus <= node.gpus for node in nodes):
+        there = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
+        raise InputError(
+            f"a {unit} needs {cpus:g} CPUs and {gpus:g} GPUs on one node, but there are: {there}; "
+            f"lower --cpus-per-{unit} or --gpus-per-{unit}"
+        )
+    return {"cpu": cpus, "gpu": gpus}
 
 
 def _nodes() -> list[Node]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -14,8 +13,8 @@ from acgan.config import derive_seed
 from acgan.errors import InputError
 from acgan.records import grace_epochs
 from search import space, summary
-from search.cluster import Node, ray_cluster
-from search.node import Task
+from search.cluster import needs, ray_cluster
+from search.node import StudyAt
 from search.objective import objective_value
 from search.plan import Plan
 from search.progress import Progress
@@ -45,10 +44,12 @@ class Driver:
         """Train the trials that are missing, then the repeats that are missing."""
         self._progress.say("starting Ray")
         with ray_cluster(self._plan.address, verbose=self._plan.verbose) as nodes:
-            self._needs = trial_needs(self._plan.search, nodes)
-            gpu = self._needs["gpu"] > 0
-            self._task = Task(
-                self._study.path, self._study.info.uuid, self._plan.last_start.source, gpu
+            settings = self._plan.search
+            self._needs = needs(
+                nodes, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, unit="trial"
+            )
+            self._at = StudyAt(
+                self._study.path, self._study.info.uuid, self._plan.last_start.source
             )
             try:
                 self._prepare()
@@ -64,7 +65,7 @@ class Driver:
             cpus, gpus = self._needs["cpu"], self._needs["gpu"]
             remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
             try:
-                ray.get(remote.remote(self._task))
+                ray.get(remote.remote(self._at, gpus > 0))
             except RayTaskError as error:
                 if isinstance(error.cause, InputError):
                     raise error.cause from error
@@ -115,7 +116,10 @@ class Driver:
         if left is not None and left <= 0:
             return
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, task=self._task), self._needs),
+            tune.with_resources(
+                tune.with_parameters(run_trial, at=self._at, gpu=self._needs["gpu"] > 0),
+                self._needs,
+            ),
             param_space=params,
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=self._plan.search.max_concurrent,
@@ -179,20 +183,6 @@ class _Watched(tune.Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its parts beside the trials; nothing reads them
-
-
-def trial_needs(config: SearchConfig, nodes: Sequence[Node]) -> dict[str, float]:
-    """Return what Ray sets aside for a trial; `InputError` if no node has as much."""
-    cpus, gpus = config.cpus_per_trial, config.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if any(node.gpus for node in nodes) else 0.0
-    if not any(cpus <= node.cpus and gpus <= node.gpus for node in nodes):
-        there = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
-        raise InputError(
-            f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node, but there are: {there}; "
-            "lower --cpus-per-trial or --gpus-per-trial"
-        )
-    return {"cpu": cpus, "gpu": gpus}
 
 
 def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:

@@ -17,42 +17,41 @@ from search.study import Study, open_study
 
 
 @dataclass(frozen=True)
-class Task:
-    """What every task of one start is told: the study, as the driver sees it, and the data."""
+class StudyAt:
+    """Where a study and its images are, as the driver sees them."""
 
     study: Path
     uuid: str
     source: str
-    gpu: bool
-
-    @property
-    def device(self) -> torch.device:
-        """Where tasks compute: a GPU only where Ray set one aside for them."""
-        return torch.device("cuda" if self.gpu else "cpu")
 
 
-def same_study(task: Task) -> Study:
+def set_aside(gpu: bool) -> torch.device:
+    """Return where a task computes: a GPU only where Ray set one aside for it."""
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def same_study(at: StudyAt) -> Study:
     """Open the study on this node; `InputError` if it is not the driver's."""
     node = platform.node()
     try:
-        study = open_study(task.study)
+        study = open_study(at.study)
     except InputError as error:
         raise InputError(f"node {node} does not see the study's folder: {error}") from error
-    if study.info.uuid != task.uuid:
+    if study.info.uuid != at.uuid:
         raise InputError(
-            f"node {node} sees another study at {task.study}; --storage-path must be a folder "
+            f"node {node} sees another study at {at.study}; --storage-path must be a folder "
             "that all nodes share"
         )
     return study
 
 
-def same_data(task: Task, config: TrainConfig) -> Dataset:
+def same_data(at: StudyAt, config: TrainConfig) -> Dataset:
     """Load the study's images on this node; `InputError` if they are not the driver's."""
-    data = _load(task.source, config.image_size, config.split_seed, config.val_fraction)
-    fingerprint = open_study(task.study).info.fingerprint
+    data = _load(at.source, config.image_size, config.split_seed, config.val_fraction)
+    fingerprint = open_study(at.study).info.fingerprint
     if data.fingerprint != fingerprint:
         raise InputError(
-            f"node {platform.node()} has other images at {task.source} than the study was begun "
+            f"node {platform.node()} has other images at {at.source} than the study was begun "
             "with; copy the same folder there"
         )
     return data

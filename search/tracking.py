@@ -105,9 +105,12 @@ def naming(study: Study, uri: str) -> list[str]:
     words = ["--study", study.path.name]
     if study.path.parent != Path("runs").absolute():
         words += ["--storage-path", str(study.path.parent)]
-    if uri != f"sqlite:///{Path('mlflow.db').absolute()}":
-        words += ["--tracking-uri", uri]
-    return words
+    return words + uri_flag(uri)
+
+
+def uri_flag(uri: str) -> list[str]:
+    """Return the flag that names an MLflow, unless it is what commands take without it."""
+    return [] if uri == f"sqlite:///{Path('mlflow.db').absolute()}" else ["--tracking-uri", uri]
 
 
 def _sqlite_file(uri: str) -> Path | None:
@@ -147,11 +150,11 @@ def parent_run(client: MlflowClient, study: Study, *, experiment: str) -> Run:
 def find_parent(client: MlflowClient, study: Study) -> Run | None:
     """Return the study's run; None if MLflow has none."""
     condition = f"tags.study_id = '{study.info.uuid}' AND tags.stage = 'search'"
-    found = _find_runs(client, condition)
+    found = find_runs(client, condition)
     return found[0] if found else None
 
 
-def _find_runs(client: MlflowClient, condition: str) -> list[Run]:
+def find_runs(client: MlflowClient, condition: str) -> list[Run]:
     """Return the runs that match in any experiment, the oldest first."""
     experiments = [
         experiment.experiment_id
@@ -293,7 +296,7 @@ def finished_trials(client: MlflowClient, study: Study) -> dict[str, int]:
         f"tags.study_id = '{study.info.uuid}' AND tags.trial LIKE 't%' "
         "AND attributes.status = 'FINISHED'"
     )
-    runs = _find_runs(client, condition)
+    runs = find_runs(client, condition)
     return {run.data.tags["trial"]: run.info.end_time or 0 for run in runs}
 
 

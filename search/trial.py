@@ -14,23 +14,23 @@ from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from acgan.step import Training
 from acgan.train import train
-from search.node import Task, same_data, same_study
+from search.node import StudyAt, same_data, same_study, set_aside
 from search.study import Quality, StudyInfo, TrialInfo, write
 
 
-def run_trial(params: dict[str, Any], *, task: Task) -> None:
+def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool) -> None:
     """Train the trial named by `params["trial"]` to its end, reporting each epoch to Tune.
 
     A trial that was begun reports its last epoch again first, then goes on where it was.
     """
-    study = same_study(task)
+    study = same_study(at)
     trial = study.trial(params["trial"])
     config = trial_config(study.info, trial.info)
-    data = same_data(task, config)
+    data = same_data(at, config)
     run = RunDir(trial.path)
     reported = 0
     before = trial.records()[-1:]
-    trained = train(config, data, run, scorer=study.scorer_path, device=task.device)
+    trained = train(config, data, run, scorer=study.scorer_path, device=set_aside(gpu))
     for record in itertools.chain(before, trained):
         _report(trial.name, record)
         reported = record.epoch
@@ -49,12 +49,12 @@ def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
     return validate(TrainConfig, "train", study.train | trial.params | {"seed": trial.seed})
 
 
-def prepare_scoring(task: Task) -> None:
+def prepare_scoring(at: StudyAt, gpu: bool) -> None:
     """Put the scoring CNN into the study, and what its score means there; once a study."""
-    study = same_study(task)
+    study = same_study(at)
     config = validate(TrainConfig, "train", study.info.train)
-    data = same_data(task, config)
-    device = task.device
+    data = same_data(at, config)
+    device = set_aside(gpu)
     if not study.scorer_path.exists():
         replace_bytes(study.scorer_path, cached_scorer(data, config, device).read_bytes())
     classes = len(data.classes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acgan.command import typed
-from acgan.config import TrainConfig, find_file, read_file, resolve, validate
+from acgan.config import TrainConfig, derive_seed, find_file, read_file, resolve, validate
 from acgan.data import load, named_source
 from acgan.dataset import Dataset
 from acgan.errors import InputError
@@ -18,7 +18,9 @@ from acgan.rundir import RunDir
 from search import tracking
 from search.study import Study, Trial, driver_at_work, open_study, study_path, trial_name
 from selection.candidates import Epoch, Filtered, choose, judge, quality_order
-from selection.settings import SelectionConfig
+from selection.jobs import without_test
+from selection.result import FORMAT
+from selection.settings import PLACEMENT, SelectionConfig
 
 FEWEST_VALIDATION = 10  # of a class
 FEWEST_TRAINING = 22  # of a class: a nearest image, the next twenty, and the image itself
@@ -33,6 +35,7 @@ class Chosen:
     weights: Path
     sha256: str
     competes: bool
+    baseline: bool
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,24 @@ class Plan:
     records: dict[str, list[EpochRecord]]
     filtered: Filtered
     candidates: tuple[Chosen, ...]
+    test_images: int
+    look_at_test: bool
     tracking_uri: str
     address: str | None
+    inception_weights: Path | None
+
+    @property
+    def id(self) -> str:
+        """The pick's name: the same request over the same candidates has the same."""
+        settings = self.settings.model_dump(mode="json", exclude=PLACEMENT)
+        weights = [(chosen.sha256, chosen.competes) for chosen in self.candidates]
+        parts = (FORMAT, self.study.info.uuid, self.scope, sorted(settings.items()), weights)
+        return f"{derive_seed(*parts, self.look_at_test):016x}"[-8:]
+
+    @property
+    def folder(self) -> Path:
+        """Where the pick leaves its files."""
+        return self.study.path / "selection" / self.id
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -90,13 +109,22 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         parent_id=parent_id,
         scope=trial or "study",
         source=source,
-        data=data,
+        data=without_test(data),
+        test_images=len(data.test.labels),
+        look_at_test=arguments.test,
         records=records,
         filtered=filtered,
         candidates=candidates,
         tracking_uri=uri,
         address=arguments.address,
+        inception_weights=_absolute(arguments.inception_weights),
     )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise InputError(f"--inception-weights {path}: there is no such file")
+    return path and path.absolute()
 
 
 def _find_study(
@@ -205,11 +233,14 @@ def _candidates(
     study: Study, judged: Mapping[str, list[Epoch]], filtered: Filtered
 ) -> tuple[Chosen, ...]:
     """Check the weights of step 1's candidates; add the baseline's best epoch to compare with."""
-    chosen = [_checked(study, epoch, competes=True) for epoch in filtered.chosen]
     baseline = baseline_epoch(judged.get(BASELINE, []))
-    if baseline is not None and baseline not in filtered.chosen:
-        chosen.append(_checked(study, baseline, competes=False))
-    return tuple(chosen)
+    epochs = list(filtered.chosen)
+    if baseline is not None and baseline not in epochs:
+        epochs.append(baseline)
+    return tuple(
+        _checked(study, epoch, competes=epoch in filtered.chosen, baseline=epoch is baseline)
+        for epoch in epochs
+    )
 
 
 def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
@@ -218,7 +249,7 @@ def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
     return min(usable, key=quality_order, default=None)
 
 
-def _checked(study: Study, epoch: Epoch, *, competes: bool) -> Chosen:
+def _checked(study: Study, epoch: Epoch, *, competes: bool, baseline: bool) -> Chosen:
     path = RunDir(study.path / epoch.trial).weights_path(epoch.epoch)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -227,4 +258,4 @@ def _checked(study: Study, epoch: Epoch, *, competes: bool) -> Chosen:
             f"the weights {path} are not those that were recorded (SHA-256 {sha256[:12]} instead "
             f"of {str(epoch.record.weights)[:12]}); restore the file, or delete it to go without"
         )
-    return Chosen(epoch, path, sha256, competes)
+    return Chosen(epoch, path, sha256, competes, baseline)

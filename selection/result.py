@@ -63,27 +63,30 @@ class Utility(_File):
 
 
 class Space(_File):
-    """The memorisation check of one class in one space ("pixels" or the extractor's name).
+    """The memorisation check of one class in one space, "pixels" or "features".
 
     share: of the generated images that lie nearer to a training image than the held-out patients'
-        5 % point, with its interval
+        5 % point, with its interval; None where there are too few real images to judge
     """
 
     label: int
     space: str
-    share: Estimate
+    share: Estimate | None
+    not_judged: str = ""
 
 
 class Fidelity(_File):
     """Step 3's numbers of one candidate.
 
-    metrics: by reference set ("validation", "training"), then by name, for example "kid_cnn3" and
-        "kid_cnn3/normal"
-    influence: one number a validation image: its part in the mean intra-class distance that ranks
+    metrics: by reference set ("validation", "training", and "generated" for what needs none), then
+        by name, for example "kid_cnn3" and "kid_cnn3/normal"
+    rank_metric: the name of the one that ranks candidates, a mean over classes; smaller is better
+    influence: one number a validation image: its part in the rank metric
     reverse: accuracy of CNNs trained on real images on the generated images of each class
     """
 
     metrics: dict[str, dict[str, float]]
+    rank_metric: str
     influence: list[float]
     reverse: list[float]
     memorisation: list[Space]
@@ -139,18 +142,22 @@ class ExtractorInfo(_File):
     name: str
     sha256: str
     suffix: str
+    standard: bool
     independent: bool
 
 
 class Decision(_File):
     """Which candidate won, by which rule, and who it could not be told from.
 
-    winner, tied: places in `Pick.candidates`; tied are the finalists that the deciding rule's
-        predecessors left
+    Candidates are named by their places in `Pick.candidates`.
+    tie_set: those that step 2 cannot tell from the best
+    tied: those of them that passed the memorisation check and that the rank metric cannot tell
+        from the lowest
     """
 
     winner: int
     tie_set: list[int]
+    tied: list[int]
     rank_metric: str
     rule: str
     memorisation_failed: bool
@@ -165,7 +172,7 @@ class Difference(_File):
     difference: Estimate | None = None
 
 
-class TestTouch(_File):
+class LookAtTest(_File):
     """The one look at the test images.
 
     number: which touch of this study's test images it was, from 1
@@ -191,6 +198,7 @@ class Pick(_File):
     scope: str
     created: float
     code_version: str
+    versions: dict[str, str]
     settings: dict[str, Any]
     data_name: str
     fingerprint: str
@@ -204,7 +212,7 @@ class Pick(_File):
     extractor: ExtractorInfo
     decision: Decision
     against_baseline: Difference | None
-    test: TestTouch | None
+    test: LookAtTest | None
     cost: dict[str, float]
 
     @property

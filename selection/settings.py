@@ -38,6 +38,9 @@ class SelectionConfig(Section):
     extractor: str = Field(
         "auto", description="step 3: auto, inception-v3-compat, cnn3, or a plug-in's name"
     )
+    inception_sha256: str | None = Field(
+        None, description="step 3: of --inception-weights, where it is not torch-fidelity's file"
+    )
     fidelity_images: int = Field(2048, ge=32, description="step 3: generated images of each class")
     reference_limit: int = Field(
         5000, ge=32, description="step 3: most training images of a class in the reference set"
@@ -46,6 +49,11 @@ class SelectionConfig(Section):
         0.1, gt=0, lt=1, description="step 3: share of near-copies that fails the check"
     )
     seed: int = Field(0, ge=0, description="of generated images, CNNs and resampling")
+
+    cpus_per_task: float = Field(1.0, gt=0, description="CPU cores a candidate")
+    gpus_per_task: float | None = Field(
+        None, ge=0, description="GPUs a candidate; unset: 1 if there are any"
+    )
 
     @field_validator("cnn_seeds", mode="before")
     @classmethod
@@ -63,3 +71,7 @@ class SelectionConfig(Section):
     def fit(self) -> FitConfig:
         """How the CNN of step 2 is trained."""
         return FitConfig(self.cnn_learning_rate, self.cnn_epochs, self.cnn_batch_size)
+
+
+PLACEMENT = {"cpus_per_task", "gpus_per_task"}
+"""Settings that say where the work is done, not what comes out."""

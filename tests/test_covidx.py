@@ -11,7 +11,7 @@ from PIL import Image
 from acgan.covidx import Curated, Use, curate, image_paths, main, report
 from acgan.decode import examine_all
 from acgan.errors import InputError
-from acgan.labels import read_table
+from acgan.labels import GENERATED, read_table
 
 MINI = Path(__file__).parents[2] / "shared" / "data" / "covidx-mini"
 needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason="no covidx-mini images here")
@@ -32,12 +32,20 @@ class Folder:
                 self.add("train", name, f"{name}.png", class_name)
                 self.add("test", f"t{name}", f"{name}.png", class_name)
 
-    def add(self, split: str, patient: str, file: str, class_name: str = "normal") -> Path:
+    def add(
+        self,
+        split: str,
+        patient: str,
+        file: str,
+        class_name: str = "normal",
+        *,
+        source: str = "rsna",
+    ) -> Path:
         path = self.root / split / file
         noise = Image.fromarray(self.rng.integers(0, 256, (12, 12), np.uint8))
         noise.resize((64, 64), Image.Resampling.BICUBIC).save(path)
         with (self.root / f"{split}.txt").open("a") as labels:
-            labels.write(f"{patient} {file} {class_name} rsna\n")
+            labels.write(f"{patient} {file} {class_name} {source}\n")
         return path
 
     def curate(self) -> Curated:
@@ -138,6 +146,31 @@ def test_near_duplicates_across_train_and_test_are_a_warning(folder: Folder) -> 
     curated = folder.curate()
     assert any("share near-duplicate images (1 pair " in text for text in curated.warnings)
     assert folder.uses()["train/x.png"] != Use.DUPLICATE
+
+
+def test_beside_real_images_generated_ones_only_train(folder: Folder) -> None:
+    before = {path: use for path, use in folder.uses().items() if use == Use.VALIDATION}
+    for number in range(40):
+        folder.add("train", f"made{number}", f"made{number}.png", source=GENERATED)
+    uses = folder.uses()
+    assert {use for path, use in uses.items() if "made" in path} == {Use.TRAIN}
+    assert {path: use for path, use in uses.items() if use == Use.VALIDATION} == before
+
+
+def test_generated_images_alone_are_divided_however_alike_they_are(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "d", patients=0)
+    for class_name in CLASSES:
+        for number in range(10):
+            name = f"{class_name}{number}"
+            path = folder.add("train", name, f"{name}.png", class_name, source=GENERATED)
+            picture = Image.new("L", (64, 64), 128)
+            picture.putpixel((number, 0), 129)
+            picture.putpixel((0, 1 + CLASSES.index(class_name)), 129)
+            picture.save(path)
+    (folder.root / "test.txt").unlink(missing_ok=True)
+    curated = folder.curate()
+    assert [len(curated.indices(u)) for u in (Use.TRAIN, Use.VALIDATION, Use.TEST)] == [24, 6, 0]
+    assert curated.near == ()
 
 
 def test_a_class_that_ends_up_empty_is_refused(folder: Folder) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from acgan.files import replace_bytes, replace_text
+import pytest
+
+from acgan.files import replace_all, replace_bytes, replace_text
 from tests.test_rundir import killed_at
 
 
@@ -14,3 +16,21 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         killed_at(calls, lambda: replace_bytes(path, b"new content"))
         assert path.read_bytes() in ("é".encode(), b"new content")
     assert path.read_bytes() == b"new content"
+
+
+def test_of_many_files_each_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    contents = {str(number): bytes([number]) * 100 for number in range(3)}
+    calls = 0
+    while killed_at(calls, lambda: replace_all(tmp_path, contents)):
+        calls += 1
+        whole = (path for path in tmp_path.iterdir() if path.suffix != ".tmp")
+        assert all(path.read_bytes() == contents[path.name] for path in whole)
+    assert calls > 9
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
+
+
+def test_a_write_that_is_interrupted_leaves_no_half_file(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_all(tmp_path, {"a": b"1", "b": b"2"})
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}

@@ -30,11 +30,17 @@ HOMES = {
         "search.searcher",
         "search.stopping",
         "search.trial",
-        "selection.scoring",
+        "selection.workers",
     },
     "optuna": {"search.searcher", "search.space", "search.stopping"},
-    "mlflow": {"search.recorder", "search.tracking", "selection.registry"},
-    "torch_fidelity": {"selection.fidelity"},
+    "mlflow": {
+        "search.recorder",
+        "search.tracking",
+        "selection.publish",
+        "selection.registered_model",
+        "selection.registry",
+    },
+    "torch_fidelity": {"selection.extractors"},
 }
 
 Imports = dict[str, set[str]]

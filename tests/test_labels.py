@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acgan.errors import InputError
-from acgan.labels import SOURCES, parse_line, read_label_file, read_table
+from acgan.labels import GENERATED, SOURCES, parse_line, read_label_file, read_table
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 LABELS = SHARED / "covidx-labels"
@@ -111,6 +112,7 @@ def test_covidx_mini_has_the_numbers_of_its_description() -> None:
         ("7\ta.png\tcovid\tSIRM \n", ("7", "a.png", "COVID-19", "sirm")),
         ("COVID 1 2 a.png Covid19", ("COVID 1 2", "a.png", "COVID-19", "unknown")),
         ("normal normal.png Pneumonia cohen", ("normal", "normal.png", "pneumonia", "cohen")),
+        ("generated-7 a.png normal generated", ("generated-7", "a.png", "normal", "generated")),
         ("rsna rsna positive", ("rsna", "rsna", "positive", "unknown")),
     ],
 )
@@ -233,6 +235,22 @@ def test_a_split_without_label_file_is_named(tmp_path: Path, removed: str) -> No
     (folder / removed).unlink()
     with pytest.raises(InputError, match=f"no label file of {removed[:-4]}"):
         read_table(folder)
+
+
+def test_generated_images_alone_need_no_test_but_beside_real_ones_do(tmp_path: Path) -> None:
+    made = [f"{GENERATED}-{n} {n}.png {n} {GENERATED}" for n in ("COVID-19", "normal", "pneumonia")]
+    folder = make_folder(tmp_path / "d", made, TEST)
+    shutil.rmtree(folder / "test")
+    (folder / "test.txt").unlink()
+    table = read_table(folder)
+    assert [(row.split, row.source) for row in table.rows] == [("train", GENERATED)] * 3
+    mixed = make_folder(tmp_path / "mixed", [*made, *TRAIN], TEST)
+    (mixed / "test.txt").write_text("")
+    with pytest.raises(InputError, match="test has no image that can be used"):
+        read_table(mixed)
+    (mixed / "test.txt").unlink()
+    with pytest.raises(InputError, match=r"no label file of test"):
+        read_table(mixed)
 
 
 def test_a_missing_an_empty_and_an_unlabelled_folder_say_what_is_expected(tmp_path: Path) -> None:

@@ -1,0 +1,445 @@
+"""Weights to images, and folders of generated images in the COVIDx layout.
+
+    python -m acgan.generate --weights FILE --per-class 1000 --out DIR
+
+writes DIR/train/COVID-19-000123.png and so on, DIR/train.txt with a label line an image, and
+DIR/manifest.json, which says how they were made. Typed again it continues; a larger --per-class,
+or another class, adds to what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import itertools
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Json, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from acgan.command import command_parser, run_command, typed
+from acgan.config import TrainConfig, derive_seed, nearest
+from acgan.errors import InputError
+from acgan.evaluate import png, to_uint8
+from acgan.files import replace_all, replace_text
+from acgan.labels import FAMILIES, GENERATED
+from acgan.models import Generator
+
+BLOCK = 64  # images computed at once: another number would be other images
+MANIFEST = "manifest.json"
+LABELS = "train.txt"
+IMAGES = "train"
+NAMING = "{class_name}-{index:06d}.png"
+FILE_OVERHEAD_BYTES = 4096  # of a PNG beyond its pixels, and of a file system's last block
+
+Pixels = NDArray[np.uint8]
+
+
+class NotFiniteError(ValueError):
+    """A generator made pixels that are not finite: it is no use, whatever the latents."""
+
+
+class _Metadata(BaseModel):
+    """What a weights file says of itself, see `acgan.train.generator_bytes`."""
+
+    config: Json[TrainConfig]
+    classes: Json[tuple[str, ...]]
+    run: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator in inference mode on its device, and what its file says of it.
+
+    `run` and `epoch` tell where it comes from; `sha256` is the file's.
+    """
+
+    generator: Generator
+    device: torch.device
+    config: TrainConfig
+    classes: tuple[str, ...]
+    run: str
+    epoch: int
+    sha256: str
+
+
+def load_generator(
+    path: Path, *, device: torch.device, sha256: str | None = None
+) -> LoadedGenerator:
+    """Read the weights of one epoch, as `acgan.train` keeps them.
+
+    Raises `InputError` for a file that is missing, is no such file, whose tensors do not fit its
+    configuration, or whose SHA-256 is not the expected one.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}; name a run's weights/*.safetensors")
+    found = file_sha256(path)
+    if sha256 is not None and found != sha256:
+        raise InputError(
+            f"{path} is not the file that was recorded (SHA-256 {found[:16]}…, expected "
+            f"{sha256[:16]}…); restore it"
+        )
+    metadata, tensors = _read_weights(path)
+    generator = Generator(metadata.config, len(metadata.classes))
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"the tensors in {path} do not fit the configuration it names; restore it"
+        ) from error
+    return LoadedGenerator(
+        generator.to(device).eval(),
+        device,
+        metadata.config,
+        metadata.classes,
+        metadata.run,
+        metadata.epoch,
+        found,
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; `InputError` for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; change its permissions") from error
+
+
+def _read_weights(path: Path) -> tuple[_Metadata, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = _Metadata.model_validate(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is no safetensors file ({error}); name a run's weights/*.safetensors"
+        ) from error
+    except ValidationError as error:
+        key = error.errors()[0]["loc"][0]
+        raise InputError(
+            f"{path} does not say which generator it holds ({key!r} is missing or wrong in its "
+            "metadata); name a run's weights/*.safetensors"
+        ) from error
+    if metadata.classes not in FAMILIES:
+        raise InputError(f"{path} names classes {metadata.classes} that no COVIDx version has")
+    return metadata, tensors
+
+
+def generate(
+    loaded: LoadedGenerator, label: int, *, count: int, seed: int, start: int = 0
+) -> Pixels:
+    """Return images `start` to `start + count - 1` of a class, uint8 [count, 3, H, W].
+
+    Image i depends on the weights, the seed, the class and i alone: images are always computed in
+    the same blocks of 64, because a convolution may round differently in another batch size. The
+    bytes are the same for one kind of device and version of PyTorch. Raises `NotFiniteError`.
+    """
+    assert 0 <= label < len(loaded.classes), f"{label=}"
+    assert start >= 0 < count, f"{start=}, {count=}"
+    first, last = start // BLOCK, (start + count - 1) // BLOCK
+    blocks = [_block(loaded, label, block, seed) for block in range(first, last + 1)]
+    offset = start - first * BLOCK
+    return np.concatenate(blocks)[offset : offset + count]
+
+
+@torch.no_grad()
+def _block(loaded: LoadedGenerator, label: int, block: int, seed: int) -> Pixels:
+    random = torch.Generator().manual_seed(derive_seed(int(seed), int(label), int(block)))
+    latents = torch.rand(BLOCK, loaded.config.latent_size, generator=random).mul_(2).sub_(1)
+    labels = torch.full((BLOCK,), label)
+    with _reproducible():
+        images = loaded.generator(latents.to(loaded.device), labels.to(loaded.device))
+    if not images.isfinite().all():
+        raise NotFiniteError(
+            f"the generator of {loaded.run}, epoch {loaded.epoch}, makes pixels that are not finite"
+        )
+    pixels: Pixels = to_uint8(images).cpu().numpy()
+    return pixels
+
+
+@contextlib.contextmanager
+def _reproducible() -> Iterator[None]:
+    """Keep cuDNN from algorithms whose result varies, and from choosing another each time."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def generate_all(
+    loaded: LoadedGenerator, *, per_class: int, seed: int
+) -> tuple[Pixels, NDArray[np.int64]]:
+    """Return the first images of every class, uint8 [N, 3, H, W], and their labels, int64 [N].
+
+    They are ordered by class. Raises `NotFiniteError`.
+    """
+    classes = range(len(loaded.classes))
+    images = [generate(loaded, label, count=per_class, seed=seed) for label in classes]
+    return np.concatenate(images), np.repeat(np.arange(len(classes)), per_class)
+
+
+class Manifest(BaseModel):
+    """`manifest.json`: how the images of a folder were made.
+
+    `per_class` is what was asked for; `files` holds the SHA-256 of each image file once all are
+    there, and is empty before.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights_sha256: str
+    run: str
+    epoch: int
+    config: TrainConfig
+    seed: int
+    device: str
+    acgan_search: str
+    torch: str
+    naming: str
+    per_class: dict[str, int]
+    files: dict[str, str] = {}
+
+
+# What must be the same for images to belong into one folder.
+_IDENTITY = ("weights_sha256", "seed", "device", "torch", "naming")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command has which writes generated images."""
+    parser.add_argument(
+        "--per-class", type=int, required=True, metavar="N", help="images of each class"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="new folder, or one to go on with"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="default: 0")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    parser.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help="only these (default: all the weights know)"
+    )
+
+
+def write_folder(options: argparse.Namespace, weights: Path) -> int:
+    """Write the images that the options ask for; return the exit code.
+
+    Raises `InputError`, before any image is made, for options that cannot be followed and for a
+    folder that cannot be written or holds anything else.
+    """
+    if options.per_class < 1:
+        raise InputError(f"--per-class must be at least 1, got {options.per_class}")
+    loaded = load_generator(weights, device=_named_device(options.device))
+    try:
+        manifest, made = _fill(options.out, loaded, _wanted(loaded, options))
+    except NotFiniteError as error:
+        print(f"error: {error}; choose other weights", file=sys.stderr)
+        return 1
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {options.out}: {error.strerror}; free some space there, or name "
+            "another folder"
+        ) from error
+    print(f"{options.out} holds all {len(manifest.files)} images; {made} are new")
+    print(_next_step(options.out, whole=len(manifest.per_class) == len(loaded.classes)))
+    return 0
+
+
+def _wanted(loaded: LoadedGenerator, options: argparse.Namespace) -> Manifest:
+    return Manifest(
+        weights_sha256=loaded.sha256,
+        run=loaded.run,
+        epoch=loaded.epoch,
+        config=loaded.config,
+        seed=options.seed,
+        device=loaded.device.type,
+        acgan_search=importlib.metadata.version("acgan-search"),
+        torch=torch.__version__,
+        naming=f"{IMAGES}/{NAMING}",
+        per_class=dict.fromkeys(_named_classes(options.classes, loaded), options.per_class),
+    )
+
+
+def _next_step(folder: Path, *, whole: bool) -> str:
+    """Return what to type next; a folder that lacks a class is no data folder by itself."""
+    if whole:
+        return f"next: {typed(['python', '-m', 'acgan.covidx', str(folder)])}"
+    images, labels = (shlex.quote(str(folder / name)) for name in (IMAGES, LABELS))
+    return f"to add them to a data folder: cp {images}/* DIR/train/; cat {labels} >> DIR/train.txt"
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from error
+
+
+def _named_classes(names: Sequence[str] | None, loaded: LoadedGenerator) -> Sequence[str]:
+    for name in names or ():
+        if name not in loaded.classes:
+            raise InputError(
+                f"--classes {name}: the weights have no such class{nearest(name, loaded.classes)}"
+            )
+    return names or loaded.classes
+
+
+def _fill(folder: Path, loaded: LoadedGenerator, wanted: Manifest) -> tuple[Manifest, int]:
+    """Make the images that a folder lacks; return its manifest and how many were made."""
+    recorded = _recorded(folder, loaded.classes)
+    manifest = wanted if recorded is None else _extended(folder, recorded, wanted)
+    images = folder / IMAGES
+    missing = {
+        name: [i for i in range(count) if not (images / image_name(name, i)).exists()]
+        for name, count in manifest.per_class.items()
+    }
+    count = sum(map(len, missing.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    if count:
+        _require_space(folder, count, loaded.config.image_size)
+        _write_manifest(folder, manifest)  # first: by it the folder is known as this module's
+        images.mkdir(exist_ok=True)
+        _make(images, loaded, missing, seed=manifest.seed)
+    for leftover in (*folder.glob(".*.tmp"), *images.glob(".*.tmp")):  # of a kill
+        leftover.unlink()
+    return _finish(folder, loaded.classes, manifest), count
+
+
+def image_name(class_name: str, index: int) -> str:
+    """Return the file name of an image of a class: COVID-19-000123.png."""
+    return NAMING.format(class_name=class_name, index=index)
+
+
+def _recorded(folder: Path, classes: Sequence[str]) -> Manifest | None:
+    """Return the manifest of a folder with images, None for one without any.
+
+    Raises `InputError` for a folder with anything that this module does not write.
+    """
+    if not folder.exists():
+        return None
+    there = _visible(folder)
+    known = {MANIFEST, LABELS, IMAGES} if MANIFEST in there else set()
+    images = _visible(folder / IMAGES) if IMAGES in there else set()
+    own = re.compile(rf"({'|'.join(map(re.escape, classes))})-\d{{6,}}\.png")
+    foreign = sorted(there - known)
+    foreign += sorted(f"{IMAGES}/{name}" for name in images if not own.fullmatch(name))
+    if foreign:
+        raise InputError(f"{folder} holds other things ({foreign[0]}); name a new folder")
+    if not images:
+        return None
+    try:
+        recorded = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{folder / MANIFEST} is damaged; name a new folder") from error
+    if not recorded.per_class.keys() <= set(classes):
+        raise InputError(f"{folder} holds images of other classes; name a new folder")
+    return recorded
+
+
+def _visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def _extended(folder: Path, recorded: Manifest, wanted: Manifest) -> Manifest:
+    """Return `wanted` with the classes that the folder has as well."""
+    different = [
+        f"{key}: {str(there)[:16]} → {str(own)[:16]}"
+        for key in _IDENTITY
+        if (there := getattr(recorded, key)) != (own := getattr(wanted, key))
+    ]
+    if different:
+        raise InputError(
+            f"{folder} holds images that were made otherwise ({'; '.join(different)}); "
+            "go back to that, or name a new folder"
+        )
+    for name, count in wanted.per_class.items():
+        before = recorded.per_class.get(name, 0)
+        if count < before:
+            raise InputError(
+                f"{folder} was begun with {before} images of {name}, more than {count}; "
+                f"give --per-class {before}, or name a new folder"
+            )
+    per_class = recorded.per_class | wanted.per_class
+    return wanted.model_copy(update={"per_class": per_class})
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def _require_space(folder: Path, images: int, image_size: int) -> None:
+    needed = images * (3 * image_size**2 + FILE_OVERHEAD_BYTES)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{images} images need up to {needed / 1e9:.2f} GB in {folder}, which has "
+            f"{free / 1e9:.2f}; free some space, or name another folder"
+        )
+
+
+def _make(
+    folder: Path, loaded: LoadedGenerator, missing: Mapping[str, Sequence[int]], *, seed: int
+) -> None:
+    total = sum(map(len, missing.values()))
+    with tqdm(total=total, desc="generating", unit="image", disable=None) as progress:
+        for name, indices in missing.items():
+            label = loaded.classes.index(name)
+            for block, group in itertools.groupby(indices, key=lambda index: index // BLOCK):
+                own = list(group)
+                start = block * BLOCK
+                images = generate(loaded, label, count=BLOCK, seed=seed, start=start)
+                pictures = {image_name(name, i): png(_hwc(images[i - start])) for i in own}
+                replace_all(folder, pictures)
+                progress.update(len(own))
+
+
+def _hwc(image: Pixels) -> Pixels:
+    return image.transpose(1, 2, 0)
+
+
+def _finish(folder: Path, classes: Sequence[str], manifest: Manifest) -> Manifest:
+    """Write the labels, then the manifest with the SHA-256 of every image; return it."""
+    counts = {name: manifest.per_class[name] for name in classes if name in manifest.per_class}
+    names = {image_name(c, i): c for c, count in counts.items() for i in range(count)}
+    # Each image is a patient of its own, whose id no real one has.
+    lines = (f"{GENERATED}-{Path(n).stem} {n} {c} {GENERATED}\n" for n, c in names.items())
+    replace_text(folder / LABELS, "".join(lines))
+    files = {f"{IMAGES}/{name}": file_sha256(folder / IMAGES / name) for name in names}
+    whole = manifest.model_copy(update={"per_class": counts, "files": files})
+    _write_manifest(folder, whole)
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a folder of generated images; return the exit code."""
+    parser = command_parser("acgan.generate", __doc__)
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="a run's weights/*.safetensors"
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    return run_command(
+        lambda: write_folder(options, options.weights), resume="type the same command again"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

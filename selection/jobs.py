@@ -1,0 +1,527 @@
+"""The long parts of a pick, each in whatever process and on whatever node Ray places it.
+
+A job leaves its result in the study's store, under a name that follows from all that decides it
+(weights, settings, images), and is skipped where the result is there. So a pick that is typed
+again, or another one over the same candidates, computes only what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from acgan.classifier import Classifier
+from acgan.config import TrainConfig, derive_seed, validate
+from acgan.dataset import Dataset, ImageSet
+from acgan.errors import InputError
+from acgan.evaluate import GRID_COLUMNS, GRID_TILE, png, tile
+from acgan.files import replace_bytes
+from acgan.generate import LoadedGenerator, NotFiniteError, generate_all, load_generator
+from acgan.rundir import weights_bytes
+from search.node import StudyAt, same_data, same_study, set_aside
+from selection import fidelity, memorisation, utility
+from selection.extractors import Extractor, View, cached_views, open_extractor
+from selection.result import Estimate, ExtractorInfo, Fidelity, Images, Space, write_json
+from selection.settings import SelectionConfig
+
+STORE_VERSION = 1
+T_SNE_IMAGES = 334  # of a class
+CNN_SETTINGS = {"cnn_images", "cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"}
+FIDELITY_SETTINGS = {"fidelity_images", "reference_limit", "memorised_above", "seed"}
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Scored(_File):
+    """One CNN's hits on the validation images, see `selection.result.Utility`; or why not."""
+
+    hits: str = ""
+    failed: str = ""
+    seconds: float = 0.0
+
+
+class Measured(_File):
+    """Step 3's numbers of one candidate; or why there are none."""
+
+    fidelity: Fidelity | None = None
+    failed: str = ""
+    seconds: float = 0.0
+
+
+class Touched(_File):
+    """What was seen of one candidate on the test images: hits of its CNNs, and metrics."""
+
+    images: Images
+    sources: list[str]
+    hits: list[str]
+    metrics: dict[str, float]
+
+
+FileT = TypeVar("FileT", bound=BaseModel)
+
+
+def read_stored(model: type[FileT], path: Path) -> FileT | None:
+    """Read a stored result; None if there is none that can be used."""
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every job of one pick is told."""
+
+    at: StudyAt
+    settings: SelectionConfig
+    fingerprint: str
+    inception_weights: Path | None
+
+    @property
+    def store(self) -> Path:
+        """The study's folder of results."""
+        return self.at.study / "selection" / "store"
+
+    def path(self, kind: str, names: set[str], *parts: object) -> Path:
+        """Return where a result stands that `parts` and the settings of these names decide."""
+        settings = self.settings.model_dump(include=names)
+        key = derive_seed(STORE_VERSION, self.fingerprint, sorted(settings.items()), *parts)
+        return self.store / f"{kind}-{key:016x}.json"
+
+    def data(self) -> Dataset:
+        """Load the study's images on this node, without the test images."""
+        return without_test(self.all_data())
+
+    def all_data(self) -> Dataset:
+        """Load the study's images on this node; only the last step may ask for the test images."""
+        study = same_study(self.at)
+        return same_data(self.at, validate(TrainConfig, "train", study.info.train))
+
+    def fidelity_images(
+        self, generator: LoadedGenerator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the images of a generator that step 3 measures, and their labels."""
+        seed = derive_seed(self.settings.seed, "fidelity images")
+        return generate_all(generator, per_class=self.settings.fidelity_images, seed=seed)
+
+    def open_extractor(self, *, gpu: bool, known: ExtractorInfo | None = None) -> Extractor:
+        """Open what turns images into features; `InputError` if this node's is not the known."""
+        extractor = _extractor(self, gpu)
+        if known is not None and extractor.sha256 != known.sha256:
+            raise InputError(
+                f"node {platform.node()} has the features {extractor.name}, others have "
+                f"{known.name}; name a file that all nodes see with --inception-weights, or "
+                "choose --extractor cnn3"
+            )
+        return extractor
+
+
+def sample_grid(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> bytes:
+    """Return a PNG of the first eight images of each class, one row a class.
+
+    images: uint8 [N, H, W] or [N, 3, H, W]; small ones are shown larger, pixel by pixel.
+    """
+    colour = images if images.ndim == 4 else images[:, None].repeat(3, axis=1)
+    rows = [colour[labels == label][:GRID_COLUMNS] for label in np.unique(labels)]
+    side, square = images.shape[-1], max(1, GRID_TILE // images.shape[-1])
+    sheet = np.zeros((len(rows) * GRID_COLUMNS, 3, side, side), np.uint8)
+    for place, row in enumerate(rows):
+        sheet[place * GRID_COLUMNS : place * GRID_COLUMNS + len(row)] = row
+    return png(tile(sheet, GRID_COLUMNS).repeat(square, axis=0).repeat(square, axis=1))
+
+
+def without_test(data: Dataset) -> Dataset:
+    """Return a data set whose test images cannot be read, because they are not there."""
+    none = ImageSet(data.val.images[:0], data.val.labels[:0], (), ())
+    return dataclasses.replace(data, test=none)
+
+
+@functools.lru_cache(maxsize=1)
+def _extractor(work: Work, gpu: bool) -> Extractor:
+    # A process that runs several jobs, one after another, opens the extractor once.
+    return open_extractor(
+        work.settings.extractor,
+        data=work.data(),
+        device=set_aside(gpu),
+        weights=work.inception_weights,
+        sha256=work.settings.inception_sha256,
+        folder=work.store,
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One candidate's generator: its name for people, its file, and the file's hash."""
+
+    name: str
+    path: Path
+    sha256: str
+
+    def load(self, device: torch.device) -> LoadedGenerator:
+        """Read the generator; `InputError` if the file is no longer the one that was checked."""
+        return load_generator(self.path, device=device, sha256=self.sha256)
+
+
+class Job(Protocol):
+    """A part of a pick."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    def done(self) -> bool:
+        """Whether its result is in the store."""
+
+    def run(self, *, gpu: bool) -> None:
+        """Do the work and leave the result in the store."""
+
+
+@dataclass(frozen=True)
+class UtilityJob:
+    """Step 2 of one candidate: CNNs of these numbers, each stored as soon as it is trained."""
+
+    work: Work
+    weights: Weights
+    numbers: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.weights.name
+
+    def path(self, number: int) -> Path:
+        """Return where the result of one CNN stands."""
+        return self.work.path("utility", CNN_SETTINGS, self.weights.sha256, number)
+
+    def results(self) -> list[Scored | None]:
+        """Return the stored results, None where one is missing."""
+        return [read_stored(Scored, self.path(number)) for number in self.numbers]
+
+    def done(self) -> bool:
+        """Whether all CNNs are scored."""
+        return None not in self.results()
+
+    def run(self, *, gpu: bool) -> None:
+        """Train and score the CNNs that are missing."""
+        data = self.work.data()
+        generator = self.weights.load(set_aside(gpu))
+        for number, result in zip(self.numbers, self.results(), strict=True):
+            if result is None:
+                write_json(self.path(number), self._score(generator, data, number))
+
+    def _score(self, generator: LoadedGenerator, data: Dataset, number: int) -> Scored:
+        started = time.perf_counter()
+        try:
+            models = utility.train_on_generated(generator, self.work.settings, number=number)
+        except NotFiniteError as error:
+            return Scored(failed=str(error), seconds=time.perf_counter() - started)
+        hits = utility.hits(models, data.val)
+        return Scored(hits=hits, seconds=time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class CeilingJob:
+    """One CNN trained on the real training images, scored and kept for the reverse test."""
+
+    work: Work
+    number: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"CNN {self.number + 1} of real images"
+
+    @property
+    def path(self) -> Path:
+        """Where its result stands."""
+        return self.work.path("ceiling", CNN_SETTINGS, self.number)
+
+    @property
+    def model_path(self) -> Path:
+        """Where the CNN stands as it was after its last epoch."""
+        return self.path.with_suffix(".safetensors")
+
+    def result(self) -> Scored | None:
+        """Return its stored score; None before it is trained and scored."""
+        return read_stored(Scored, self.path) if self.model_path.exists() else None
+
+    def done(self) -> bool:
+        """Whether it is trained and scored."""
+        return self.result() is not None
+
+    def run(self, *, gpu: bool) -> None:
+        """Train and score it."""
+        started = time.perf_counter()
+        data = self.work.data()
+        models = utility.train_on_real(
+            data.train,
+            self.work.settings,
+            number=self.number,
+            classes=len(data.classes),
+            device=set_aside(gpu),
+        )
+        replace_bytes(self.model_path, weights_bytes(models[-1].state_dict(), {}))
+        hits = utility.hits(models, data.val)
+        write_json(self.path, Scored(hits=hits, seconds=time.perf_counter() - started))
+
+    def load(self, *, classes: int, image_size: int, device: torch.device) -> Classifier:
+        """Read the trained CNN."""
+        model = Classifier(classes=classes, image_size=image_size).to(device)
+        model.load_state_dict(load_file(self.model_path))
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class ExtractorJob:
+    """Opens the extractor once before others do, training it if it is one that is trained."""
+
+    work: Work
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return "features"
+
+    @property
+    def path(self) -> Path:
+        """Where it is written what the extractor is."""
+        named = self.work.inception_weights
+        return self.work.path("extractor", {"extractor", "inception_sha256"}, str(named))
+
+    def result(self) -> ExtractorInfo | None:
+        """Return what the extractor is; None before it was opened."""
+        return read_stored(ExtractorInfo, self.path)
+
+    def done(self) -> bool:
+        """Whether it is known what the extractor is."""
+        return self.result() is not None
+
+    def run(self, *, gpu: bool) -> None:
+        """Open the extractor and write down what it is."""
+        found = self.work.open_extractor(gpu=gpu)
+        info = ExtractorInfo(
+            name=found.name,
+            sha256=found.sha256,
+            suffix=found.suffix,
+            standard=found.standard,
+            independent=found.independent,
+        )
+        write_json(self.path, info)
+
+
+@dataclass(frozen=True)
+class FidelityJob:
+    """Step 3 of one candidate: its metrics, memorisation check, reverse test and pictures."""
+
+    work: Work
+    weights: Weights
+    extractor: ExtractorInfo
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.weights.name
+
+    @property
+    def path(self) -> Path:
+        """Where its numbers stand."""
+        names = FIDELITY_SETTINGS | CNN_SETTINGS
+        return self.work.path("fidelity", names, self.weights.sha256, self.extractor.sha256)
+
+    @property
+    def grid_path(self) -> Path:
+        """Where the picture of its first images stands."""
+        return self.path.with_suffix(".grid.png")
+
+    @property
+    def closest_path(self) -> Path:
+        """Where the picture of its nearest pairs stands."""
+        return self.path.with_suffix(".closest.png")
+
+    @property
+    def features_path(self) -> Path:
+        """Where features of some of its images and of real ones stand, for the t-SNE."""
+        return self.path.with_suffix(".features.safetensors")
+
+    def result(self) -> Measured | None:
+        """Return the stored numbers; None if there are none."""
+        return read_stored(Measured, self.path)
+
+    def done(self) -> bool:
+        """Whether it is measured."""
+        return self.result() is not None
+
+    def run(self, *, gpu: bool) -> None:
+        """Measure it."""
+        started = time.perf_counter()
+        try:
+            measured = self._measure(gpu=gpu)
+        except ValueError as error:  # features that are not finite: NotFiniteError is one
+            measured = Measured(failed=str(error))
+        seconds = time.perf_counter() - started
+        write_json(self.path, measured.model_copy(update={"seconds": seconds}))
+
+    def _measure(self, *, gpu: bool) -> Measured:
+        data, device = self.work.data(), set_aside(gpu)
+        extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
+        images, labels = self.work.fidelity_images(self.weights.load(device))
+        views = extractor.extract(images)
+        train, val = (cached_views(extractor, own.images) for own in (data.train, data.val))
+        classes, limit = len(data.classes), self.work.settings.reference_limit
+        features, of_train, of_val = (_features(own) for own in (views, train, val))
+        real = fidelity.reference(of_val, data.val.labels, classes=classes)
+        some = fidelity.reference(of_train, data.train.labels, classes=classes, limit=limit)
+        copies = self._copies(
+            memorisation.Sample(images, labels, features), data, (of_train, of_val), device
+        )
+        found = Fidelity(
+            metrics={
+                "validation": fidelity.metrics(extractor, features, labels, real, data.classes),
+                "training": fidelity.metrics(extractor, features, labels, some, data.classes),
+                "generated": fidelity.inception_scores(extractor, views),
+            },
+            rank_metric=fidelity.rank_metric(extractor, real),
+            influence=fidelity.rank_values(features, labels, real).tolist(),
+            reverse=utility.reverse(self._judges(data, device), images, labels),
+            memorisation=[_space(finding) for finding in copies.findings],
+            memorised=list(copies.reasons),
+        )
+        sheet = memorisation.contact_sheet(
+            copies.pairs, images, data.train.images, classes=data.classes
+        )
+        replace_bytes(self.closest_path, sheet)
+        replace_bytes(self.grid_path, sample_grid(images, labels))
+        self._keep_features(views, labels, val[0], data)
+        return Measured(fidelity=found)
+
+    def _copies(
+        self,
+        generated: memorisation.Sample,
+        data: Dataset,
+        real: tuple[list[Tensor], list[Tensor]],
+        device: torch.device,
+    ) -> memorisation.Memorisation:
+        """Check for copies; `real`: the features of the training and the validation images."""
+        train, val = (
+            memorisation.Sample(own.images, own.labels, features)
+            for own, features in zip((data.train, data.val), real, strict=True)
+        )
+        reference = memorisation.prepare(
+            train, val, data.val.patients, classes=data.classes, device=device
+        )
+        settings = self.work.settings
+        return memorisation.check(
+            generated, reference, limit=settings.memorised_above, seed=settings.seed
+        )
+
+    def _judges(self, data: Dataset, device: torch.device) -> list[Classifier]:
+        jobs = [CeilingJob(self.work, n) for n in range(self.work.settings.cnn_seeds[0])]
+        size = data.val.images.shape[-1]
+        return [job.load(classes=len(data.classes), image_size=size, device=device) for job in jobs]
+
+    def _keep_features(
+        self, views: Sequence[View], labels: NDArray[np.int64], real: View, data: Dataset
+    ) -> None:
+        """Write the features: the winner's t-SNE and look at the test images need them again."""
+        tensors = {f"generated.{i}": view.features for i, view in enumerate(views)}
+        chosen = fidelity.at_most(data.val.labels, T_SNE_IMAGES)
+        tensors["generated_labels"] = torch.from_numpy(labels)
+        tensors["real"] = real.features[chosen]
+        tensors["real_labels"] = torch.from_numpy(data.val.labels[chosen])
+        replace_bytes(self.features_path, weights_bytes(tensors, {}))
+
+    def generated_features(self) -> tuple[list[Tensor], NDArray[np.int64]]:
+        """Return the features of the measured images, one tensor a view, and their labels."""
+        tensors = load_file(self.features_path)
+        labels: NDArray[np.int64] = tensors["generated_labels"].numpy()
+        views = sorted(name for name in tensors if name.startswith("generated."))
+        return [tensors[name] for name in views], labels
+
+    def real_features(self) -> tuple[Tensor, NDArray[np.int64]]:
+        """Return the features of some validation images in the first view, and their labels."""
+        tensors = load_file(self.features_path)
+        return tensors["real"], tensors["real_labels"].numpy()
+
+
+def _features(views: Sequence[View]) -> list[Tensor]:
+    return [view.features for view in views]
+
+
+def _space(finding: memorisation.Finding) -> Space:
+    found = finding.estimate
+    share = found and Estimate(value=found.share, low=found.low, high=found.high)
+    return Space(
+        label=finding.label, space=finding.space, share=share, not_judged=finding.not_judged
+    )
+
+
+@dataclass(frozen=True)
+class TouchJob:
+    """The look at the test images: CNNs and features of one generator, as in steps 2 and 3."""
+
+    work: Work
+    weights: Weights
+    numbers: tuple[int, ...]
+    extractor: ExtractorInfo
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.weights.name
+
+    @property
+    def path(self) -> Path:
+        """Where its results stand."""
+        names = FIDELITY_SETTINGS | CNN_SETTINGS
+        parts = (self.weights.sha256, self.extractor.sha256, self.numbers)
+        return self.work.path("test", names, *parts)
+
+    def result(self) -> Touched | None:
+        """Return what was seen; None before."""
+        return read_stored(Touched, self.path)
+
+    def done(self) -> bool:
+        """Whether it is done."""
+        return self.result() is not None
+
+    def run(self, *, gpu: bool) -> None:
+        """Train the CNNs again and score them, and the features, on the test images."""
+        data = self.work.all_data()
+        generator = self.weights.load(set_aside(gpu))
+        hits = [
+            utility.hits(
+                utility.train_on_generated(generator, self.work.settings, number=number),
+                data.test,
+            )
+            for number in self.numbers
+        ]
+        extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
+        test = extractor.extract(data.test.images)
+        real = fidelity.reference(
+            [view.features for view in test], data.test.labels, classes=len(data.classes)
+        )
+        measured = FidelityJob(self.work, self.weights, self.extractor)
+        features, labels = measured.generated_features()
+        found = fidelity.metrics(extractor, features, labels, real, data.classes)
+        seen = Touched(
+            images=Images.of(data.test),
+            sources=list(data.test.sources),
+            hits=hits,
+            metrics=found,
+        )
+        write_json(self.path, seen)

@@ -1,0 +1,158 @@
+"""Selection: from every kept epoch of every trial to one set of weights.
+
+`python -m selection.pick --run-id ID` takes the MLflow run of a study (or of one trial), filters
+its epochs, trains CNNs on the images of those that are left, compares the images of those that
+the CNNs cannot tell apart, and makes the winner the champion of MLflow's registry. The same
+command again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Never
+
+from acgan.command import command_parser, run_command, typed
+from acgan.config import add_flags
+from search import tracking
+from search.study import driver_lock
+from selection import publish, registry
+from selection.funnel import Funnel
+from selection.plan import Plan, make_plan
+from selection.report import TrackingLinks, interval, write_report
+from selection.result import Pick, read_pick
+from selection.settings import SelectionConfig
+from selection.workers import Workers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    again = typed(["python", "-m", "selection.pick", *(sys.argv[1:] if argv is None else argv)])
+    signal.signal(signal.SIGTERM, _interrupt)
+    return run_command(lambda: _pick(arguments, again), resume=f"type: {again}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
+    raise KeyboardInterrupt
+
+
+def _pick(arguments: argparse.Namespace, again: str) -> int:
+    plan = make_plan(arguments)
+    for warning in plan.data.warnings:
+        print(f"warning: {warning}")
+    print(_filtered(plan))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with driver_lock(plan.folder):
+        pick = read_pick(plan.folder / "pick.json")
+        if pick is None:
+            with Workers(plan.settings, address=plan.address, verbose=arguments.verbose) as workers:
+                pick = Funnel(plan, workers).run()
+        else:
+            print(f"pick {plan.id} is there already")
+        return _publish(plan, pick, again)
+
+
+def _filtered(plan: Plan) -> str:
+    found = plan.filtered
+    failed = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items())
+    text = (
+        f"step 1: of {found.recorded} epochs of {len(plan.records)} trials {found.passed} pass"
+        f"{f' ({failed} do not)' if failed else ''}, {len(found.chosen)} are candidates"
+    )
+    if found.over_cap:
+        text += f"; --max-candidates cut {found.over_cap}"
+    if found.better_without_weights:
+        text += f"; {found.better_without_weights} that look better kept no weights"
+    return text
+
+
+def _publish(plan: Plan, pick: Pick, again: str) -> int:
+    """Bring a pick to MLflow and write its report; return the exit code."""
+    weights = plan.candidates[pick.decision.winner].weights
+    links = None
+    try:
+        client = tracking.connect(plan.tracking_uri)
+        run_id = publish.selection_run(client, pick)
+        version = publish.register(client, pick, run_id, weights)
+        links = TrackingLinks(
+            run_id=run_id,
+            model=registry.NAME,
+            version=str(version),
+            alias=registry.CHAMPION,
+            code=registry.usage(pick.classes[0]),
+        )
+        write_report(pick, plan.folder, records=plan.records, tracking=links)
+        publish.finish(client, pick, run_id, plan.folder)
+    except tracking.FAILURES as error:
+        if links is None:
+            write_report(pick, plan.folder, records=plan.records, tracking=None)
+        _conclude(pick, plan)
+        reason = tracking.one_line(error)
+        print(f"error: MLflow at {plan.tracking_uri} takes no data: {reason}", file=sys.stderr)
+        print(f"nothing is lost; to register the pick, type: {again}", file=sys.stderr)
+        return 1
+    _conclude(pick, plan)
+    print(f"registered as version {version} of {registry.NAME}, alias {registry.CHAMPION}")
+    print(f"to make images of it: {_generate_command(plan)}")
+    return 0
+
+
+def _conclude(pick: Pick, plan: Plan) -> None:
+    winner, baseline = pick.winner, pick.against_baseline
+    print(f"picked {winner.name} (rule: {pick.decision.rule})")
+    if winner.utility is not None:
+        score = interval(winner.utility.balanced_accuracy)
+        ceiling = interval(pick.ceiling.balanced_accuracy)
+        print(
+            f"balanced accuracy of CNNs trained on its images alone: {score}, optimistic because "
+            f"it was picked; trained on the real images: {ceiling}"
+        )
+    if baseline is not None:
+        print(f"against the baseline's best epoch: {interval(baseline.difference)}")
+    for row in pick.test.rows[:1] if pick.test else ():
+        print(f"on the test images: {interval(row.winner)}, the baseline {interval(row.baseline)}")
+    if pick.decision.memorisation_failed:
+        print("warning: no candidate passed the memorisation check")
+    print(f"report: {plan.folder / 'report.html'}")
+
+
+def _generate_command(plan: Plan) -> str:
+    words = ["python", "-m", "selection.generate", "--per-class", "1000", "--out", "generated"]
+    return typed([*words, *tracking.uri_flag(plan.tracking_uri)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("selection.pick", __doc__)
+    named = parser.add_mutually_exclusive_group(required=True)
+    named.add_argument("--run-id", metavar="ID", help="MLflow run of a study, or of one trial")
+    named.add_argument("--study", metavar="NAME", help="name of a study, instead of --run-id")
+    parser.add_argument("--config", type=Path, help="YAML file (default: the search's settings)")
+    parser.add_argument("--data", help="folder of the study's images (default: where they were)")
+    parser.add_argument(
+        "--storage-path", metavar="DIR", help="folder of studies (default: as MLflow knows it)"
+    )
+    parser.add_argument(
+        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
+    parser.add_argument(
+        "--inception-weights", type=Path, metavar="FILE", help="torch-fidelity's Inception weights"
+    )
+    parser.add_argument(
+        "--test",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look at the test images at the end, once (default: yes)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
+    add_flags(parser, SelectionConfig, "selection")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""What a pick leaves in MLflow: a child run of the study's with everything, and the champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow.entities import Metric, Param, RunTag
+
+from search import tracking
+from selection import registry
+from selection.result import Pick
+
+STAGE = "selection"
+
+
+def selection_run(client: tracking.Client, pick: Pick) -> str:
+    """Return the MLflow run of a pick, a new one if there is none: a child of the study's run."""
+    found = tracking.find_runs(
+        client, f"tags.study_id = '{pick.study_id}' AND tags.pick = '{pick.id}'"
+    )
+    if found:
+        return str(found[0].info.run_id)
+    tags = {
+        "study_id": pick.study_id,
+        "stage": STAGE,
+        "pick": pick.id,
+        "mlflow.parentRunId": pick.run_id,
+    }
+    run = client.create_run(
+        client.get_run(pick.run_id).info.experiment_id,
+        start_time=tracking.milliseconds(pick.created),
+        run_name=f"selection-{pick.id}",
+        tags=tags,
+    )
+    return str(run.info.run_id)
+
+
+def register(client: tracking.Client, pick: Pick, run_id: str, weights: Path) -> int:
+    """Make the winner the champion of the registry; return its version."""
+    winner = pick.winner
+    tags: dict[str, object] = {
+        "study": pick.study,
+        "trial": winner.trial,
+        "epoch": winner.epoch,
+        "data_fingerprint": pick.fingerprint,
+        "memorisation": "failed" if pick.decision.memorisation_failed else "passed",
+        **{name.replace("/", "."): f"{value:.6g}" for name, value in scores(pick).items()},
+    }
+    return registry.register(client, run_id=run_id, pick=pick.id, weights=weights, tags=tags)
+
+
+def scores(pick: Pick) -> dict[str, float]:
+    """Return the winner's scores as they stand in MLflow, those on validation images by name."""
+    winner = pick.winner
+    found: dict[str, float] = {}
+    if winner.utility is not None:
+        found["validation/cnn_accuracy"] = winner.utility.accuracy.value
+        found["validation/cnn_balanced_accuracy"] = winner.utility.balanced_accuracy.value
+    if winner.fidelity is not None:
+        known = winner.fidelity.metrics["validation"]
+        overall = {name: value for name, value in known.items() if "/" not in name}
+        found |= {f"validation/{name}": value for name, value in overall.items()}
+    return found
+
+
+def finish(client: tracking.Client, pick: Pick, run_id: str, folder: Path) -> None:
+    """Write a pick's settings, scores and files to its run; FINISHED, written last, means all."""
+    if client.get_run(run_id).info.status == "FINISHED":
+        return
+    moment = tracking.milliseconds(pick.created)
+    winner = pick.winner
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, moment, 0) for name, value in scores(pick).items()],
+        params=[Param(f"selection.{name}", str(value)) for name, value in pick.settings.items()],
+        tags=[RunTag("trial_picked", winner.trial), RunTag("epoch_picked", str(winner.epoch))],
+        synchronous=True,
+    )
+    client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
+    client.set_terminated(run_id, "FINISHED")

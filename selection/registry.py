@@ -1,0 +1,214 @@
+"""MLflow's model registry: the generator that selection picked, by name and alias.
+
+    cxr-acgan-generator@champion     the last pick
+    cxr-acgan-generator@challenger   the champion before it
+
+A version is a model from code (`selection/registered_model.py`) with its weights as safetensors,
+what is known of them as JSON, and the package `acgan`, so that whoever loads it needs no other.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from search import tracking  # first: it sets what MLflow reads when it is imported
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow warns of its own types when its models are imported.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.types\.type_hints")
+
+# isort: split
+# ruff: noqa: E402
+import numpy as np
+import torch
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.types import ColSpec, Schema, TensorSpec
+
+import acgan
+from acgan.config import cache_folder
+from acgan.errors import InputError
+from acgan.generate import LoadedGenerator, file_sha256, load_generator
+
+NAME = "cxr-acgan-generator"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+CHAMPION_URI = f"models:/{NAME}@{CHAMPION}"
+# What a registered model needs where it is loaded.
+REQUIREMENTS = ("mlflow", "numpy", "Pillow", "pydantic", "PyYAML", "safetensors", "torch", "tqdm")
+
+_WEIGHTS = "generator.safetensors"
+_REGISTERED = "registered"  # the tag that is set last
+_URI = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([1-9]\d*))")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def usage(class_name: str) -> str:
+    """Return three lines of Python that load the champion and make eight images of a class."""
+    return (
+        "import mlflow\n"
+        f'model = mlflow.pyfunc.load_model("{CHAMPION_URI}")\n'
+        f'images = model.predict([{{"label": "{class_name}", "index": i}} for i in range(8)])\n'
+    )
+
+
+def usage_environment(client: tracking.Client) -> dict[str, str]:
+    """Return what to set for `usage`: where the registry is, and that nothing is unpickled."""
+    return {
+        "MLFLOW_TRACKING_URI": client.tracking_uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+
+
+def register(
+    client: tracking.Client, *, run_id: str, pick: str, weights: Path, tags: Mapping[str, object]
+) -> int:
+    """Make the weights the champion, as a new version under the run; return its number.
+
+    What was the champion becomes the challenger. A pick has one version: again, for the same
+    pick, this only completes what a crash left undone, and then changes nothing. Raises
+    `InputError` for weights that cannot be loaded, and MLflow's errors.
+    """
+    loaded = load_generator(weights, device=torch.device("cpu"))
+    version = _version_of_pick(client, pick)
+    if version is None:
+        known = {**tags, "pick": pick, "weights_sha256": loaded.sha256}
+        texts = {key: str(value) for key, value in known.items()}
+        version = _create_version(client, run_id, weights, loaded, texts)
+    if _REGISTERED not in version.tags:
+        _crown(client, version)
+        client.set_model_version_tag(NAME, version.version, _REGISTERED, "true")
+    return int(version.version)
+
+
+def _version_of_pick(client: tracking.Client, pick: str) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name = '{NAME}'")
+    return next((version for version in versions if version.tags.get("pick") == pick), None)
+
+
+def _create_version(
+    client: tracking.Client,
+    run_id: str,
+    weights: Path,
+    loaded: LoadedGenerator,
+    tags: dict[str, str],
+) -> ModelVersion:
+    folder = f"generator-{loaded.sha256[:16]}"  # other weights of the run are not overwritten
+    with tempfile.TemporaryDirectory() as temporary:
+        model = _save(Path(temporary), weights, loaded, tags)
+        client.log_artifacts(run_id, str(model), artifact_path=folder)
+    try:
+        client.create_registered_model(NAME)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
+    return client.create_model_version(NAME, source, run_id=run_id, tags=tags)
+
+
+def _crown(client: tracking.Client, version: ModelVersion) -> None:
+    champion = client.get_registered_model(NAME).aliases.get(CHAMPION)
+    if champion == version.version:
+        return
+    if champion is not None:
+        client.set_registered_model_alias(NAME, CHALLENGER, champion)
+    client.set_registered_model_alias(NAME, CHAMPION, version.version)
+
+
+def _save(folder: Path, weights: Path, loaded: LoadedGenerator, tags: Mapping[str, str]) -> Path:
+    """Write the model as MLflow stores it; return its folder. No run and no server is involved."""
+    shutil.copyfile(weights, folder / _WEIGHTS)
+    facts = {
+        "weights_sha256": loaded.sha256,
+        "run": loaded.run,
+        "epoch": loaded.epoch,
+        "classes": loaded.classes,
+        "image_size": loaded.config.image_size,
+        "tags": tags,
+    }
+    (folder / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
+    package = Path(acgan.__file__).parent
+    code = folder / package.name
+    code.mkdir()
+    for path in package.glob("*.py"):
+        shutil.copyfile(path, code / path.name)
+    save_model(
+        folder / "model",
+        python_model=str(Path(__file__).with_name("registered_model.py")),
+        artifacts={
+            "weights": str(folder / _WEIGHTS),
+            "facts": str(folder / "generator.json"),
+        },
+        code_paths=[str(code)],
+        signature=_signature(loaded.config.image_size),
+        input_example=[{"label": loaded.classes[0], "index": 0, "seed": 0}],
+        pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
+    )
+    return folder / "model"
+
+
+def _version(package: str) -> str:
+    """Return the installed version, without what names a build: torch 2.13.0+cpu is 2.13.0."""
+    return importlib.metadata.version(package).partition("+")[0]
+
+
+def _signature(image_size: int) -> ModelSignature:
+    label, index = ColSpec("string", "label"), ColSpec("long", "index")
+    seed = ColSpec("long", "seed", required=False)
+    images = TensorSpec(np.dtype(np.uint8), (-1, image_size, image_size, 3))
+    return ModelSignature(inputs=Schema([label, index, seed]), outputs=Schema([images]))
+
+
+def resolve(client: tracking.Client, uri: str) -> Path:
+    """Return a local copy of a registered generator's weights, by its hash in the cache.
+
+    `uri` is models:/NAME@ALIAS or models:/NAME/VERSION. Raises `InputError` for one that the
+    registry does not have, for a model of another kind, and for weights that are not those that
+    were registered; and MLflow's errors.
+    """
+    version = _find(client, uri)
+    sha256 = version.tags.get("weights_sha256", "")
+    if not _SHA256.fullmatch(sha256):
+        raise InputError(f"{uri} was not registered by selection; name a version of {NAME}")
+    path = cache_folder() / "generators" / f"{sha256}.safetensors"
+    if path.is_file() and file_sha256(path) == sha256:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        source = f"{version.source}/artifacts/{_WEIGHTS}"
+        found = Path(
+            download_artifacts(source, dst_path=temporary, tracking_uri=client.tracking_uri)
+        )
+        if file_sha256(found) != sha256:
+            raise InputError(f"the weights of {uri} are not those that were registered")
+        os.replace(found, path)
+    return path
+
+
+def _find(client: tracking.Client, uri: str) -> ModelVersion:
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise InputError(f"{uri} names no model; give {CHAMPION_URI} or models:/{NAME}/VERSION")
+    name, alias, number = match.groups()
+    try:
+        if alias is not None:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code not in _UNKNOWN:
+            raise
+        raise InputError(
+            f"MLflow at {client.tracking_uri} has no {uri}; see --model and --tracking-uri"
+        ) from error

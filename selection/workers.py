@@ -1,0 +1,88 @@
+"""Ray: does the jobs of a pick side by side, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import ray
+from ray.exceptions import RayTaskError
+
+from acgan.errors import InputError
+from search.cluster import needs, ray_cluster
+from selection.jobs import Job
+from selection.settings import SelectionConfig
+
+
+class Workers:
+    """Does jobs; starts or joins Ray with the first one, so a pick that lacks none needs none."""
+
+    def __init__(self, settings: SelectionConfig, *, address: str | None, verbose: bool) -> None:
+        self._settings, self._address, self._verbose = settings, address, verbose
+        self._stack = contextlib.ExitStack()
+        self._needs: dict[str, float] | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _start(self) -> dict[str, float]:
+        if self._needs is None:
+            print("starting Ray", flush=True)
+            nodes = self._stack.enter_context(ray_cluster(self._address, verbose=self._verbose))
+            settings = self._settings
+            self._needs = needs(
+                nodes, cpus=settings.cpus_per_task, gpus=settings.gpus_per_task, unit="task"
+            )
+        return self._needs
+
+    def do(self, jobs: Sequence[Job], what: str) -> None:
+        """Do the jobs that are not done, saying how far it is and how long it may still take.
+
+        Raises `InputError` as a job did; a job whose process dies is done again by Ray.
+        """
+        missing = [job for job in jobs if not job.done()]
+        if not missing:
+            return
+        given = self._start()
+        remote = ray.remote(num_cpus=given["cpu"], num_gpus=given["gpu"])(_run)
+        names = {remote.remote(job, given["gpu"] > 0): job.name for job in missing}
+        there = len(jobs) - len(missing)
+        print(f"{what}: {len(missing)} to do" + (f", {there} there" if there else ""), flush=True)
+        started, waiting = time.monotonic(), list(names)
+        while waiting:
+            (finished,), waiting = ray.wait(waiting, num_returns=1)
+            _get(finished)
+            done = len(missing) - len(waiting)
+            left = (time.monotonic() - started) / done * len(waiting)
+            rest = f", about {_duration(left)} left" if waiting else ""
+            print(f"{what}: {names[finished]} done, {done} of {len(missing)}{rest}", flush=True)
+
+
+def _run(job: Job, gpu: bool) -> None:
+    job.run(gpu=gpu)
+
+
+def _get(reference: ray.ObjectRef[None]) -> None:
+    try:
+        ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from error
+        raise
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
