@@ -1,4 +1,4 @@
-# make demo   a search of four trials on phantom images, from nothing
+# make demo   a search of four trials on phantom images and a pick of one, from nothing
 # make test   lint, types and tests, from nothing
 # make setup  the environment alone, in .venv
 
@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/python -m search.run --num-samples 4
+	$(BIN)/python -m selection.pick --study demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

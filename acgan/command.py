@@ -58,3 +58,11 @@ def typed(words: Sequence[str]) -> str:
         if here.is_relative_to(Path.cwd()):
             program = str(here.relative_to(Path.cwd()))
     return shlex.join([program, *rest])
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text in a fitting unit, `25 min`."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -32,6 +32,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from acgan.command import command_parser, run_command, typed
 from acgan.config import TrainConfig, derive_seed, nearest
+from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.evaluate import png, to_uint8
 from acgan.files import replace_all, replace_text
@@ -246,7 +247,7 @@ def write_folder(options: argparse.Namespace, weights: Path) -> int:
     """
     if options.per_class < 1:
         raise InputError(f"--per-class must be at least 1, got {options.per_class}")
-    loaded = load_generator(weights, device=_named_device(options.device))
+    loaded = load_generator(weights, device=named_device(options.device))
     try:
         manifest, made = _fill(options.out, loaded, _wanted(loaded, options))
     except NotFiniteError as error:
@@ -283,14 +284,6 @@ def _next_step(folder: Path, *, whole: bool) -> str:
         return f"next: {typed(['python', '-m', 'acgan.covidx', str(folder)])}"
     images, labels = (shlex.quote(str(folder / name)) for name in (IMAGES, LABELS))
     return f"to add them to a data folder: cp {images}/* DIR/train/; cat {labels} >> DIR/train.txt"
-
-
-def _named_device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from error
 
 
 def _named_classes(names: Sequence[str] | None, loaded: LoadedGenerator) -> Sequence[str]:

@@ -23,6 +23,7 @@ from acgan.command import command_parser, run_command
 from acgan.config import TrainConfig, add_flags, derive_seed, find_file, read_file, resolve
 from acgan.data import load, named_source
 from acgan.dataset import Dataset, ImageSet
+from acgan.device import default_device, named_device
 from acgan.errors import InputError
 from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
 from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
@@ -169,11 +170,6 @@ def check_fits(config: TrainConfig, data: Dataset) -> None:
         )
 
 
-def default_device() -> torch.device:
-    """Return the first GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = command_parser("acgan.train", "Train one AC-GAN, or go on training it.")
@@ -192,7 +188,7 @@ def _train_command(arguments: argparse.Namespace) -> int:
     source = named_source(arguments.data, content)
     stem = arguments.config.stem if arguments.config else "baseline"
     run = RunDir(arguments.run or Path("runs") / f"{stem}-single")
-    device = _named_device(arguments.device) if arguments.device else None
+    device = named_device(arguments.device) if arguments.device else None
     data = load(
         source,
         image_size=config.image_size,
@@ -222,14 +218,6 @@ def _diverged(record: EpochRecord) -> bool:
 def _failed(reason: str) -> int:
     print(f"error: {reason}", file=sys.stderr)
     return 1
-
-
-def _named_device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from error
 
 
 def _line(record: EpochRecord, epochs: int) -> str:

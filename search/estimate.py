@@ -67,14 +67,6 @@ def trial_seconds(config: TrainConfig, images: int) -> float:
     return updates * max(step / (_matrix_rate() * SHARE_OF_PEAK), SHORTEST_STEP_S)
 
 
-def duration(seconds: float) -> str:
-    """Return a time as text in a fitting unit, `25 min`."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _matrix_rate() -> float:
     """Return the float32 operations a second of a matrix product on the default device."""
     gpu = torch.cuda.is_available()

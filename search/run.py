@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
-from acgan.command import command_parser, run_command, typed
+from acgan.command import command_parser, duration, run_command, typed
 from acgan.config import TrainConfig, add_flags
 from acgan.errors import InputError
 from search import estimate, summary
@@ -121,8 +121,8 @@ def _show(plan: Plan) -> None:
     seconds = estimate.trial_seconds(plan.train, len(data.train))
     needed = plan.disk(asked)
     print(
-        f"disk: {estimate.gigabytes(needed)}; time: roughly {estimate.duration(seconds)} a trial "
-        f"on this machine, {estimate.duration(seconds * asked)} for all, one after another"
+        f"disk: {estimate.gigabytes(needed)}; time: roughly {duration(seconds)} a trial "
+        f"on this machine, {duration(seconds * asked)} for all, one after another"
     )
     print("nothing was started; to start, type the same without --dry-run")
 

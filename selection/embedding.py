@@ -96,7 +96,7 @@ def _tsne(features: NDArray[np.floating[Any]], seed: int) -> Array:
 def _draw(sides: Mapping[str, Points], classes: Sequence[str]) -> bytes:
     figure = Figure(SIZE_INCHES, DPI, layout="constrained")
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    for axes, (name, points) in zip(panels, sides.items(), strict=False):
+    for axes, (name, points) in zip(panels[:2], sides.items(), strict=True):
         _scatter(axes, points, MARKERS[name])
         axes.set_title(f"{name} (n = {len(points.labels):,})")
     for name, points in sides.items():

@@ -245,7 +245,7 @@ class Funnel:
 
     def _against_baseline(self, decision: Decision) -> Difference | None:
         baseline = self._baseline()
-        if baseline is None:
+        if baseline in (None, decision.winner):
             return None
         winner, other = (self._candidates[i].utility for i in (decision.winner, baseline))
         assert winner is not None  # both were scored

@@ -150,8 +150,10 @@ def _score(candidates: Sequence[Answers], images: Images, measure: Measure) -> _
     if not strata:
         return None
     patients = np.unique(images.patients, return_inverse=True)[1]
-    pulls = [_pulls(answers, patients, strata) for answers in candidates]
-    scores = [np.mean([a[:, part].mean(axis=1) for part in strata], axis=0) for a in candidates]
+    answers = np.concatenate(candidates)
+    ends = np.cumsum([len(each) for each in candidates])[:-1]
+    scores = np.split(np.mean([answers[:, part].mean(axis=1) for part in strata], axis=0), ends)
+    pulls = np.split(_pulls(answers, patients, strata), ends)
     seeds, seed_weights, seed_spread = _seed_variance(scores, pulls)
     return _Scored(
         scores=np.array([each.mean() for each in scores]),
@@ -176,7 +178,7 @@ def _strata(labels: NDArray[np.int64], measure: Measure) -> list[Indices]:
 
 
 def _pulls(answers: Answers, patients: Indices, strata: Sequence[Indices]) -> Array:
-    """Return each patient's pull on the score of each seed, [S, P].
+    """Return each patient's pull on the score of each CNN, one a row of answers, [rows, P].
 
     It is the sum of the patient's deviations from a mean that the patient itself has moved, which
     the root of one minus the patient's share of the images makes good: CR2, Bell and McCaffrey
@@ -215,9 +217,10 @@ def _seed_variance(scores: Sequence[Array], pulls: Sequence[Array]) -> tuple[Arr
 def _margins(scored: _Scored, contrasts: Array, level: float) -> Array:
     """Return half the width of each contrast's interval, [Q]; contrasts [Q, K].
 
-    The patients' variance is never below that of one image: equal answers are no certainty. Its
-    degrees of freedom follow from how few patients make it up; those of its sum with the seeds'
-    are Satterthwaite's (1946, Biometrics Bulletin 2, 110-114).
+    The patients' variance is never below that of one image, because equal answers are no
+    certainty. Its degrees of freedom follow from how few patients make it up, by the spread of
+    their squares; those of its sum with the seeds' variance are Satterthwaite's (1946, Biometrics
+    Bulletin 2, 110-114).
     """
     pulls = contrasts @ scored.pulls
     squares, fourths = (pulls**2).sum(axis=1), (pulls**4).sum(axis=1)
@@ -227,9 +230,9 @@ def _margins(scored: _Scored, contrasts: Array, level: float) -> Array:
     free = 2 / np.maximum(concentration - 1 / scored.patients, 2 / most)
     of_patients = np.maximum(squares, scored.one_image)
     variance = of_patients + contrasts**2 @ scored.seeds
-    spread = 2 * of_patients**2 / free
-    spread += (contrasts**2 @ scored.seed_weights) ** 2 @ scored.seed_spread
-    margins: Array = stdtrit(2 * variance**2 / spread, 1 - level / 2) * np.sqrt(variance)
+    seed_spread = (contrasts**2 @ scored.seed_weights) ** 2 @ scored.seed_spread
+    free = 2 * variance**2 / (2 * of_patients**2 / free + seed_spread)
+    margins: Array = stdtrit(free, 1 - level / 2) * np.sqrt(variance)
     return margins
 
 
@@ -245,7 +248,8 @@ def _resample(scored: _Scored, replicates: int, random: np.random.Generator) -> 
 def _level(contrasts: Array, error: float, drawn: Array) -> float:
     """Return the error to allow each contrast so that all hold together but for `error`.
 
-    From the largest of the standardised contrasts in each draw (the maximum statistic).
+    From the largest standardised contrast of each draw: the maximum statistic (Hothorn, Bretz and
+    Westfall 2008, Biometrical Journal 50, 346-363).
     """
     away = np.abs(drawn @ contrasts.T)  # [R, Q]
     scale = np.sqrt((away**2).mean(axis=0))

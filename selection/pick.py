@@ -47,7 +47,7 @@ def _pick(arguments: argparse.Namespace, again: str) -> int:
         print(f"warning: {warning}")
     print(_filtered(plan))
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with driver_lock(plan.folder):
+    with driver_lock(plan.folder.parent):
         pick = read_pick(plan.folder / "pick.json")
         if pick is None:
             with Workers(plan.settings, address=plan.address, verbose=arguments.verbose) as workers:
@@ -112,10 +112,13 @@ def _conclude(pick: Pick, plan: Plan) -> None:
             f"balanced accuracy of CNNs trained on its images alone: {score}, optimistic because "
             f"it was picked; trained on the real images: {ceiling}"
         )
-    if baseline is not None:
-        print(f"against the baseline's best epoch: {interval(baseline.difference)}")
+    if winner.baseline:
+        print("it is the baseline's own best epoch")
+    elif baseline is not None:
+        print(f"minus that of the baseline's best epoch: {interval(baseline.difference)}")
     for row in pick.test.rows[:1] if pick.test else ():
-        print(f"on the test images: {interval(row.winner)}, the baseline {interval(row.baseline)}")
+        beside = f", the baseline's {interval(row.baseline)}" if row.baseline else ""
+        print(f"on the test images: {interval(row.winner)}{beside}")
     if pick.decision.memorisation_failed:
         print("warning: no candidate passed the memorisation check")
     print(f"report: {plan.folder / 'report.html'}")

@@ -10,6 +10,7 @@ from types import TracebackType
 import ray
 from ray.exceptions import RayTaskError
 
+from acgan.command import duration
 from acgan.errors import InputError
 from search.cluster import needs, ray_cluster
 from selection.jobs import Job
@@ -64,7 +65,7 @@ class Workers:
             _get(finished)
             done = len(missing) - len(waiting)
             left = (time.monotonic() - started) / done * len(waiting)
-            rest = f", about {_duration(left)} left" if waiting else ""
+            rest = f", about {duration(left)} left" if waiting else ""
             print(f"{what}: {names[finished]} done, {done} of {len(missing)}{rest}", flush=True)
 
 
@@ -79,10 +80,3 @@ def _get(reference: ray.ObjectRef[None]) -> None:
         if isinstance(error.cause, InputError):
             raise error.cause from error
         raise
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

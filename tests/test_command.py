@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from acgan.command import command_parser, run_command, typed
+from acgan.command import command_parser, duration, run_command, typed
 from acgan.errors import InputError
 
 
@@ -57,3 +57,10 @@ def test_flags_must_be_typed_in_full() -> None:
     parser.add_argument("--samples-every")
     with pytest.raises(SystemExit):
         parser.parse_args(["--samples", "4"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(25, "25 s"), (1500, "25 min"), (9000, "2 h"), (1e6, "12 days")]
+)
+def test_times_are_shown_in_a_fitting_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

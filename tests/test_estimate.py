@@ -40,13 +40,6 @@ def test_time_grows_with_the_work() -> None:
     assert 0 < small < large
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(25, "25 s"), (1500, "25 min"), (9000, "2 h"), (1e6, "12 days")]
-)
-def test_times_are_shown_in_a_fitting_unit(seconds: float, text: str) -> None:
-    assert estimate.duration(seconds) == text
-
-
 def test_bytes_are_shown_in_a_fitting_unit() -> None:
     assert estimate.gigabytes(13_400_000) == "13 MB"
     assert estimate.gigabytes(1_450_000_000) == "1.4 GB"
