@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -189,15 +189,8 @@ def open_extractor(
     cache or can be downloaded, else "cnn3", trained on `data` if it is not in the cache.
     Raises `InputError` for an unknown name and for weights that cannot be had or do not fit.
     """
-    plugins = {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}
-    known = (AUTO, INCEPTION, CNN3, *plugins)
-    if name not in known:
-        raise InputError(f"unknown extractor {name!r}{nearest(name, known)}")
+    plugins = check_request(name, weights)
     if weights is not None:
-        if name not in (AUTO, INCEPTION):
-            raise InputError(
-                f"Inception weights are given, but the extractor is {name!r}; leave one of them out"
-            )
         return _load_inception(_checked_file(weights, sha256 or STANDARD_SHA256), device)
     if name in (AUTO, INCEPTION) and (content := _standard_weights()):
         return _load_inception(content, device)
@@ -209,6 +202,24 @@ def open_extractor(
     if name in plugins:
         return _open_plugin(plugins[name].load()(data, device), name)
     return Cnn3(data, device, folder)
+
+
+def check_request(name: str, weights: Path | None) -> dict[str, EntryPoint]:
+    """Return the plug-ins by name; `InputError` for an unknown extractor or one that needs none."""
+    plugins = {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}
+    known = (AUTO, INCEPTION, CNN3, *plugins)
+    if name not in known:
+        raise InputError(f"unknown extractor {name!r}{nearest(name, known)}")
+    if weights is not None and name not in (AUTO, INCEPTION):
+        raise InputError(
+            f"Inception weights are given, but the extractor is {name!r}; leave one of them out"
+        )
+    return plugins
+
+
+def check_weights(path: Path, sha256: str | None) -> str:
+    """Return a weights file's SHA-256; `InputError` if it is not this one, or the standard one."""
+    return hashlib.sha256(_checked_file(path, sha256 or STANDARD_SHA256)).hexdigest()
 
 
 def _open_plugin(made: object, name: str) -> Extractor:

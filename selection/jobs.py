@@ -33,7 +33,7 @@ from acgan.generate import LoadedGenerator, NotFiniteError, generate_all, load_g
 from acgan.rundir import weights_bytes
 from search.node import StudyAt, same_data, same_study, set_aside
 from selection import fidelity, memorisation, utility
-from selection.extractors import Extractor, View, cached_views, open_extractor
+from selection.extractors import AUTO, Extractor, View, cached_views, open_extractor
 from selection.result import Estimate, ExtractorInfo, Fidelity, Images, Space, write_json
 from selection.settings import SelectionConfig
 
@@ -121,7 +121,10 @@ class Work:
 
     def open_extractor(self, *, gpu: bool, known: ExtractorInfo | None = None) -> Extractor:
         """Open what turns images into features; `InputError` if this node's is not the known."""
-        extractor = _extractor(self, gpu)
+        name = self.settings.extractor
+        if known is not None and name == AUTO and self.inception_weights is None:
+            name = known.name  # not what "auto" would be on this node, or by now
+        extractor = _extractor(self, name, gpu)
         if known is not None and extractor.sha256 != known.sha256:
             raise InputError(
                 f"node {platform.node()} has the features {extractor.name}, others have "
@@ -152,10 +155,10 @@ def without_test(data: Dataset) -> Dataset:
 
 
 @functools.lru_cache(maxsize=1)
-def _extractor(work: Work, gpu: bool) -> Extractor:
+def _extractor(work: Work, name: str, gpu: bool) -> Extractor:
     # A process that runs several jobs, one after another, opens the extractor once.
     return open_extractor(
-        work.settings.extractor,
+        name,
         data=work.data(),
         device=set_aside(gpu),
         weights=work.inception_weights,

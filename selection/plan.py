@@ -16,8 +16,9 @@ from acgan.errors import InputError
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from search import tracking
-from search.study import Study, Trial, driver_at_work, open_study, study_path, trial_name
+from search.study import LastStart, Study, Trial, driver_at_work, open_study, study_path, trial_name
 from selection.candidates import Epoch, Filtered, choose, judge, quality_order
+from selection.extractors import check_request, check_weights
 from selection.jobs import without_test
 from selection.result import FORMAT
 from selection.settings import PLACEMENT, SelectionConfig
@@ -61,6 +62,7 @@ class Plan:
     tracking_uri: str
     address: str | None
     inception_weights: Path | None
+    inception_sha256: str
 
     @property
     def id(self) -> str:
@@ -68,7 +70,7 @@ class Plan:
         settings = self.settings.model_dump(mode="json", exclude=PLACEMENT)
         weights = [(chosen.sha256, chosen.competes) for chosen in self.candidates]
         parts = (FORMAT, self.study.info.uuid, self.scope, sorted(settings.items()), weights)
-        return f"{derive_seed(*parts, self.look_at_test):016x}"[-8:]
+        return f"{derive_seed(*parts, self.look_at_test, self.inception_sha256):016x}"[-8:]
 
     @property
     def folder(self) -> Path:
@@ -92,12 +94,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
             f"the study at {study.path} is being searched; wait for its end, or interrupt it: "
             "trials under way still replace their weights"
         )
-    started = study.last_start()
-    content = read_file(find_file(arguments.config)) if arguments.config else {}
-    section = (started.selection if started else {}) | (content.get("selection") or {})
-    settings = resolve(SelectionConfig, "selection", section, vars(arguments))
-    named = arguments.data or content.get("data") or (started.source if started else None)
-    source = named_source(named, {})
+    settings, source = _request(study, arguments)
+    weights = arguments.inception_weights
+    inception = _inception(weights, settings)
     records = {found.name: found.records() for found in study.trials()}
     judged = _judge_all(study, records, settings)
     filtered = _choose(judged, trial, settings)
@@ -117,14 +116,25 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         candidates=candidates,
         tracking_uri=uri,
         address=arguments.address,
-        inception_weights=_absolute(arguments.inception_weights),
+        inception_weights=weights and weights.absolute(),
+        inception_sha256=inception,
     )
 
 
-def _absolute(path: Path | None) -> Path | None:
-    if path is not None and not path.is_file():
-        raise InputError(f"--inception-weights {path}: there is no such file")
-    return path and path.absolute()
+def _request(study: Study, arguments: argparse.Namespace) -> tuple[SelectionConfig, str]:
+    """Return the settings and where the images are: the search's, unless told otherwise."""
+    content = read_file(find_file(arguments.config)) if arguments.config else {}
+    started = study.last_start() or LastStart(source="")
+    section = started.selection | (content.get("selection") or {})
+    settings = resolve(SelectionConfig, "selection", section, vars(arguments))
+    source = arguments.data or content.get("data") or started.source
+    return settings, named_source(source, {})
+
+
+def _inception(path: Path | None, settings: SelectionConfig) -> str:
+    """Check what was asked for as an extractor; return the weights file's hash, "" without one."""
+    check_request(settings.extractor, path)
+    return "" if path is None else check_weights(path, settings.inception_sha256)
 
 
 def _find_study(
