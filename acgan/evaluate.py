@@ -183,11 +183,16 @@ def scorer_fit(images: int) -> FitConfig:
 
 def cached_scorer(data: Dataset, config: TrainConfig, device: torch.device) -> Path:
     """Return the file of this data set's scorer, training it if it is not in the cache."""
-    seed = derive_seed(SCORER_VERSION, data.fingerprint, config.image_size, config.evaluation_seed)
-    path = cache_folder() / "scorers" / f"{seed:016x}.safetensors"
+    path = cache_folder() / "scorers" / scorer_name(data, config)
     if not path.exists():
         Scorer.train(data, config, device).save(path)
     return path
+
+
+def scorer_name(data: Dataset, config: TrainConfig) -> str:
+    """Return the file name of a data set's scorer, which tells all that decides it."""
+    seed = derive_seed(SCORER_VERSION, data.fingerprint, config.image_size, config.evaluation_seed)
+    return f"{seed:016x}.safetensors"
 
 
 @dataclass(frozen=True)

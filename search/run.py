@@ -25,7 +25,15 @@ from search.progress import Progress
 from search.recorder import Recorder
 from search.searcher import Ledger
 from search.settings import SearchConfig
-from search.study import Outcome, Study, check_same, driver_lock, open_or_create, write
+from search.study import (
+    Outcome,
+    Study,
+    check_same,
+    driver_at_work,
+    driver_lock,
+    open_or_create,
+    write,
+)
 from search.tracking import naming, next_step
 
 RECORDER_TIMEOUT_S = 60.0
@@ -83,6 +91,10 @@ def _search(arguments: argparse.Namespace, again: str) -> int:
         check_same(plan.folder, plan.info)
         _show(plan)
         return 0
+    if driver_at_work(plan.folder / "selection"):
+        raise InputError(
+            f"a pick of the study at {plan.folder} is at work on its weights; wait for its end"
+        )
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(plan.folder):
         study = open_or_create(plan.folder, plan.info)

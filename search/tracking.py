@@ -436,7 +436,8 @@ def study_by_run_id(client: MlflowClient, run_id: str) -> StudyRun:
     parent_id = run.data.tags.get("mlflow.parentRunId")
     parent = run if parent_id is None else _get_run(client, parent_id)
     tags = parent.data.tags
-    if tags.get("stage") != "search" or not {"study_id", "study_dir"} <= tags.keys():
+    known = tags.get("stage") == "search" and {"study_id", "study_dir"} <= tags.keys()
+    if not known or (parent_id is not None and "trial" not in run.data.tags):
         raise InputError(f"the MLflow run {run_id} is no study and no trial; see the UI for ids")
     return StudyRun(
         parent.info.run_id, tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial")

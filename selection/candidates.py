@@ -71,10 +71,13 @@ def judge(
     records: Sequence[EpochRecord],
     *,
     kept: Iterable[int],
-    classes: int,
+    chance: float,
     config: SelectionConfig,
 ) -> list[Epoch]:
-    """Return a trial's recorded epochs with their places in both orders and why they fail."""
+    """Return a trial's recorded epochs with their places in both orders and why they fail.
+
+    chance: the class accuracy of one constant answer, the largest class's share of the images
+    """
     on_disk = set(kept)
     ranks = {e: rank for rank, e in enumerate(best_by_quality(records, len(records)))}
     return [
@@ -83,14 +86,14 @@ def judge(
             record=record,
             filter_score=score,
             quality_rank=ranks.get(record.epoch, len(records)),
-            reason=fault(record, classes=classes, config=config),
+            reason=fault(record, chance=chance, config=config),
             kept=record.epoch in on_disk,
         )
         for record, score in zip(records, filter_score(records), strict=True)
     ]
 
 
-def fault(record: EpochRecord, *, classes: int, config: SelectionConfig) -> str:
+def fault(record: EpochRecord, *, chance: float, config: SelectionConfig) -> str:
     """Return why an epoch does not pass the filter, "" if it does."""
     if record.young:
         return "young"
@@ -104,7 +107,7 @@ def fault(record: EpochRecord, *, classes: int, config: SelectionConfig) -> str:
     calls_all_real = real > config.dead_real_above and generated < 1 - config.dead_real_above
     if real < config.dead_real_below or calls_all_real:
         return "dead discriminator"
-    if value("val/acc_class", 1.0) < 1 / classes + config.class_margin:
+    if value("val/acc_class", 1.0) < chance + config.class_margin:
         return "class accuracy at chance"
     return ""
 

@@ -24,7 +24,7 @@ from selection.result import (
 from selection.settings import SelectionConfig
 
 UNMEASURED = "highest step-2 score, because step 3 could measure none of the tie set"
-ONLY_ONE = "only one left after step 2 and the memorisation check"
+ONLY_ONE = "only one left of the tie set"
 LOWEST = "lowest mean {metric}"
 HIGHER_SCORE = "highest step-2 score of those that the mean {metric} cannot tell apart"
 EARLIER = "lower trial and epoch, because nothing else told them apart"
@@ -162,7 +162,7 @@ def verdict(candidate: Candidate, place: int, decision: Decision) -> str:
         found = f"left step 2 after {candidate.left_at} CNNs: told apart from the best"
     elif fidelity is None:
         found = "in the tie set, but step 3 could not measure it"
-    elif fidelity.memorised:
+    elif fidelity.memorised and not decision.memorisation_failed:
         found = f"in the tie set, but {'; '.join(fidelity.memorised)}"
     elif place in decision.tied:
         found = "tied with the winner to the end; the last rule decided against it"

@@ -31,7 +31,7 @@ from acgan.classifier import Images, embed_and_classify
 from acgan.config import TrainConfig, cache_folder, derive_seed, nearest
 from acgan.dataset import Dataset
 from acgan.errors import InputError
-from acgan.evaluate import Scorer, cached_scorer
+from acgan.evaluate import Scorer, cached_scorer, scorer_name
 from acgan.files import replace_bytes
 from acgan.rundir import checksum, weights_bytes
 
@@ -154,15 +154,14 @@ class Cnn3(Extractor):
 
 
 def _scorer_path(data: Dataset, device: torch.device, number: int, folder: Path | None) -> Path:
-    shared = None if folder is None else folder / f"{CNN3}-{number}.safetensors"
-    if shared is not None and shared.exists():
-        return shared
     size, seed = data.train.images.shape[-1], derive_seed("selection extractor", number)
-    path = cached_scorer(data, TrainConfig(image_size=size, evaluation_seed=seed), device)
-    if shared is None:
-        return path
-    replace_bytes(shared, path.read_bytes())
-    return shared
+    config = TrainConfig(image_size=size, evaluation_seed=seed)
+    if folder is None:
+        return cached_scorer(data, config, device)
+    path = folder / f"{CNN3}-{scorer_name(data, config)}"
+    if not path.exists():
+        replace_bytes(path, cached_scorer(data, config, device).read_bytes())
+    return path
 
 
 def _scorer_view(scorer: Scorer, images: Images) -> View:

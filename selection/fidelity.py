@@ -28,6 +28,7 @@ from selection.metrics import (
     neighbourhood_scores,
 )
 
+ENOUGH_FOR_IS = 5000
 ENOUGH_FOR_FID = 2048  # images of each class in the reference set: Inception has as many features
 
 Array = NDArray[np.float64]
@@ -126,7 +127,12 @@ def _compared(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
 
 
 def inception_scores(extractor: Extractor, views: Sequence[View]) -> dict[str, float]:
-    """Return mean and standard deviation over splits of the inception score, means over views."""
+    """Return mean and standard deviation over ten splits of the inception score.
+
+    Means over the views; nothing for fewer than 5,000 images, whose score is too low.
+    """
+    if len(views[0].logits) < ENOUGH_FOR_IS:
+        return {}
     scores = np.mean([inception_score(view.logits) for view in views], axis=0)
     names = (extractor.metric_name("is"), extractor.metric_name("is_std"))
     return dict(zip(names, scores.tolist(), strict=True))

@@ -25,6 +25,10 @@ from selection.jobs import (
     ExtractorJob,
     FidelityJob,
     Job,
+    Measured,
+    Opened,
+    Scored,
+    Touched,
     TouchJob,
     UtilityJob,
     Weights,
@@ -125,7 +129,7 @@ class Funnel:
 
     def _step_3(self) -> ExtractorInfo:
         """Measure the tie set, and the baseline's best epoch to compare with."""
-        extractor = _there(ExtractorJob(self._work).result())
+        extractor = _there(ExtractorJob(self._work).result()).info
         tied = race(
             self._candidates, self._images, self._settings, rungs=len(self._settings.cnn_seeds)
         ).tied
@@ -186,11 +190,7 @@ class Funnel:
         baseline = self._baseline()
         if baseline not in (None, decision.winner):
             places["baseline"] = baseline
-        numbers = tuple(range(self._settings.cnn_seeds[-1]))
-        jobs = {
-            name: TouchJob(self._work, self._weights(i), numbers, extractor)
-            for name, i in places.items()
-        }
+        jobs = {name: self._touch_job(i, extractor) for name, i in places.items()}
         number = testset.record(
             plan.study,
             pick=plan.id,
@@ -259,22 +259,31 @@ class Funnel:
 
     def _cost(self, extractor: ExtractorInfo) -> dict[str, float]:
         """Return seconds of processes: of the search's training, and of each of pick's steps."""
-        places = range(len(self._candidates))
-        seeds = self._settings.cnn_seeds[-1]
-        scored = [r for i in places for r in self._utility_job(i, seeds).results()]
-        scored += [job.result() for job in self._ceilings]
-        jobs = [FidelityJob(self._work, self._weights(i), extractor) for i in places]
-        step_2 = sum(found.seconds for found in scored if found is not None)
-        step_3 = sum(found.seconds for job in jobs if (found := job.result()) is not None)
-        search = sum(
-            _training_seconds(self._plan, records) for records in self._plan.records.values()
-        )
+        places, seeds = range(len(self._candidates)), self._settings.cnn_seeds[-1]
+        fits = [found for i in places for found in self._utility_job(i, seeds).results()]
+        fits += [job.result() for job in self._ceilings]
+        measured = [FidelityJob(self._work, self._weights(i), extractor).result() for i in places]
+        looks = [self._touch_job(i, extractor).result() for i in places]
+        opened = ExtractorJob(self._work).result()
+        steps = {
+            "step 2": _seconds(fits),
+            "step 3": _seconds([*measured, opened]),
+            "test images": _seconds(looks),
+        }
+        search = sum(_training_seconds(self._plan, own) for own in self._plan.records.values())
         return {
             "training of all trials, process seconds": search,
-            "step 2, process seconds": step_2,
-            "step 3, process seconds": step_3,
-            "selection over training": (step_2 + step_3) / search if search else 0.0,
+            **{f"{name}, process seconds": seconds for name, seconds in steps.items()},
+            "selection over training": sum(steps.values()) / search if search else 0.0,
         }
+
+    def _touch_job(self, place: int, extractor: ExtractorInfo) -> TouchJob:
+        numbers = tuple(range(self._settings.cnn_seeds[-1]))
+        return TouchJob(self._work, self._weights(place), numbers, extractor)
+
+
+def _seconds(results: Sequence[Scored | Measured | Touched | Opened | None]) -> float:
+    return sum(result.seconds for result in results if result is not None)
 
 
 def _there(result: ResultT | None) -> ResultT:

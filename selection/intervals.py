@@ -14,15 +14,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import stdtrit
 
 from acgan.config import derive_seed
 from selection.result import Estimate, Images
 
 ERROR = 0.05
 PRIOR = 2.0  # degrees of freedom with which all candidates' seed variance counts in each one's
-REPLICATES = 4000
-ROUNDING = 1e-9
+REPLICATES = 10_000
+ROUNDING = 1e-9  # of one image's variance: below it, all answers are equal
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -95,8 +95,7 @@ def interval(
     scored = _score([answers], images, measure)
     if scored is None:
         return None
-    margins = _margins(scored, np.ones((1, 1)), ERROR)
-    return _estimate(scored.scores[0], margins[0], lowest=0)
+    return _with_students_margin(scored, np.array([1.0]), lowest=0)
 
 
 def difference(
@@ -109,8 +108,7 @@ def difference(
     scored = _score([first, second], images, measure)
     if scored is None:
         return None
-    margins = _margins(scored, np.array([[1.0, -1.0]]), ERROR)
-    return _estimate(scored.scores[0] - scored.scores[1], margins[0], lowest=-1)
+    return _with_students_margin(scored, np.array([1.0, -1.0]), lowest=-1)
 
 
 def compare(
@@ -123,9 +121,10 @@ def compare(
 ) -> Comparison:
     """Compare candidates by balanced accuracy, with intervals that hold together at 95 %.
 
-    Which one is best is itself uncertain, so the intervals of all pairs hold together. Racing
-    looks at the data `rungs` times, so each look gets an equal part of the error (Bonferroni).
-    Candidates may differ in their number of seeds.
+    Which one is best is itself uncertain, so the intervals of all pairs hold together: patients
+    are resampled with all their images, the same for all candidates, and seeds redrawn with their
+    corrected variance. Racing looks at the data `rungs` times, so each look gets an equal part of
+    the error (Bonferroni). Candidates may differ in their number of seeds.
     """
     scored = _score(candidates, images, "balanced_accuracy")
     assert scored is not None  # there are images
@@ -135,9 +134,17 @@ def compare(
         first, second = np.triu_indices(count, 1)
         pairs = np.eye(count)[first] - np.eye(count)[second]
         random = np.random.default_rng(derive_seed(seed, "comparison"))
-        level = _level(pairs, ERROR / rungs, _resample(scored, replicates, random))
-        margins[first, second] = margins[second, first] = _margins(scored, pairs, level)
+        errors, free = _errors(scored, pairs)
+        deviations = _resample(scored, replicates, random) @ pairs.T
+        critical = _critical(deviations, float(np.median(free)), ERROR / rungs, random)
+        margins[first, second] = margins[second, first] = critical * errors
     return Comparison(scored.scores, margins)
+
+
+def _with_students_margin(scored: _Scored, contrast: Array, *, lowest: int) -> Estimate:
+    errors, free = _errors(scored, contrast[None])
+    margin = errors[0] * stdtrit(free[0], 1 - ERROR / 2)
+    return _estimate(float(contrast @ scored.scores), margin, lowest=lowest)
 
 
 def _estimate(value: float, margin: float, *, lowest: int) -> Estimate:
@@ -214,8 +221,8 @@ def _seed_variance(scores: Sequence[Array], pulls: Sequence[Array]) -> tuple[Arr
     return added, moderate / seeds[:, None], 2 * total**2 / free
 
 
-def _margins(scored: _Scored, contrasts: Array, level: float) -> Array:
-    """Return half the width of each contrast's interval, [Q]; contrasts [Q, K].
+def _errors(scored: _Scored, contrasts: Array) -> tuple[Array, Array]:
+    """Return each contrast's standard error and its degrees of freedom, [Q]; contrasts [Q, K].
 
     The patients' variance is never below that of one image, because equal answers are no
     certainty. Its degrees of freedom follow from how few patients make it up, by the spread of
@@ -231,9 +238,7 @@ def _margins(scored: _Scored, contrasts: Array, level: float) -> Array:
     of_patients = np.maximum(squares, scored.one_image)
     variance = of_patients + contrasts**2 @ scored.seeds
     seed_spread = (contrasts**2 @ scored.seed_weights) ** 2 @ scored.seed_spread
-    free = 2 * variance**2 / (2 * of_patients**2 / free + seed_spread)
-    margins: Array = stdtrit(free, 1 - level / 2) * np.sqrt(variance)
-    return margins
+    return np.sqrt(variance), 2 * variance**2 / (2 * of_patients**2 / free + seed_spread)
 
 
 def _resample(scored: _Scored, replicates: int, random: np.random.Generator) -> Array:
@@ -245,14 +250,15 @@ def _resample(scored: _Scored, replicates: int, random: np.random.Generator) -> 
     return drawn
 
 
-def _level(contrasts: Array, error: float, drawn: Array) -> float:
-    """Return the error to allow each contrast so that all hold together but for `error`.
+def _critical(deviations: Array, free: float, error: float, random: np.random.Generator) -> float:
+    """Return how many standard errors hold all contrasts together but for `error`.
 
-    From the largest standardised contrast of each draw: the maximum statistic (Hothorn, Bretz and
-    Westfall 2008, Biometrical Journal 50, 346-363).
+    deviations: [R, Q], of the contrasts in each draw. The largest standardised one counts (the
+    maximum statistic; Hothorn, Bretz and Westfall 2008, Biometrical Journal 50, 346-363), over a
+    standard error with its own chance: together, a multivariate t with `free` degrees of freedom.
     """
-    away = np.abs(drawn @ contrasts.T)  # [R, Q]
-    scale = np.sqrt((away**2).mean(axis=0))
-    largest = np.divide(away, scale, where=scale > 0, out=np.zeros_like(away)).max(axis=1)
-    critical = max(np.quantile(largest, 1 - error), ndtri(1 - error / 2))
-    return float(2 * ndtr(-critical))
+    sizes = np.sqrt((deviations**2).mean(axis=0))
+    standard = np.divide(deviations, sizes, where=sizes > 0, out=np.zeros_like(deviations))
+    chance = np.sqrt(random.chisquare(free, len(standard)) / free)
+    largest = np.abs(standard).max(axis=1) / chance
+    return float(max(np.quantile(largest, 1 - error), stdtrit(free, 1 - error / 2)))

@@ -70,6 +70,14 @@ class Touched(_File):
     sources: list[str]
     hits: list[str]
     metrics: dict[str, float]
+    seconds: float = 0.0
+
+
+class Opened(_File):
+    """What the extractor is, and how long it took to open."""
+
+    info: ExtractorInfo
+    seconds: float = 0.0
 
 
 FileT = TypeVar("FileT", bound=BaseModel)
@@ -231,7 +239,7 @@ class UtilityJob:
         started = time.perf_counter()
         try:
             models = utility.train_on_generated(generator, self.work.settings, number=number)
-        except NotFiniteError as error:
+        except (NotFiniteError, utility.ConstantError) as error:
             return Scored(failed=str(error), seconds=time.perf_counter() - started)
         hits = utility.hits(models, data.val)
         return Scored(hits=hits, seconds=time.perf_counter() - started)
@@ -306,9 +314,9 @@ class ExtractorJob:
         named = self.work.inception_weights
         return self.work.path("extractor", {"extractor", "inception_sha256"}, str(named))
 
-    def result(self) -> ExtractorInfo | None:
+    def result(self) -> Opened | None:
         """Return what the extractor is; None before it was opened."""
-        return read_stored(ExtractorInfo, self.path)
+        return read_stored(Opened, self.path)
 
     def done(self) -> bool:
         """Whether it is known what the extractor is."""
@@ -316,6 +324,7 @@ class ExtractorJob:
 
     def run(self, *, gpu: bool) -> None:
         """Open the extractor and write down what it is."""
+        started = time.perf_counter()
         found = self.work.open_extractor(gpu=gpu)
         info = ExtractorInfo(
             name=found.name,
@@ -324,7 +333,7 @@ class ExtractorJob:
             standard=found.standard,
             independent=found.independent,
         )
-        write_json(self.path, info)
+        write_json(self.path, Opened(info=info, seconds=time.perf_counter() - started))
 
 
 @dataclass(frozen=True)
@@ -344,7 +353,9 @@ class FidelityJob:
     def path(self) -> Path:
         """Where its numbers stand."""
         names = FIDELITY_SETTINGS | CNN_SETTINGS
-        return self.work.path("fidelity", names, self.weights.sha256, self.extractor.sha256)
+        judges = self.work.settings.cnn_seeds[0]
+        parts = (self.weights.sha256, self.extractor.sha256, judges)
+        return self.work.path("fidelity", names, *parts)
 
     @property
     def grid_path(self) -> Path:
@@ -374,6 +385,8 @@ class FidelityJob:
         started = time.perf_counter()
         try:
             measured = self._measure(gpu=gpu)
+        except InputError:  # says nothing of the candidate, and can be mended
+            raise
         except ValueError as error:  # features that are not finite: NotFiniteError is one
             measured = Measured(failed=str(error))
         seconds = time.perf_counter() - started
@@ -504,6 +517,7 @@ class TouchJob:
 
     def run(self, *, gpu: bool) -> None:
         """Train the CNNs again and score them, and the features, on the test images."""
+        started = time.perf_counter()
         data = self.work.all_data()
         generator = self.weights.load(set_aside(gpu))
         hits = [
@@ -513,18 +527,22 @@ class TouchJob:
             )
             for number in self.numbers
         ]
-        extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
-        test = extractor.extract(data.test.images)
-        real = fidelity.reference(
-            [view.features for view in test], data.test.labels, classes=len(data.classes)
-        )
-        measured = FidelityJob(self.work, self.weights, self.extractor)
-        features, labels = measured.generated_features()
-        found = fidelity.metrics(extractor, features, labels, real, data.classes)
         seen = Touched(
             images=Images.of(data.test),
             sources=list(data.test.sources),
             hits=hits,
-            metrics=found,
+            metrics=self._metrics(data, gpu=gpu),
+            seconds=time.perf_counter() - started,
         )
         write_json(self.path, seen)
+
+    def _metrics(self, data: Dataset, *, gpu: bool) -> dict[str, float]:
+        """Compare the images that step 3 measured with the test images; nothing if it could not."""
+        measured = FidelityJob(self.work, self.weights, self.extractor)
+        if not measured.features_path.exists():
+            return {}
+        extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
+        test = _features(extractor.extract(data.test.images))
+        real = fidelity.reference(test, data.test.labels, classes=len(data.classes))
+        features, labels = measured.generated_features()
+        return fidelity.metrics(extractor, features, labels, real, data.classes)

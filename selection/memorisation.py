@@ -114,7 +114,7 @@ class Pair:
 class Memorisation:
     """The outcome of the check; `dataclasses.asdict` turns it into plain JSON.
 
-    passed: a class was judged, and none failed
+    passed: no class that was judged failed; `findings` say which were not judged
     reasons: why it did not pass, one a class and space
     pairs: the closest of each space, the smallest ratio first
     """
@@ -221,8 +221,6 @@ def check(
         pairs.extend(_closest(cell, rows, found))
     failed = [f for f in findings if f.estimate is not None and f.estimate.low > limit]
     reasons = [_reason(f, reference.classes) for f in failed]
-    if all(f.estimate is None for f in findings):
-        reasons = ["no class has enough images to be judged"]
     shown = [pair for space in points for pair in _smallest(pairs, space)]
     return Memorisation(not reasons, tuple(reasons), tuple(findings), tuple(shown))
 

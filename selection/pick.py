@@ -26,7 +26,7 @@ from selection.plan import Plan, make_plan
 from selection.report import TrackingLinks, interval, write_report
 from selection.result import Pick, read_pick
 from selection.settings import SelectionConfig
-from selection.workers import Workers
+from selection.workers import LostError, Workers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,14 +46,21 @@ def _pick(arguments: argparse.Namespace, again: str) -> int:
     for warning in plan.data.warnings:
         print(f"warning: {warning}")
     print(_filtered(plan))
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    plan.folder.parent.mkdir(exist_ok=True)
     with driver_lock(plan.folder.parent):
+        for leftover in plan.folder.glob(".*.tmp"):
+            leftover.unlink()
         pick = read_pick(plan.folder / "pick.json")
-        if pick is None:
+        if pick is not None:
+            print(f"pick {plan.id} is there already")
+            return _publish(plan, pick, again)
+        try:
             with Workers(plan.settings, address=plan.address, verbose=arguments.verbose) as workers:
                 pick = Funnel(plan, workers).run()
-        else:
-            print(f"pick {plan.id} is there already")
+        except LostError as error:
+            print(f"error: a process of the pick is lost ({error})", file=sys.stderr)
+            print(f"what is scored is kept; to go on, type: {again}", file=sys.stderr)
+            return 1
         return _publish(plan, pick, again)
 
 
@@ -77,7 +84,7 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
     links = None
     try:
         client = tracking.connect(plan.tracking_uri)
-        run_id = publish.selection_run(client, pick)
+        run_id = publish.selection_run(client, pick, plan.parent_id)
         version = publish.register(client, pick, run_id, weights)
         links = TrackingLinks(
             run_id=run_id,
@@ -119,8 +126,8 @@ def _conclude(pick: Pick, plan: Plan) -> None:
     for row in pick.test.rows[:1] if pick.test else ():
         beside = f", the baseline's {interval(row.baseline)}" if row.baseline else ""
         print(f"on the test images: {interval(row.winner)}{beside}")
-    if pick.decision.memorisation_failed:
-        print("warning: no candidate passed the memorisation check")
+    if pick.memorisation != "passed":
+        print(f"warning: the memorisation check says {pick.memorisation}")
     print(f"report: {plan.folder / 'report.html'}")
 
 

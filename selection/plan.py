@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from acgan.command import typed
 from acgan.config import TrainConfig, derive_seed, find_file, read_file, resolve, validate
 from acgan.data import load, named_source
-from acgan.dataset import Dataset
+from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
+from acgan.generate import load_generator
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from search import tracking
@@ -20,6 +24,7 @@ from search.study import LastStart, Study, Trial, driver_at_work, open_study, st
 from selection.candidates import Epoch, Filtered, choose, judge, quality_order
 from selection.extractors import check_request, check_weights
 from selection.jobs import without_test
+from selection.metrics import SMALLEST_SET
 from selection.result import FORMAT
 from selection.settings import PLACEMENT, SelectionConfig
 
@@ -97,11 +102,11 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     settings, source = _request(study, arguments)
     weights = arguments.inception_weights
     inception = _inception(weights, settings)
-    records = {found.name: found.records() for found in study.trials()}
-    judged = _judge_all(study, records, settings)
+    data = _load(study, source, test=arguments.test)
+    records = {found.name: _records(found) for found in study.trials()}
+    judged = _judge_all(study, records, data.val, settings)
     filtered = _choose(judged, trial, settings)
     candidates = _candidates(study, judged, filtered)
-    data = _load(study, source)
     return Plan(
         settings=settings,
         study=study,
@@ -162,15 +167,17 @@ def _open(run: tracking.StudyRun, storage: str | None) -> Study:
     else:
         folders = [path.parent for path in sorted(Path(storage).absolute().glob("*/study.json"))]
     for folder in folders:
-        if (folder / "study.json").exists() and open_study(folder).info.uuid == run.study_id:
-            return open_study(folder)
+        with contextlib.suppress(InputError):  # another study, of another version or damaged
+            study = open_study(folder)
+            if study.info.uuid == run.study_id:
+                return study
     raise InputError(
         f"the study of this run is not in {storage or run.study_dir}; name the folder that holds "
         "the study's folder with --storage-path"
     )
 
 
-def _load(study: Study, source: str) -> Dataset:
+def _load(study: Study, source: str, *, test: bool) -> Dataset:
     """Load the study's images; `InputError` if they are others, or too few to measure on."""
     config = validate(TrainConfig, "train", study.info.train)
     data = load(
@@ -185,30 +192,41 @@ def _load(study: Study, source: str) -> Dataset:
             f"{data.fingerprint[:12]}, the study's {study.info.fingerprint[:12]}); name the "
             "study's with --data"
         )
-    classes = len(data.classes)
-    for images, least, what in (
-        (data.val, FEWEST_VALIDATION, "validation"),
-        (data.train, FEWEST_TRAINING, "training"),
-    ):
-        for name, count in zip(data.classes, images.per_class(classes), strict=True):
-            if count < least:
-                raise InputError(
-                    f"class {name} has {count} {what} images; selection needs at least {least} of "
-                    "each class to measure anything: search on more images (or another "
-                    "--val-fraction)"
-                )
+    more = "search on more images, or with another --val-fraction"
+    _check_counts(data, data.val, FEWEST_VALIDATION, f"validation images; {more}")
+    _check_counts(data, data.train, FEWEST_TRAINING, f"training images; {more}")
+    if test and len(data.test):
+        _check_counts(data, data.test, SMALLEST_SET, "test images; leave them alone with --no-test")
     return data
 
 
+def _check_counts(data: Dataset, images: ImageSet, least: int, what: str) -> None:
+    """Raise `InputError` if a class has fewer images than the metrics need."""
+    for name, count in zip(data.classes, images.per_class(len(data.classes)), strict=True):
+        if count < least:
+            raise InputError(f"class {name} has {count} of the {least} or more {what}")
+
+
+def _records(trial: Trial) -> list[EpochRecord]:
+    try:
+        return trial.records()
+    except ValueError as error:
+        raise InputError(f"{error}; restore it, or remove the trial's folder") from error
+
+
 def _judge_all(
-    study: Study, records: Mapping[str, Sequence[EpochRecord]], settings: SelectionConfig
+    study: Study,
+    records: Mapping[str, Sequence[EpochRecord]],
+    val: ImageSet,
+    settings: SelectionConfig,
 ) -> dict[str, list[Epoch]]:
+    chance = max(val.per_class(len(study.info.classes))) / len(val)
     return {
         name: judge(
             name,
             epochs,
             kept=_kept(study.trial(name)),
-            classes=len(study.info.classes),
+            chance=chance,
             config=settings,
         )
         for name, epochs in records.items()
@@ -268,4 +286,5 @@ def _checked(study: Study, epoch: Epoch, *, competes: bool, baseline: bool) -> C
             f"the weights {path} are not those that were recorded (SHA-256 {sha256[:12]} instead "
             f"of {str(epoch.record.weights)[:12]}); restore the file, or delete it to go without"
         )
+    load_generator(path, device=torch.device("cpu"))  # now, rather than after an hour
     return Chosen(epoch, path, sha256, competes, baseline)

@@ -13,8 +13,11 @@ from selection.result import Pick
 STAGE = "selection"
 
 
-def selection_run(client: tracking.Client, pick: Pick) -> str:
-    """Return the MLflow run of a pick, a new one if there is none: a child of the study's run."""
+def selection_run(client: tracking.Client, pick: Pick, parent_id: str) -> str:
+    """Return the MLflow run of a pick, a new one if there is none: a child of the study's run.
+
+    parent_id: the study's run in this MLflow, which need not be the one it was picked with
+    """
     found = tracking.find_runs(
         client, f"tags.study_id = '{pick.study_id}' AND tags.pick = '{pick.id}'"
     )
@@ -24,10 +27,10 @@ def selection_run(client: tracking.Client, pick: Pick) -> str:
         "study_id": pick.study_id,
         "stage": STAGE,
         "pick": pick.id,
-        "mlflow.parentRunId": pick.run_id,
+        "mlflow.parentRunId": parent_id,
     }
     run = client.create_run(
-        client.get_run(pick.run_id).info.experiment_id,
+        client.get_run(parent_id).info.experiment_id,
         start_time=tracking.milliseconds(pick.created),
         run_name=f"selection-{pick.id}",
         tags=tags,
@@ -43,7 +46,7 @@ def register(client: tracking.Client, pick: Pick, run_id: str, weights: Path) ->
         "trial": winner.trial,
         "epoch": winner.epoch,
         "data_fingerprint": pick.fingerprint,
-        "memorisation": "failed" if pick.decision.memorisation_failed else "passed",
+        "memorisation": pick.memorisation,
         **{name.replace("/", "."): f"{value:.6g}" for name, value in scores(pick).items()},
     }
     return registry.register(client, run_id=run_id, pick=pick.id, weights=weights, tags=tags)

@@ -32,7 +32,7 @@ import torch
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, Schema, TensorSpec
 
@@ -122,9 +122,14 @@ def _crown(client: tracking.Client, version: ModelVersion) -> None:
     champion = client.get_registered_model(NAME).aliases.get(CHAMPION)
     if champion == version.version:
         return
-    if champion is not None:
+    if champion is not None and _weights_of(client, champion) != version.tags["weights_sha256"]:
         client.set_registered_model_alias(NAME, CHALLENGER, champion)
     client.set_registered_model_alias(NAME, CHAMPION, version.version)
+
+
+def _weights_of(client: tracking.Client, number: str) -> str | None:
+    tags: dict[str, str] = client.get_model_version(NAME, number).tags
+    return tags.get("weights_sha256")
 
 
 def _save(folder: Path, weights: Path, loaded: LoadedGenerator, tags: Mapping[str, str]) -> Path:
@@ -156,7 +161,18 @@ def _save(folder: Path, weights: Path, loaded: LoadedGenerator, tags: Mapping[st
         input_example=[{"label": loaded.classes[0], "index": 0, "seed": 0}],
         pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
     )
+    _forget_folders(folder / "model")
     return folder / "model"
+
+
+def _forget_folders(folder: Path) -> None:
+    """Take out of a saved model where its files were on this machine: loading does not need it."""
+    model = Model.load(folder)
+    flavor = model.flavors["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(folder / "MLmodel")
 
 
 def _version(package: str) -> str:

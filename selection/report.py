@@ -317,8 +317,10 @@ def _fidelities(pick: Pick) -> list[Fidelity]:
 
 def _images(pick: Pick, reference: str, key: str) -> int | None:
     counts, name = reference_counts(pick).get(reference), key.partition("/")[2]
-    if counts is None or key.startswith(INTRA):
+    if counts is None:
         return None
+    if key.startswith(INTRA):
+        return min(counts)
     return counts[pick.classes.index(name)] if name in pick.classes else sum(counts)
 
 

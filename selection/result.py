@@ -221,6 +221,24 @@ class Pick(_File):
         return self.candidates[self.decision.winner]
 
     @property
+    def unjudged(self) -> dict[str, str]:
+        """Classes that the winner's memorisation check could not judge, and why not."""
+        found = self.winner.fidelity.memorisation if self.winner.fidelity else []
+        return {self.classes[s.label]: s.not_judged for s in found if s.not_judged}
+
+    @property
+    def memorisation(self) -> str:
+        """What the memorisation check says.
+
+        "passed", "failed", "not judged: …" with the classes, or "not measured".
+        """
+        if self.winner.fidelity is None:
+            return "not measured"
+        if self.decision.memorisation_failed:
+            return "failed"
+        return f"not judged: {', '.join(self.unjudged)}" if self.unjudged else "passed"
+
+    @property
     def baseline(self) -> Candidate | None:
         """The baseline's best epoch; None if none kept weights."""
         return next((c for c in self.candidates if c.baseline), None)

@@ -41,7 +41,7 @@ class SelectionConfig(Section):
     inception_sha256: str | None = Field(
         None, description="step 3: of --inception-weights, where it is not torch-fidelity's file"
     )
-    fidelity_images: int = Field(2048, ge=32, description="step 3: generated images of each class")
+    fidelity_images: int = Field(2500, ge=32, description="step 3: generated images of each class")
     reference_limit: int = Field(
         5000, ge=32, description="step 3: most training images of a class in the reference set"
     )

@@ -5,14 +5,14 @@ runs/<study>/test-touches.jsonl   one line a pick that looked: when, for which w
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from acgan.files import sync
+from acgan.errors import InputError
+from acgan.files import replace_text
 from search.study import Study
 from selection.intervals import Measure, difference, interval
 from selection.jobs import Touched
@@ -36,12 +36,19 @@ def ledger_path(study: Study) -> Path:
 
 
 def touches(study: Study) -> list[Touch]:
-    """Return the looks at the study's test images, the first one first."""
+    """Return the looks at the study's test images, the first one first.
+
+    Raises `InputError` for a ledger that is damaged.
+    """
+    path = ledger_path(study)
     try:
-        lines = ledger_path(study).read_text().splitlines()
+        return [Touch.model_validate_json(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError:
         return []
-    return [Touch.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise InputError(
+            f"{path} is damaged; restore it: it counts looks at test images"
+        ) from error
 
 
 def record(study: Study, *, pick: str, weights: list[str], reason: str) -> int:
@@ -54,12 +61,9 @@ def record(study: Study, *, pick: str, weights: list[str], reason: str) -> int:
         if touch.pick == pick:
             return number
     touch = Touch(time=time.time(), pick=pick, weights=weights, reason=reason)
-    with ledger_path(study).open("a") as file:
-        file.write(touch.model_dump_json() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync(study.path)
-    return len(there) + 1
+    lines = [known.model_dump_json() + "\n" for known in (*there, touch)]
+    replace_text(ledger_path(study), "".join(lines))
+    return len(lines)
 
 
 def rows(winner: Touched, baseline: Touched | None, classes: Sequence[str]) -> list[Difference]:

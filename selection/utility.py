@@ -25,15 +25,27 @@ from selection.settings import SelectionConfig
 REVERSE_IMAGES = 512  # of a class: as good as thousands, and CNNs are slow on a CPU
 
 
+class ConstantError(ValueError):
+    """A generator makes one and the same image of a class, whatever its latents."""
+
+
 def train_on_generated(
     generator: LoadedGenerator, config: SelectionConfig, *, number: int
 ) -> list[Classifier]:
     """Return CNN `number` (from 0) of a generator as it was after each of its last epochs.
 
-    Raises `acgan.generate.NotFiniteError` if the generated images are not finite.
+    Raises `acgan.generate.NotFiniteError` if the generated images are not finite, and
+    `ConstantError` if those of a class are all the same.
     """
     seed = derive_seed(config.seed, "utility images", number)
     images, labels = generate_all(generator, per_class=config.cnn_images, seed=seed)
+    for label, name in enumerate(generator.classes):
+        own = images[labels == label]
+        if (own == own[0]).all():
+            raise ConstantError(
+                f"the generator of {generator.run}, epoch {generator.epoch}, makes one and the "
+                f"same image of {name}"
+            )
     return fit_last(
         images,
         labels,

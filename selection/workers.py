@@ -7,14 +7,20 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-import ray
-from ray.exceptions import RayTaskError
-
 from acgan.command import duration
 from acgan.errors import InputError
-from search.cluster import needs, ray_cluster
+from search.cluster import needs, ray_cluster  # sets Ray's token, which its import reads
+
+# isort: split
+import ray
+from ray.exceptions import RayError, RayTaskError
+
 from selection.jobs import Job
 from selection.settings import SelectionConfig
+
+
+class LostError(RuntimeError):
+    """A job's process died again and again, as it does without memory; what is stored stays."""
 
 
 class Workers:
@@ -49,7 +55,8 @@ class Workers:
     def do(self, jobs: Sequence[Job], what: str) -> None:
         """Do the jobs that are not done, saying how far it is and how long it may still take.
 
-        Raises `InputError` as a job did; a job whose process dies is done again by Ray.
+        Raises `InputError` as a job did. A job whose process dies is done again by Ray, a few
+        times; then `LostError`.
         """
         missing = [job for job in jobs if not job.done()]
         if not missing:
@@ -80,3 +87,5 @@ def _get(reference: ray.ObjectRef[None]) -> None:
         if isinstance(error.cause, InputError):
             raise error.cause from error
         raise
+    except RayError as error:
+        raise LostError(str(error).strip().splitlines()[0]) from error

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
 
 from acgan.config import TrainConfig, validate
 from acgan.data import load
-from acgan.rundir import RunDir
+from acgan.rundir import RunDir, weights_bytes
 from acgan.train import train
 from search.recorder import sync_study
 from search.settings import SearchConfig, identity
@@ -28,9 +33,16 @@ from search.study import (
     TrialInfo,
     new_uuid,
     open_or_create,
+    open_study,
     trial_name,
     write,
 )
+from selection import pick
+from selection.funnel import Funnel
+from selection.jobs import Job
+from selection.plan import Plan, make_plan
+from selection.result import Pick
+from selection.workers import Workers
 from tests.kit import CLASSES, tiny_config, tiny_images
 
 SELECTION = {
@@ -124,3 +136,95 @@ def type_pick(folder: Path, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@dataclass(frozen=True)
+class Place:
+    """A study and its MLflow in a folder of their own."""
+
+    folder: Path
+
+    @property
+    def study(self) -> Study:
+        """The study, read afresh."""
+        return open_study(self.folder / "runs" / "tiny")
+
+    @property
+    def database(self) -> Path:
+        """MLflow's file."""
+        return self.folder / "mlflow.db"
+
+    @property
+    def uri(self) -> str:
+        """MLflow's address."""
+        return f"sqlite:///{self.database}"
+
+    @property
+    def store(self) -> Path:
+        """Where jobs leave their results."""
+        return self.study.path / "selection" / "store"
+
+    def options(self, *more: str) -> list[str]:
+        """Return what names the study, by its name, and more."""
+        storage = ["--storage-path", str(self.folder / "runs"), "--tracking-uri", self.uri]
+        return ["--study", "tiny", *storage, *more]
+
+    def files(self) -> dict[str, bytes]:
+        """Return all files of the studies' folder by their names, but for the lock."""
+        root = self.folder / "runs"
+        found = (path for path in root.rglob("*") if path.is_file() and path.name != "lock.json")
+        return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+class Here(Workers):
+    """Does the jobs in this process one after another, each on one thread as Ray's tasks are."""
+
+    def do(self, jobs: Sequence[Job], what: str) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for job in jobs:
+                if not job.done():
+                    job.run(gpu=False)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def plan_of(options: Sequence[str]) -> Plan:
+    """Return the plan of a command with these options."""
+    return make_plan(pick._parser().parse_args(options))
+
+
+def pick_here(options: Sequence[str]) -> Pick:
+    """Do all the work of a command with these options in this process, save for MLflow's part."""
+    plan = plan_of(options)
+    return Funnel(plan, Here(plan.settings, address=None, verbose=False)).run()
+
+
+def plant(trial: Trial, epoch: int, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change the kept weights of an epoch, and their hash in its record."""
+    path = RunDir(trial.path).weights_path(epoch)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(tensors)
+    content = weights_bytes(tensors, metadata)
+    path.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    lines = [
+        record.model_copy(update={"weights": sha256}) if record.epoch == epoch else record
+        for record in trial.records()
+    ]
+    text = "".join(line.model_dump_json() + "\n" for line in lines)
+    (trial.path / "epochs.jsonl").write_text(text)
+
+
+def make_nan(tensors: dict[str, Tensor]) -> None:
+    """Let a generator make pixels that are not finite."""
+    tensors["image.bias"].fill_(float("nan"))
+
+
+def make_constant(tensors: dict[str, Tensor]) -> None:
+    """Let a generator make the same even grey whatever it is asked for."""
+    tensors["image.weight"].zero_()
+    tensors["image.bias"].zero_()

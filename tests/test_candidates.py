@@ -32,7 +32,7 @@ def judged(
     config: SelectionConfig = CONFIG,
 ) -> list[Epoch]:
     kept = {r.epoch for r in records} if kept is None else kept
-    return judge(name, records, kept=kept, classes=3, config=config)
+    return judge(name, records, kept=kept, chance=1 / 3, config=config)
 
 
 def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
@@ -54,7 +54,7 @@ def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
 )
 def test_an_epoch_fails_for_the_planted_reason(metrics: dict[str, float], reason: str) -> None:
     found = EpochRecord(epoch=9, time=0.0, metrics=HEALTHY | metrics)
-    assert fault(found, classes=3, config=CONFIG) == reason
+    assert fault(found, chance=1 / 3, config=CONFIG) == reason
 
 
 def test_a_young_epoch_is_no_candidate() -> None:

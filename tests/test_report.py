@@ -400,7 +400,7 @@ def test_every_metric_keeps_its_name_and_both_reference_sets_stand_side_by_side(
     assert own == [("is_cnn3", "all", None), ("is_std_cnn3", "deviation", None)]
     columns = [(c.reference, c.key, c.part, c.images) for c in tables["kid_cnn3"].columns]
     assert columns[:3] == [
-        ("validation", "intra_kid_cnn3", "class mean", None),
+        ("validation", "intra_kid_cnn3", "class mean", 33),
         ("validation", "kid_cnn3", "all", 159),
         ("validation", "kid_cnn3/COVID-19", "COVID-19", 33),
     ]
@@ -505,7 +505,7 @@ def test_every_candidate_stands_in_the_table_with_its_interval(candidates: int, 
 def test_step_3_shows_its_numbers_under_their_names() -> None:
     shown = report(make_pick())
     header = next(row for row in shown.rows if "validation all n = 159*" in row)
-    assert header[:2] == ["finalist", "validation class mean ranks"]
+    assert header[:2] == ["finalist", "validation class mean ranks n = 33*"]
     assert header[-1] == "training pneumonia n = 100*"
     for words in ("kid_cnn3.", "is_cnn3.", "The rank uses intra_kid_cnn3", "lower is better"):
         assert words in shown.text

@@ -1,0 +1,165 @@
+"""What a pick leaves in MLflow, and that sending it again changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search import tracking
+from search.study import Study
+from selection.publish import finish, register, scores, selection_run
+from selection.registry import NAME
+from selection.result import Pick
+from tests.studies import write_study
+from tests.test_generate import write_weights
+from tests.test_registry import Dying, Killed
+from tests.test_report import changed, make_pick
+
+pytest_plugins = ["tests.mlflow_stores"]
+
+
+@pytest.fixture
+def client(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.chdir(tmp_path)
+    return tracking.connect(uri)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return write_study(tmp_path / "runs" / "demo")
+
+
+@pytest.fixture
+def pick(client: MlflowClient, study: Study) -> Pick:
+    """A pick of a study that MLflow knows."""
+    parent = tracking.parent_run(client, study, experiment="chests")
+    return changed(make_pick(), run_id=parent.info.run_id, study_id=study.info.uuid)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A pick's folder."""
+    path = tmp_path / "pick"
+    path.mkdir()
+    for name in ("pick.json", "report.html", "candidates.csv"):
+        (path / name).write_text(name)
+    return path
+
+
+def content(run: Run) -> tuple[object, ...]:
+    return run.data.metrics, run.data.params, run.data.tags, run.info.status, run.info.end_time
+
+
+def test_a_pick_has_one_run_a_child_of_its_studys(
+    client: MlflowClient, study: Study, pick: Pick
+) -> None:
+    run_id = selection_run(client, pick, pick.run_id)
+    assert selection_run(client, pick, pick.run_id) == run_id
+    run, parent = client.get_run(run_id), client.get_run(pick.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == pick.run_id
+    assert run.data.tags["stage"] == "selection"
+    assert run.info.experiment_id == parent.info.experiment_id
+    assert run.info.run_name == "selection-pick-1"
+    assert run.info.start_time == 1_700_000_000_000
+    found = tracking.find_parent(client, study)
+    assert found is not None
+    assert found.info.run_id == pick.run_id
+
+
+def test_another_pick_and_another_study_have_runs_of_their_own(
+    client: MlflowClient, pick: Pick
+) -> None:
+    picks = [pick, changed(pick, id="pick-2"), changed(pick, study_id="another")]
+    assert len({selection_run(client, each, each.run_id) for each in picks}) == 3
+    assert selection_run(client, pick, pick.run_id) == selection_run(
+        client, changed(pick, created=5.0), pick.run_id
+    )
+
+
+def test_the_scores_are_the_winners_on_validation_images_overall(pick: Pick) -> None:
+    found, winner = scores(pick), pick.winner
+    assert winner.utility is not None
+    assert winner.fidelity is not None
+    known = winner.fidelity.metrics["validation"]
+    assert found["validation/cnn_accuracy"] == winner.utility.accuracy.value
+    assert found["validation/cnn_balanced_accuracy"] == winner.utility.balanced_accuracy.value
+    overall = {name for name in known if "/" not in name}
+    assert found.keys() == {
+        "validation/cnn_accuracy",
+        "validation/cnn_balanced_accuracy",
+        *(f"validation/{name}" for name in overall),
+    }
+    assert all(found[f"validation/{name}"] == known[name] for name in overall)
+
+
+def test_a_winner_that_step_3_could_not_measure_has_the_scores_of_step_2(pick: Pick) -> None:
+    winner = pick.winner.model_copy(update={"fidelity": None})
+    candidates = [winner if i == pick.decision.winner else c for i, c in enumerate(pick.candidates)]
+    assert set(scores(changed(pick, candidates=candidates))) == {
+        "validation/cnn_accuracy",
+        "validation/cnn_balanced_accuracy",
+    }
+
+
+def test_finishing_writes_scores_settings_winner_and_files(
+    client: MlflowClient, pick: Pick, folder: Path
+) -> None:
+    run_id = selection_run(client, pick, pick.run_id)
+    finish(client, pick, run_id, folder)
+    run = client.get_run(run_id)
+    assert run.data.metrics == pytest.approx(scores(pick))
+    assert run.data.params == {f"selection.{k}": str(v) for k, v in pick.settings.items()}
+    assert run.data.tags["trial_picked"] == pick.winner.trial
+    assert run.data.tags["epoch_picked"] == str(pick.winner.epoch)
+    assert run.info.status == "FINISHED"
+    files = {file.path for file in client.list_artifacts(run_id, "selection")}
+    assert files == {f"selection/{path.name}" for path in folder.iterdir()}
+
+
+def test_finishing_again_changes_nothing(client: MlflowClient, pick: Pick, folder: Path) -> None:
+    run_id = selection_run(client, pick, pick.run_id)
+    finish(client, pick, run_id, folder)
+    before = content(client.get_run(run_id))
+    finish(client, pick, run_id, folder)
+    assert content(client.get_run(run_id)) == before
+    for name in scores(pick):
+        assert len(client.get_metric_history(run_id, name)) == 1
+
+
+def test_a_crash_before_the_files_are_there_leaves_it_unfinished_and_is_made_good(
+    client: MlflowClient, pick: Pick, folder: Path
+) -> None:
+    run_id = selection_run(client, pick, pick.run_id)
+    with pytest.raises(Killed):
+        finish(cast(MlflowClient, Dying(client, 0)), pick, run_id, folder)
+    half = client.get_run(run_id)
+    assert half.data.metrics  # the scores were sent
+    assert half.info.status != "FINISHED"
+    finish(client, pick, selection_run(client, pick, pick.run_id), folder)
+    assert client.get_run(run_id).info.status == "FINISHED"
+    for name in scores(pick):
+        assert len(client.get_metric_history(run_id, name)) == 1
+
+
+@pytest.mark.parametrize(("memorised", "tag"), [(False, "passed"), (True, "failed")])
+def test_the_registered_version_says_what_was_picked_and_whether_it_is_memorised(
+    client: MlflowClient, pick: Pick, tmp_path: Path, memorised: bool, tag: str
+) -> None:
+    decision = pick.decision.model_copy(update={"memorisation_failed": memorised})
+    pick = changed(pick, decision=decision)
+    weights = write_weights(tmp_path / "weights.safetensors")
+    run_id = selection_run(client, pick, pick.run_id)
+    version = register(client, pick, run_id, weights)
+    assert register(client, pick, run_id, weights) == version
+    tags = client.get_model_version(NAME, str(version)).tags
+    assert tags["memorisation"] == tag
+    assert (tags["study"], tags["trial"]) == (pick.study, pick.winner.trial)
+    assert tags["epoch"] == str(pick.winner.epoch)
+    assert tags["data_fingerprint"] == pick.fingerprint
+    assert float(tags["validation.cnn_balanced_accuracy"]) == pytest.approx(
+        scores(pick)["validation/cnn_balanced_accuracy"], rel=1e-5
+    )
