@@ -98,6 +98,14 @@ def test_the_first_pick_is_the_champion_and_the_next_makes_it_the_challenger(
     assert aliases(client) == {"champion": 3, "challenger": 2}
 
 
+def test_the_same_weights_picked_again_are_not_their_own_challenger(
+    client: MlflowClient, run_id: str, weights: tuple[Path, Path]
+) -> None:
+    for pick, own in (("a", weights[1]), ("b", weights[0]), ("c", weights[0])):
+        register(client, run_id=run_id, pick=pick, weights=own, tags={})
+    assert aliases(client) == {"champion": 3, "challenger": 1}
+
+
 def test_the_same_pick_again_changes_nothing(
     client: MlflowClient, run_id: str, weights: tuple[Path, Path]
 ) -> None:
@@ -145,7 +153,8 @@ def test_a_crash_between_any_two_calls_is_repaired_by_the_next_start(
 ) -> None:
     before: dict[str, int] = {}
     for writes in itertools.count():
-        pick: dict[str, Any] = {"run_id": run_id, "pick": f"pick {writes}", "weights": weights[0]}
+        own = weights[writes % 2]  # other weights than the champion's
+        pick: dict[str, Any] = {"run_id": run_id, "pick": f"pick {writes}", "weights": own}
         try:
             register(cast(MlflowClient, Dying(client, writes)), **pick, tags={})
         except Killed:
