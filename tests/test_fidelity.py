@@ -103,10 +103,12 @@ def test_several_views_are_averaged() -> None:
 
 
 def test_inception_scores_are_averaged_over_views() -> None:
-    logits = [torch.from_numpy(np.random.default_rng(i).normal(size=(60, 5))) for i in range(2)]
+    logits = [torch.from_numpy(np.random.default_rng(i).normal(size=(5000, 5))) for i in range(2)]
     found = inception_scores(PLAIN, [View(own[:, :2], own) for own in logits])
     means, deviations = zip(*(inception_score(own) for own in logits), strict=True)
     assert found == pytest.approx({"is_plain": np.mean(means), "is_std_plain": np.mean(deviations)})
+    few = [View(own[:4999, :2], own[:4999]) for own in logits]
+    assert inception_scores(PLAIN, few) == {}
 
 
 def test_only_the_standard_extractor_gives_what_is_called_fid() -> None:
