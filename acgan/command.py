@@ -7,9 +7,12 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Never
 
 from acgan.errors import InputError
 
@@ -44,6 +47,15 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM, with which a node is taken away, end this process as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def typed(words: Sequence[str]) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +25,7 @@ from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.files import replace_bytes
 from acgan.models import Discriminator, Generator
-from acgan.rundir import weights_bytes
+from acgan.rundir import read_weights, weights_bytes
 
 COMPONENTS = 32
 SHRINKAGE = 1e-3
@@ -158,8 +157,7 @@ class Scorer:
     @classmethod
     def load(cls, path: Path, *, classes: int, image_size: int, device: torch.device) -> Scorer:
         """Read a scorer that `save` wrote."""
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, _ = read_weights(path)
         arrays = {name: tensors.pop(name).numpy() for name in ("level", "mean", "scale", "axes")}
         classifier = Classifier(classes=classes, image_size=image_size).to(device)
         classifier.load_state_dict({k.removeprefix("cnn."): v for k, v in tensors.items()})
@@ -306,14 +304,10 @@ class Evaluation:
 
     @torch.no_grad()
     def sample_grid(self, generator: Generator) -> bytes:
-        """Return a PNG of generated images: one row a class, the same eight latents in each.
-
-        Small images are shown larger, each pixel as a square, so that a person can see them.
-        """
+        """Return a PNG of generated images: one row a class, the same eight latents in each."""
         generator.eval()
         images = to_uint8(generator(self.grid_latents, self.grid_labels)).cpu().numpy()
-        square = max(1, GRID_TILE // images.shape[-1])
-        return png(tile(images, GRID_COLUMNS).repeat(square, axis=0).repeat(square, axis=1))
+        return grid(images)
 
     def floor(self, data: Dataset, config: TrainConfig) -> float:
         """Return the score of real training images, as many as there are validation images."""
@@ -364,6 +358,15 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     sheet[:count] = images
     grid = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     return grid.reshape(rows * height, columns * width, channels)
+
+
+def grid(images: NDArray[np.uint8]) -> bytes:
+    """Return a PNG of images [N, 3, H, W], eight a row.
+
+    Small images are shown larger, each pixel as a square, so that a person can see them.
+    """
+    square = max(1, GRID_TILE // images.shape[-1])
+    return png(tile(images, GRID_COLUMNS).repeat(square, axis=0).repeat(square, axis=1))
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Json, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -38,6 +38,7 @@ from acgan.evaluate import png, to_uint8
 from acgan.files import replace_all, replace_text
 from acgan.labels import FAMILIES, GENERATED
 from acgan.models import Generator
+from acgan.rundir import read_weights
 
 BLOCK = 64  # images computed at once: another number would be other images
 MANIFEST = "manifest.json"
@@ -124,9 +125,8 @@ def file_sha256(path: Path) -> str:
 
 def _read_weights(path: Path) -> tuple[_Metadata, dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = _Metadata.model_validate(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, texts = read_weights(path)
+        metadata = _Metadata.model_validate(texts)
     except SafetensorError as error:
         raise InputError(
             f"{path} is no safetensors file ({error}); name a run's weights/*.safetensors"

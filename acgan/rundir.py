@@ -57,6 +57,16 @@ def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata))
 
 
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `weights_bytes` serialised: tensors and text metadata.
+
+    Raises `SafetensorError` for a file that is no such file, `OSError` for one that is not there.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
@@ -177,9 +187,7 @@ class RunDir:
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, metadata = read_weights(path)
             record = metadata["record"]
             if checksum(tensors, record) != metadata["checksum"]:
                 raise ValueError("the checksum does not fit")

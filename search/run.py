@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Never
 
-from acgan.command import command_parser, duration, run_command, typed
+from acgan.command import command_parser, duration, interrupt_on_sigterm, run_command, typed
 from acgan.config import TrainConfig, add_flags
 from acgan.errors import InputError
 from search import estimate, summary
@@ -43,12 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
     again = typed(["python", "-m", "search.run", *(sys.argv[1:] if argv is None else argv)])
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     return run_command(lambda: _search(arguments, again), resume=f"type: {again}")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ from urllib.request import urlopen
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from acgan.classifier import Images, embed_and_classify
@@ -33,7 +33,7 @@ from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluate import Scorer, cached_scorer, scorer_name
 from acgan.files import replace_bytes
-from acgan.rundir import checksum, weights_bytes
+from acgan.rundir import checksum, read_weights, weights_bytes
 
 AUTO = "auto"
 INCEPTION = "inception-v3-compat"
@@ -90,14 +90,9 @@ class Extractor(ABC):
         images: uint8 [N, 3, H, W], or grey [N, H, W]
         """
 
-    @property
-    def suffix(self) -> str:
-        """What names of metrics end with: nothing for the standard extractor."""
-        return "" if self.standard else f"_{self.name}"
-
     def metric_name(self, metric: str) -> str:
         """Return a metric's name, "fid" or "intra_fid": as it is, or for example "fd_cnn3"."""
-        return metric if self.standard else metric.replace("fid", "fd") + self.suffix
+        return metric if self.standard else f"{metric.replace('fid', 'fd')}_{self.name}"
 
 
 class Inception(Extractor):
@@ -347,9 +342,7 @@ def _write_views(path: Path, views: tuple[View, ...]) -> None:
 def _read_views(path: Path) -> tuple[View, ...] | None:
     """Read what `_write_views` wrote; None if it is not there or is damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_weights(path)
     except (SafetensorError, OSError):
         return None
     if checksum(tensors, "") != metadata.get("checksum"):

@@ -130,9 +130,11 @@ class Funnel:
     def _step_3(self) -> ExtractorInfo:
         """Measure the tie set, and the baseline's best epoch to compare with."""
         extractor = _there(ExtractorJob(self._work).result()).info
-        tied = race(
-            self._candidates, self._images, self._settings, rungs=len(self._settings.cnn_seeds)
-        ).tied
+        tied = [
+            i
+            for i, c in enumerate(self._candidates)
+            if c.competes and not c.failed and c.left_at is None
+        ]
         if not tied:
             reasons = {candidate.failed for candidate in self._competing()}
             raise InputError(

@@ -27,7 +27,7 @@ from acgan.classifier import Classifier
 from acgan.config import TrainConfig, derive_seed, validate
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
-from acgan.evaluate import GRID_COLUMNS, GRID_TILE, png, tile
+from acgan.evaluate import GRID_COLUMNS, grid
 from acgan.files import replace_bytes
 from acgan.generate import LoadedGenerator, NotFiniteError, generate_all, load_generator
 from acgan.rundir import weights_bytes
@@ -145,15 +145,14 @@ class Work:
 def sample_grid(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> bytes:
     """Return a PNG of the first eight images of each class, one row a class.
 
-    images: uint8 [N, H, W] or [N, 3, H, W]; small ones are shown larger, pixel by pixel.
+    images: uint8 [N, H, W] or [N, 3, H, W]
     """
     colour = images if images.ndim == 4 else images[:, None].repeat(3, axis=1)
     rows = [colour[labels == label][:GRID_COLUMNS] for label in np.unique(labels)]
-    side, square = images.shape[-1], max(1, GRID_TILE // images.shape[-1])
-    sheet = np.zeros((len(rows) * GRID_COLUMNS, 3, side, side), np.uint8)
+    sheet = np.zeros((len(rows) * GRID_COLUMNS, *colour.shape[1:]), np.uint8)
     for place, row in enumerate(rows):
         sheet[place * GRID_COLUMNS : place * GRID_COLUMNS + len(row)] = row
-    return png(tile(sheet, GRID_COLUMNS).repeat(square, axis=0).repeat(square, axis=1))
+    return grid(sheet)
 
 
 def without_test(data: Dataset) -> Dataset:
@@ -329,7 +328,6 @@ class ExtractorJob:
         info = ExtractorInfo(
             name=found.name,
             sha256=found.sha256,
-            suffix=found.suffix,
             standard=found.standard,
             independent=found.independent,
         )

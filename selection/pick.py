@@ -9,14 +9,11 @@ command again goes on where it was.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Never
 
-from acgan.command import command_parser, run_command, typed
+from acgan.command import command_parser, interrupt_on_sigterm, run_command, typed
 from acgan.config import add_flags
 from search import tracking
 from search.study import driver_lock
@@ -33,12 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
     again = typed(["python", "-m", "selection.pick", *(sys.argv[1:] if argv is None else argv)])
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     return run_command(lambda: _pick(arguments, again), resume=f"type: {again}")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
-    raise KeyboardInterrupt
 
 
 def _pick(arguments: argparse.Namespace, again: str) -> int:

@@ -141,7 +141,6 @@ class ExtractorInfo(_File):
 
     name: str
     sha256: str
-    suffix: str
     standard: bool
     independent: bool
 

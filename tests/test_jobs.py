@@ -48,9 +48,7 @@ SETTINGS = SelectionConfig(
     extractor="cnn3",
     fidelity_images=32,
 )
-INFO = ExtractorInfo(
-    name="cnn3", sha256="e" * 64, suffix="_cnn3", standard=False, independent=False
-)
+INFO = ExtractorInfo(name="cnn3", sha256="e" * 64, standard=False, independent=False)
 WORK = Work(StudyAt(Path("/study"), "uuid", "/images"), SETTINGS, "fingerprint", None)
 WEIGHTS = Weights("t0003, epoch 7", Path("/w.safetensors"), "a" * 64)
 

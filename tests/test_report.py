@@ -162,9 +162,7 @@ def make_pick(candidates: int = 4, *, ties: int = 2, memorised: bool = False) ->
             for place in range(candidates)
         ],
         ceiling=make_utility(0.75),
-        extractor=ExtractorInfo(
-            name="cnn3", sha256="f" * 64, suffix="_cnn3", standard=False, independent=False
-        ),
+        extractor=ExtractorInfo(name="cnn3", sha256="f" * 64, standard=False, independent=False),
         decision=Decision(
             winner=ties - 1,
             tie_set=list(range(ties)),
@@ -554,9 +552,7 @@ def test_banners_follow_what_they_warn_of() -> None:
     assert "Nobody has looked at the samples yet" in own.text
 
     many = Images(labels=[0, 1, 2] * 2048, patients=list(range(3 * 2048)))
-    inception = ExtractorInfo(
-        name="inception", sha256="e" * 64, suffix="", standard=True, independent=True
-    )
+    inception = ExtractorInfo(name="inception", sha256="e" * 64, standard=True, independent=True)
     other = report(changed(pick, validation=many, extractor=inception, warnings=[]))
     assert not {"no-independent-extractor", "small-reference"} & other.ids
     assert "About the images:" not in other.text
