@@ -1,12 +1,13 @@
 # make demo   a search of four trials on phantom images and a pick of one, from nothing
 # make test   lint, types and tests, from nothing
+# make chaos  every fault at random moments, for up to two hours; goes on where it was
 # make setup  the environment alone, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint chaos
 
 setup: $(STAMP)
 
@@ -26,4 +27,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.faults.fuzz --count 100000 --out fuzz.jsonl
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.chaos --out docs/reliability.md

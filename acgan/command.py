@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Never
 
 from acgan.errors import InputError
+from acgan.files import DISK_ERRORS
 
 
 def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -33,9 +34,12 @@ def command_parser(module: str, description: str | None) -> argparse.ArgumentPar
 def run_command(body: Callable[[], int], *, resume: str) -> int:
     """Run a command's body; return 0, 1, 2 (wrong usage or bad input) or 130 (interrupted).
 
-    `resume` says, after Ctrl-C, what continues the work.
+    Ctrl-C, or the SIGTERM with which a node is taken away, raises `KeyboardInterrupt` in it, so
+    that it ends in good order; the second one ends it at once. `resume` says what then continues
+    the work.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    _interruptible(resume)
     try:
         return body()
     except InputError as error:
@@ -47,15 +51,29 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        at = f" at {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{at}; nothing that was there is lost", file=sys.stderr)
+        print(f"when that is mended, {resume}", file=sys.stderr)
+        return 1
 
 
-def interrupt_on_sigterm() -> None:
-    """Let SIGTERM, with which a node is taken away, end this process as Ctrl-C does."""
+def _interruptible(resume: str) -> None:
+    signals = (signal.SIGINT, signal.SIGTERM)
 
     def interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
+        for each in signals:
+            signal.signal(each, leave)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    def leave(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
+        os.write(sys.stderr.fileno(), f"\ninterrupted; to continue, {resume}\n".encode())
+        os._exit(130)
+
+    for each in signals:
+        signal.signal(each, interrupt)
 
 
 def typed(words: Sequence[str]) -> str:

@@ -28,13 +28,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from acgan.errors import InputError
 
 SECTIONS = ("data", "train", "space", "search", "selection")
-FILE_LIMIT_BYTES = 1_000_000
+FILE_LIMIT_BYTES = 100_000  # five seconds of the parser, 80 MB of memory
+NUMBER_LIMIT = 40  # characters
+SHOWN_LIMIT = 200  # characters
+
+_NUMBERS = frozenset(("int", "float"))
+_SCALARS = _NUMBERS | {"str", "bool", "null"}  # not timestamps, nor the merge key <<
 
 
 class Section(BaseModel):
     """One section of a configuration: typed, frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _of_64_bits(cls, value: object) -> object:
+        if isinstance(value, int) and value >= 2**63:
+            raise ValueError("must be less than 2^63")
+        return value
 
 
 class TrainConfig(Section):
@@ -102,65 +114,113 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-            line = event.start_mark.line + 1
-            raise InputError(
-                f"{self.name}, line {line}: YAML aliases (*name) and tags (!name) are not allowed; "
-                "write the value out"
+            raise self._refusal(
+                event, "YAML aliases (*name) and tags (!name) are not allowed; write the value out"
             )
         return super().compose_node(parent, index)
 
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        node = super().compose_scalar_node(anchor)
+        kind = node.tag.rpartition(":")[2]
+        if kind not in _SCALARS:
+            raise self._refusal(node, f"{node.value!r} is a {kind} in YAML; put it in quotes")
+        if kind in _NUMBERS and len(node.value) > NUMBER_LIMIT:
+            raise self._refusal(node, f"a number has at most {NUMBER_LIMIT} characters")
+        return node
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
-        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key_node in scalars:
-            if key_node.value in seen:
-                line = key_node.start_mark.line + 1
-                raise InputError(f"{self.name}, line {line}: key {key_node.value!r} stands twice")
-            seen.add(key_node.value)
+        for key, _ in node.value:
+            if key.tag.rpartition(":")[2] != "str":
+                raise self._refusal(key, "a key must be a name; put it in quotes if it is one")
+            if key.value in seen:
+                raise self._refusal(key, f"key {shown(key.value)} stands twice")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def _refusal(self, place: Any, reason: str) -> InputError:
+        return InputError(f"{self.name}, line {place.start_mark.line + 1}: {reason}")
+
+
+def shown(value: object) -> str:
+    """Return a value as it stands in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_LIMIT else f"{text[:SHOWN_LIMIT]}…"
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """Read a configuration file into its sections, each still unvalidated.
 
-    Raises `InputError` for a file that is missing, no YAML mapping, or has an unknown section.
+    Raises `InputError` for a file that is missing or too large, no YAML mapping of plain values,
+    or has an unknown section.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
-    if len(raw) > FILE_LIMIT_BYTES:
-        raise InputError(f"{path} has {len(raw)} bytes; a configuration has at most 1 MB")
-    try:
-        loader = _Loader(raw)
-        loader.name = str(path)
-        content = loader.get_single_data()
-    except InputError:
-        raise
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a YAML file that can be read: {reason}") from error
+    content = _read_yaml(path)
     if content is None:
         content = {}
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold sections ({', '.join(SECTIONS)}), not a plain value")
     for key, value in content.items():
         if key not in SECTIONS:
-            raise InputError(f"{path}: unknown section {key!r}{nearest(str(key), SECTIONS)}")
+            raise InputError(f"{path}: unknown section {shown(key)}{nearest(key, SECTIONS)}")
         if key != "data" and not isinstance(value, dict | None):
             raise InputError(f"{path}: section {key!r} must hold 'name: value' lines")
     data = content.get("data")
     if data is not None and not isinstance(data, str):
-        raise InputError(f"{path}: 'data' must be 'phantom' or the path of a folder, got {data!r}")
+        raise InputError(
+            f"{path}: 'data' must be 'phantom' or the path of a folder, got {shown(data)}"
+        )
     return content
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
+    if len(raw) > FILE_LIMIT_BYTES:
+        raise InputError(f"{path} is too large: a configuration has at most 100 KB")
+    try:
+        loader = _Loader(raw)
+        loader.name = str(path)
+        return loader.get_single_data()
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a YAML file that can be read: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """Return an error of YAML as one line: the parser's own shows the text around it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def find_file(path: Path) -> Path:
     """Return the file a user named: as it is, else `configs/NAME` as it comes with the package."""
-    if path.exists() or path.parent.name != "configs":
+    if os.path.exists(path) or path.parent.name != "configs":  # False for a name too long to be one
         return path
     packaged = Path(__file__).parents[1] / "configs" / path.name
-    return packaged if packaged.exists() else path
+    return packaged if os.path.exists(packaged) else path
+
+
+def user_path(text: str) -> Path:
+    """Return the absolute path that a user typed, with ~ replaced.
+
+    Raises `InputError` for one that no file can have, or that is not UTF-8 and so cannot stand in
+    the JSON of a study.
+    """
+    try:
+        path = Path(text).expanduser().absolute()
+        str(path).encode()
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # whoever opens it says so
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{shown(text)} can be no path ({reason}); name another one") from error
+    return path
 
 
 def resolve(
@@ -187,10 +247,10 @@ def validate(model: type[SectionT], name: str, values: Mapping[str, Any]) -> Sec
         key = ".".join(str(part) for part in (name, *first["loc"]))
         if first["type"] == "extra_forbidden":
             hint = nearest(str(first["loc"][-1]), model.model_fields)
-            raise InputError(f"unknown configuration key {key!r}{hint}") from error
+            raise InputError(f"unknown configuration key {shown(key)}{hint}") from error
         reason = first["msg"].removeprefix("Value error, ")
         reason = reason[:1].lower() + reason[1:]
-        given = f", got {first['input']!r}"
+        given = f", got {shown(first['input'])}"
         reason = reason.removesuffix(given) + given
         raise InputError(f"configuration key {key!r}: {reason}") from error
 
@@ -233,9 +293,11 @@ def add_flags(
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: `ACGAN_CACHE`, else the user's cache folder."""
+    """Return the folder for what can be made again: `ACGAN_CACHE`, else the user's cache folder.
+
+    Raises `InputError` for one that can be no path.
+    """
     named = os.environ.get("ACGAN_CACHE")
     if named:
-        return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "acgan"
+        return user_path(named)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "acgan"

@@ -6,16 +6,18 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from acgan import phantom
-from acgan.config import cache_folder
+from acgan.config import cache_folder, user_path
 from acgan.covidx import SPLITS, Curated, curate, image_paths
 from acgan.dataset import Dataset, ImageSet
 from acgan.decode import Facts, examine_all
@@ -29,6 +31,8 @@ PACK_VERSION = 1  # of pixels, splits and files: a change makes every pack again
 
 _CHUNK = 1024
 
+log = logging.getLogger(__name__)
+
 
 class Settings(NamedTuple):
     """What, besides the files, decides a pack."""
@@ -41,12 +45,12 @@ class Settings(NamedTuple):
 def named_source(flag: str | None, content: Mapping[str, Any]) -> str:
     """Return the images named by `--data`, else by a configuration: "phantom", or a folder's path.
 
-    Raises `InputError` where neither names any.
+    Raises `InputError` where neither names any, or the name can be no path.
     """
     source = content.get("data") if flag is None else flag
     if not source:
         raise InputError("no images are named: give --data DIR, or --data phantom")
-    return source if source == PHANTOM else str(Path(source).expanduser().absolute())
+    return source if source == PHANTOM else str(user_path(source))
 
 
 def load(
@@ -61,21 +65,27 @@ def load(
     """Load the built-in phantom data ("phantom") or a data folder.
 
     A folder's images are decoded once, by `workers` threads (unset: one a core), into a pack
-    `cache`/<key> that any later start reuses while files and settings are the same. Its images
-    are read-only views of one file. Raises `InputError` for a folder that cannot be used, see
-    `acgan.labels.read_table` and `acgan.covidx.curate`, and for too little disk.
+    `cache`/<key> that any later start reuses while files and settings are the same. A pack that
+    is damaged is made again, and this is logged. The images are read-only views of one file.
+    Raises `InputError` for a folder that cannot be used, see `acgan.labels.read_table` and
+    `acgan.covidx.curate`, and for too little disk.
     """
     if source == PHANTOM:
         return _phantom(Settings(image_size, split_seed, val_fraction))
-    table = read_table(Path(source).expanduser())
+    table = read_table(user_path(source))
     settings = Settings(image_size, split_seed, val_fraction)
     key = repr((PACK_VERSION, settings, table.digest()))
     pack = (cache or cache_folder() / "packed") / hashlib.sha256(key.encode()).hexdigest()
-    if not pack.is_dir():
+    opened = _open_pack(pack, name=table.folder.name)
+    if opened is None:
         with _exclusive(pack):
-            if not pack.is_dir():  # another process may have made it while this one waited
+            # Another process may have made it while this one waited.
+            opened = _open_pack(pack, name=table.folder.name)
+            if opened is None:
                 _make_pack(pack, table, settings, workers=workers)
-    return _open_pack(pack, name=table.folder.name)
+                opened = _open_pack(pack, name=table.folder.name)
+    assert opened is not None, f"{pack}"
+    return opened
 
 
 def fingerprint(classes: Sequence[str], sets: Sequence[ImageSet]) -> str:
@@ -86,6 +96,33 @@ def fingerprint(classes: Sequence[str], sets: Sequence[ImageSet]) -> str:
         digest.update(json.dumps(rows).encode())
         digest.update(np.ascontiguousarray(images.images).data)
     return digest.hexdigest()
+
+
+class _Pack(BaseModel):
+    """`pack.json`: what is known of the images of a pack, sorted by split.
+
+    counts: images in train, val and test; labels, patients and sources: one for each image
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...]
+    image_size: int
+    counts: tuple[NonNegativeInt, ...] = Field(min_length=len(SPLITS), max_length=len(SPLITS))
+    labels: tuple[NonNegativeInt, ...]
+    patients: tuple[str, ...]
+    sources: tuple[str, ...]
+    warnings: tuple[str, ...]
+    fingerprint: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rows = sum(self.counts)
+        if not rows or {len(self.labels), len(self.patients), len(self.sources)} != {rows}:
+            raise ValueError(f"must be of {rows} images")
+        if max(self.labels) >= len(self.classes):
+            raise ValueError("labels must be those of classes")
+        return self
 
 
 def _phantom(settings: Settings) -> Dataset:
@@ -134,6 +171,9 @@ def _make_pack(pack: Path, table: Table, settings: Settings, *, workers: int | N
 
     What an earlier start left in the temporary folder is removed: no half pack is ever used.
     """
+    if pack.exists():
+        log.warning("the packed images in %s are damaged: they are packed again", pack)
+        shutil.rmtree(pack)
     partial = pack.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -183,35 +223,44 @@ def _write_pack(folder: Path, curated: Curated, raw: NDArray[np.uint8]) -> None:
         for start in range(0, len(order), _CHUNK):
             file.write(raw[order[start : start + _CHUNK]].tobytes())
     sync(folder / "images.u8")
-    content: dict[str, Any] = {
-        "classes": classes,
-        "image_size": raw.shape[1],
-        "counts": [len(own) for own in indices],
-        "labels": [classes.index(row.class_name) for row in rows],
-        "patients": [row.patient for row in rows],
-        "sources": [row.source for row in rows],
-        "warnings": curated.warnings,
-    }
-    content["fingerprint"] = fingerprint(classes, _sets(folder, content))
-    (folder / "pack.json").write_text(json.dumps(content))
+    content = _Pack(
+        classes=classes,
+        image_size=raw.shape[1],
+        counts=tuple(len(own) for own in indices),
+        labels=tuple(classes.index(row.class_name) for row in rows),
+        patients=tuple(row.patient for row in rows),
+        sources=tuple(row.source for row in rows),
+        warnings=curated.warnings,
+        fingerprint="",
+    )
+    mark = fingerprint(classes, _sets(folder, content))
+    content = content.model_copy(update={"fingerprint": mark})
+    # Not pydantic's JSON: file names that are no UTF-8 are patients too.
+    (folder / "pack.json").write_text(json.dumps(content.model_dump()))
     sync(folder / "pack.json")
 
 
-def _open_pack(pack: Path, *, name: str) -> Dataset:
-    content = json.loads((pack / "pack.json").read_text())
-    classes, warnings = tuple(content["classes"]), tuple(content["warnings"])
+def _open_pack(pack: Path, *, name: str) -> Dataset | None:
+    """Return a pack's data set; None where it is not there or is damaged."""
+    try:
+        content = _Pack.model_validate(json.loads((pack / "pack.json").read_bytes()))
+        size = (pack / "images.u8").stat().st_size
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        return None
+    if size != sum(content.counts) * content.image_size**2:
+        return None
     train, val, test = _sets(pack, content)
-    return Dataset(name, classes, train, val, test, content["fingerprint"], warnings)
+    return Dataset(name, content.classes, train, val, test, content.fingerprint, content.warnings)
 
 
-def _sets(folder: Path, content: dict[str, Any]) -> list[ImageSet]:
+def _sets(folder: Path, content: _Pack) -> list[ImageSet]:
     """Return train, val and test as views of one memory-mapped file."""
-    images = _open_images(folder / "images.u8", sum(content["counts"]), content["image_size"])
-    labels = np.array(content["labels"], np.int64)
+    images = _open_images(folder / "images.u8", sum(content.counts), content.image_size)
+    labels = np.array(content.labels, np.int64)
     sets, start = [], 0
-    for count in content["counts"]:
+    for count in content.counts:
         own = slice(start, start + count)
-        patients, sources = tuple(content["patients"][own]), tuple(content["sources"][own])
+        patients, sources = content.patients[own], content.sources[own]
         sets.append(ImageSet(images[own], labels[own], patients, sources))
         start += count
     return sets

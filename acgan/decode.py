@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 # Of oddities that do not change the pixels. For good: threads cannot each have their own filters.
@@ -25,7 +25,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 FILE_LIMIT_BYTES = 256 * 1024**2
 PIXEL_LIMIT = 64_000_000
+SIDE_LIMIT = 65_535  # of a JPEG; resizing a longer side would need gigabytes
 
+_BATCH = 1 << 20
 # The kinds of error that Pillow's decoders raise on broken files; it documents no common base.
 _BROKEN = (
     OSError,
@@ -60,14 +62,17 @@ class Facts:
 def grey(raw: bytes) -> Image.Image:
     """Decode an image file's bytes to 8-bit grey, upright, at its own size.
 
-    Transparency is laid on black, an X-ray's background. Of several frames the first is used.
+    Transparency is laid on black, an X-ray's background. The name's ending does not matter.
     Deep grey is scaled by the full range of 8, 10, 12, 14 or 16 bits, whichever the maximum
     needs: an image is the same in 8 and in 16 bits, and 12 bits in 16 are not black.
-    Raises one of several exceptions for bytes that are no such image or exceed the limits.
+    Raises one of several exceptions for bytes that are no such image, for several frames, and for
+    what exceeds the limits, which are set so that no image needs more than 1.1 GB of memory.
     """
     with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
-        if opened.width * opened.height > PIXEL_LIMIT:
+        if opened.width * opened.height > PIXEL_LIMIT or max(opened.size) > SIDE_LIMIT:
             raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
+        if getattr(opened, "is_animated", False):
+            raise ValueError("it has several frames; keep the one that is meant")
         # Pillow takes every CMYK JPEG for Adobe's, which is stored inverted.
         inverted = opened.mode == "CMYK" and opened.format == "JPEG" and "adobe" not in opened.info
         image = ImageOps.exif_transpose(opened)
@@ -86,8 +91,11 @@ def grey(raw: bytes) -> Image.Image:
 def _from_deep_grey(values: NDArray[np.integer]) -> Image.Image:
     bits = max(8, int(values.max()).bit_length())
     bits += bits % 2
-    scaled = values.clip(min=0) * (255 / (2**bits - 1))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    pixels = np.empty(values.size, np.uint8)
+    for start in range(0, values.size, _BATCH):  # for the memory: the products are float64
+        own = slice(start, start + _BATCH)
+        pixels[own] = np.rint(values.flat[own].clip(min=0) * (255 / (2**bits - 1)))
+    return Image.fromarray(pixels.reshape(values.shape))
 
 
 def near_hash(image: Image.Image) -> bytes:
@@ -114,6 +122,8 @@ def examine(path: str, *, image_size: int) -> tuple[Facts, NDArray[np.uint8] | N
         image = grey(raw)
         pixels = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
         return Facts(sha256, near_hash(image), ""), np.asarray(pixels)
+    except UnidentifiedImageError:
+        return Facts(sha256, b"", f"not an image as {', '.join(FORMATS)}"), None
     except _BROKEN as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Facts(sha256, b"", reason), None

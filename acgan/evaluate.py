@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -156,11 +157,18 @@ class Scorer:
 
     @classmethod
     def load(cls, path: Path, *, classes: int, image_size: int, device: torch.device) -> Scorer:
-        """Read a scorer that `save` wrote."""
-        tensors, _ = read_weights(path)
-        arrays = {name: tensors.pop(name).numpy() for name in ("level", "mean", "scale", "axes")}
+        """Read a scorer that `save` wrote; `InputError` for any other file."""
         classifier = Classifier(classes=classes, image_size=image_size).to(device)
-        classifier.load_state_dict({k.removeprefix("cnn."): v for k, v in tensors.items()})
+        try:
+            tensors, _ = read_weights(path)
+            arrays = {
+                name: tensors.pop(name).numpy() for name in ("level", "mean", "scale", "axes")
+            }
+            classifier.load_state_dict({k.removeprefix("cnn."): v for k, v in tensors.items()})
+        except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"{path} is not the scoring CNN of these images; delete it to have it made again"
+            ) from error
         return cls(classifier, **arrays)
 
 

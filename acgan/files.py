@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
+
+from acgan.errors import InputError
+
+# Writing cannot go on, whoever tries: the disk or a quota is full, or it is read-only.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, sync it, and put it in place of the former one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(write_beside(path, content), path)
     sync(path.parent)
+
+
+def write_beside(path: Path, content: bytes) -> Path:
+    """Write and sync what will be put in place of `path`; return its temporary path there.
+
+    Where the disk is full nothing stays behind.
+    """
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return temporary
+
+
+def _temporary(path: Path) -> Path:
+    # Processes of several nodes, which may have the same number, write in one folder.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def replace_all(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -23,7 +48,7 @@ def replace_all(folder: Path, contents: Mapping[str, bytes]) -> None:
 
     The disk syncs many small files together in a third of the time that it takes one by one.
     """
-    temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in contents}
+    temporary = {name: _temporary(folder / name) for name in contents}
     try:
         for name, path in temporary.items():
             path.write_bytes(contents[name])
@@ -49,3 +74,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; `InputError` for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; change its permissions") from error

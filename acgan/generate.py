@@ -31,14 +31,14 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from acgan.command import command_parser, run_command, typed
-from acgan.config import TrainConfig, derive_seed, nearest
+from acgan.config import TrainConfig, derive_seed, nearest, user_path
 from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.evaluate import png, to_uint8
-from acgan.files import replace_all, replace_text
+from acgan.files import file_sha256, replace_all, replace_text
 from acgan.labels import FAMILIES, GENERATED
 from acgan.models import Generator
-from acgan.rundir import read_weights
+from acgan.rundir import parse_weights
 
 BLOCK = 64  # images computed at once: another number would be other images
 MANIFEST = "manifest.json"
@@ -87,22 +87,18 @@ def load_generator(
     Raises `InputError` for a file that is missing, is no such file, whose tensors do not fit its
     configuration, or whose SHA-256 is not the expected one.
     """
-    if not path.is_file():
-        raise InputError(f"there is no weights file {path}; name a run's weights/*.safetensors")
-    found = file_sha256(path)
+    content = _content(path)
+    found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
         raise InputError(
             f"{path} is not the file that was recorded (SHA-256 {found[:16]}…, expected "
             f"{sha256[:16]}…); restore it"
         )
-    metadata, tensors = _read_weights(path)
+    metadata, tensors = _parse(path, content)
+    if not _fit(tensors, metadata):
+        raise InputError(f"the tensors in {path} do not fit the configuration it names; restore it")
     generator = Generator(metadata.config, len(metadata.classes))
-    try:
-        generator.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(
-            f"the tensors in {path} do not fit the configuration it names; restore it"
-        ) from error
+    generator.load_state_dict(tensors)
     return LoadedGenerator(
         generator.to(device).eval(),
         device,
@@ -114,18 +110,34 @@ def load_generator(
     )
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; `InputError` for one that cannot be read."""
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}; name a run's weights/*.safetensors")
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; change its permissions") from error
 
 
-def _read_weights(path: Path) -> tuple[_Metadata, dict[str, Tensor]]:
+def _fit(tensors: Mapping[str, Tensor], metadata: _Metadata) -> bool:
+    """Whether the tensors are those of a generator of this configuration.
+
+    Found without the memory of one: a damaged configuration may ask for any amount.
+    """
     try:
-        tensors, texts = read_weights(path)
+        with torch.device("meta"):
+            wanted = Generator(metadata.config, len(metadata.classes)).state_dict()
+    except RuntimeError:  # more numbers than a tensor can have
+        return False
+    return tensors.keys() == wanted.keys() and all(
+        (found.shape, found.dtype) == (wanted[name].shape, wanted[name].dtype)
+        for name, found in tensors.items()
+    )
+
+
+def _parse(path: Path, content: bytes) -> tuple[_Metadata, dict[str, Tensor]]:
+    try:
+        tensors, texts = parse_weights(content)
         metadata = _Metadata.model_validate(texts)
     except SafetensorError as error:
         raise InputError(
@@ -230,7 +242,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--per-class", type=int, required=True, metavar="N", help="images of each class"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="new folder, or one to go on with"
+        "--out", required=True, metavar="DIR", help="new folder, or one to go on with"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="default: 0")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
@@ -247,9 +259,10 @@ def write_folder(options: argparse.Namespace, weights: Path) -> int:
     """
     if options.per_class < 1:
         raise InputError(f"--per-class must be at least 1, got {options.per_class}")
+    out = user_path(options.out)
     loaded = load_generator(weights, device=named_device(options.device))
     try:
-        manifest, made = _fill(options.out, loaded, _wanted(loaded, options))
+        manifest, made = _fill(out, loaded, _wanted(loaded, options))
     except NotFiniteError as error:
         print(f"error: {error}; choose other weights", file=sys.stderr)
         return 1
@@ -259,7 +272,7 @@ def write_folder(options: argparse.Namespace, weights: Path) -> int:
             "another folder"
         ) from error
     print(f"{options.out} holds all {len(manifest.files)} images; {made} are new")
-    print(_next_step(options.out, whole=len(manifest.per_class) == len(loaded.classes)))
+    print(_next_step(Path(options.out), whole=len(manifest.per_class) == len(loaded.classes)))
     return 0
 
 
@@ -425,12 +438,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write a folder of generated images; return the exit code."""
     parser = command_parser("acgan.generate", __doc__)
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="FILE", help="a run's weights/*.safetensors"
+        "--weights", required=True, metavar="FILE", help="a run's weights/*.safetensors"
     )
     add_options(parser)
     options = parser.parse_args(arguments)
     return run_command(
-        lambda: write_folder(options, options.weights), resume="type the same command again"
+        lambda: write_folder(options, user_path(options.weights)),
+        resume="type the same command again",
     )
 
 

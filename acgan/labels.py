@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from acgan.config import shown
 from acgan.errors import InputError
 
 FAMILIES = (("COVID-19", "normal", "pneumonia"), ("negative", "positive"))
@@ -22,7 +23,8 @@ SOURCES = frozenset(
     ("actmed", "bimcv", "cohen", "fig1", "nih", "ricord", "rsna", "sirm", "stonybrook", "unknown")
 ) | {GENERATED}
 SOURCE_TYPOS = {"rnsa": "rsna"}  # 199 lines of train_COVIDx9A.txt
-LINE_LIMIT_BYTES = 64 * 1024
+FILE_LIMIT_BYTES = 64 * 1024**2  # the largest published label file has 7 MB
+LINE_LIMIT_BYTES = 4 * 1024  # as long as a path can be
 TOKEN_LIMIT = 64
 # COVIDx CXR-4 brings a validation split of its own; this project cuts one by patient, as for all
 # other versions, so those images belong to train.
@@ -105,15 +107,18 @@ def parse_line(text: str, *, where: str) -> LabelLine:
 def read_label_file(path: Path) -> Iterator[tuple[int, LabelLine]]:
     """Yield the number and content of each line that is not blank.
 
-    Lines are read with a bound. Raises `InputError` with the file's name and the line's number.
+    The file and its lines are bounded, and so is the memory they need. Raises `InputError` with
+    the file's name and the line's number.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is a label file by its name, but not a regular file")
+        if status.st_size > FILE_LIMIT_BYTES:
+            raise InputError(f"{path} is larger than {FILE_LIMIT_BYTES // 1024**2} MB")
         with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(LINE_LIMIT_BYTES + 1):
-                number += 1
+            lines = iter(lambda: file.readline(LINE_LIMIT_BYTES + 1), b"")
+            for number, raw in enumerate(lines, start=1):
                 text = _decode(raw, where=f"{path.name}, line {number}")
                 if text.strip():
                     yield number, parse_line(text, where=f"{path.name}, line {number}")
@@ -137,9 +142,9 @@ def read_table(folder: Path) -> Table:
     line that cannot be read, a path that leads out of the folder, classes of two families, or a
     class without a file in train.
     """
+    if not os.path.isdir(folder):  # False, too, for what can be no path at all
+        raise InputError(f"there is no data folder {shown(str(folder))}; {EXPECTED}")
     root = Path(os.path.realpath(folder))
-    if not root.is_dir():
-        raise InputError(f"there is no data folder {folder}; {EXPECTED}")
     try:
         label_files = _find_label_files(root)
         rows = tuple(_labelled(root, label_files) if label_files else _class_folders(root))
@@ -171,13 +176,14 @@ def _needs_test(rows: Collection[Row]) -> bool:
 
 
 def _find_label_files(root: Path) -> dict[str, Path]:
-    texts = [path for path in sorted(root.iterdir()) if path.suffix.lower() == ".txt"]
+    names = [name for name in sorted(os.listdir(root)) if name.isprintable()]
+    texts = [root / name for name in names if name.lower().endswith(".txt")]
     found = {}
     for name in SPLIT_OF_FOLDER:
         candidates = [path for path in texts if path.name.lower().startswith(name)]
         if len(candidates) > 1:
-            names = ", ".join(path.name for path in candidates)
-            raise InputError(f"{root} has several label files of {name} ({names}); leave one")
+            several = ", ".join(path.name for path in candidates)
+            raise InputError(f"{root} has several label files of {name} ({several}); leave one")
         if candidates:
             found[name] = candidates[0]
     if found and "train" not in found:
@@ -208,12 +214,13 @@ def _class_folders(root: Path) -> Iterator[Row]:
                 raise InputError(f"{class_folder!r} is no class; known: {_class_names()}")
             for path in _visible(root, class_folder):
                 # No ids here: an image counts as a patient, named so that no two are the same.
-                yield Row(path, split, class_name, path, "unknown", _stamp(root, path, where=path))
+                stamp = _stamp(root, path, where=split)
+                yield Row(path, split, class_name, path, "unknown", stamp)
 
 
 def _visible(root: Path, folder: str) -> list[str]:
     """Return the sorted entries of a folder inside the data folder, without hidden ones."""
-    _stamp(root, folder, where=folder)
+    _stamp(root, folder, where=str(root))
     names = sorted(os.listdir(root / folder))
     return [f"{folder}/{name}" for name in names if not name.startswith(".")]
 

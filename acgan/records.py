@@ -6,6 +6,7 @@ Everything here is a pure function of records: training, search and selection sh
 from __future__ import annotations
 
 import math
+import stat
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,11 +42,14 @@ def read_records(path: Path) -> list[EpochRecord]:
     """Read the records of one `epochs.jsonl`, in the order of their epochs.
 
     A file that is not there has none. A torn last line, as a crash leaves it, is passed over;
-    any other line that cannot be read raises `ValueError` with its number.
+    any other line that cannot be read raises `ValueError` with its number, as does what is no
+    file.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path} is no file")
         lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     complete, _torn = lines[:-1], lines[-1]
     records = []

@@ -10,30 +10,40 @@
 
 An epoch is committed when its state has replaced the last one; samples and weights are written
 before, the line in `epochs.jsonl` after. `RunDir.restore` mends whatever a crash left between.
+
+A process that dies slowly may still write beside the one that took the run over: it reads
+`owner.json` between writing a file and putting it in place, and its lines go to the file that it
+opened, which the new owner has replaced.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import math
 import os
+import re
 import socket
+import stat
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.files import replace_bytes, replace_text, sync
+from acgan.files import replace_bytes, replace_text, sync, write_beside
 from acgan.records import QUALITY, WINDOW, EpochRecord, kept_epochs, read_records
+
+HEADER_LIMIT_BYTES = 1_000_000  # fifty times that of a state
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +70,28 @@ def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read what `weights_bytes` serialised: tensors and text metadata.
 
-    Raises `SafetensorError` for a file that is no such file, `OSError` for one that is not there.
+    Raises `SafetensorError` for a file that is no such file, `OSError` for one that is not there
+    or is no file at all.
     """
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, file.metadata() or {}
+    if not stat.S_ISREG(path.stat().st_mode):  # a device may never end, a pipe never begin
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    # Not mapped: a file that is cut while it is mapped kills the process.
+    return parse_weights(path.read_bytes())
+
+
+def parse_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and text metadata that `weights_bytes` serialised.
+
+    Raises `SafetensorError` for anything else.
+    """
+    header = int.from_bytes(content[:8], "little")
+    if header > HEADER_LIMIT_BYTES:
+        raise SafetensorError(f"its header has more than {HEADER_LIMIT_BYTES} bytes")
+    try:
+        tensors = load(content)
+    except (KeyError, RuntimeError, TypeError) as error:  # types and shapes that PyTorch lacks
+        raise SafetensorError(f"it holds a tensor that cannot be read ({error})") from error
+    return tensors, json.loads(content[8 : 8 + header]).get("__metadata__") or {}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -76,11 +103,16 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 class RunDir:
-    """One run's directory. The process that claims it is the only one that writes."""
+    """One run's directory. The process that claims it is the only one that writes.
+
+    notes: what `restore` found damaged and what it did about it, one sentence each
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: list[str] = []
         self._attempt = ""
+        self._lines = -1
 
     @property
     def epochs_path(self) -> Path:
@@ -117,6 +149,8 @@ class RunDir:
             "fingerprint": fingerprint,
         }
         self._make_folders()
+        if self.epochs_path.exists() and not self.epochs_path.is_file():
+            raise InputError(f"{self.epochs_path} is damaged: it is no file; remove it")
         config_path = self.path / "config.json"
         if config_path.exists():
             self._refuse_other(_read_config(config_path), content)
@@ -125,6 +159,8 @@ class RunDir:
         self._attempt = uuid.uuid4().hex
         owner = {"attempt": self._attempt, "host": socket.gethostname(), "pid": os.getpid()}
         replace_text(self.path / "owner.json", json.dumps(owner) + "\n")
+        lines = self.epochs_path.read_bytes() if self.epochs_path.exists() else b""
+        self._write_lines(lines)
 
     def _make_folders(self) -> None:
         try:
@@ -138,10 +174,11 @@ class RunDir:
     def _refuse_other(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
         if there["fingerprint"] != wanted["fingerprint"]:
             raise InputError(f"{self.path} holds a run on other images; name another folder")
+        train = TrainConfig().model_dump() | there["train"]  # fields that an older version lacked
         different = [
-            f"{key}: {there['train'].get(key)} → {value}"
+            f"{key}: {train[key]} → {value}"
             for key, value in wanted["train"].items()
-            if there["train"].get(key) != value
+            if train[key] != value
         ]
         if different:
             raise InputError(
@@ -151,11 +188,13 @@ class RunDir:
 
     def check_owner(self) -> None:
         """Raise `NotOwnerError` if another process has claimed the run since."""
-        owner = json.loads((self.path / "owner.json").read_bytes())
-        if owner["attempt"] != self._attempt:
-            raise NotOwnerError(
-                f"{self.path} was taken over by process {owner['pid']} on {owner['host']}"
-            )
+        try:
+            owner = json.loads((self.path / "owner.json").read_bytes())
+            attempt, by = owner["attempt"], f"process {owner['pid']} on {owner['host']}"
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            attempt, by = "", "nobody known: owner.json is damaged"
+        if attempt != self._attempt:
+            raise NotOwnerError(f"{self.path} was taken over by {by}")
 
     def restore(self) -> tuple[list[EpochRecord], dict[str, Tensor]] | None:
         """Return the committed records and the state after the last of them; None to start anew.
@@ -176,12 +215,22 @@ class RunDir:
             if path != self.state_path:  # or the next commit would replace it by the damaged one
                 os.replace(path, self.state_path)
             lines = "".join(record.model_dump_json() + "\n" for record in records)
-            replace_text(self.epochs_path, lines)
+            self._write_lines(lines.encode())
             return records, state[1]
-        if self.epochs_path.exists():
-            log.warning("%s has no state that can be used: it starts again", self.path)
-            self.epochs_path.unlink()
+        if self.epochs_path.exists() and self.epochs_path.stat().st_size:
+            self._note(f"{self.path} has no state that can be used: it starts again")
+        self._write_lines(b"")
         return None
+
+    def _write_lines(self, lines: bytes) -> None:
+        """Write the records anew, into a new file, and open it for those that follow."""
+        replace_bytes(self.epochs_path, lines)
+        self._lines = os.open(self.epochs_path, os.O_WRONLY | os.O_APPEND)
+        weakref.finalize(self, os.close, self._lines)
+
+    def _note(self, sentence: str) -> None:
+        log.warning("%s", sentence)
+        self.notes.append(sentence)
 
     def _read_state(self, path: Path) -> tuple[EpochRecord, dict[str, Tensor]] | None:
         if not path.exists():
@@ -193,32 +242,46 @@ class RunDir:
                 raise ValueError("the checksum does not fit")
             return EpochRecord.model_validate_json(record), tensors
         except (SafetensorError, KeyError, ValueError, OSError) as error:
-            log.warning("%s is damaged (%s) and is not used", path, error)
+            self._note(f"{path} is damaged ({error}) and is not used")
             return None
 
     def _records_up_to(self, last: EpochRecord) -> list[EpochRecord] | None:
         try:
             records = read_records(self.epochs_path)[: last.epoch - 1]
         except ValueError as error:
-            log.warning("%s", error)
+            self._note(str(error))
             return None
-        if [record.epoch for record in records] != list(range(1, last.epoch)):
-            log.warning("%s lacks records before epoch %d", self.epochs_path, last.epoch)
+        numbered = all(record.epoch == number for number, record in enumerate(records, start=1))
+        if len(records) != last.epoch - 1 or not numbered:
+            self._note(f"{self.epochs_path} lacks records before epoch {last.epoch}")
             return None
         return [*records, last]
 
     def write_samples(self, epoch: int, png: bytes) -> str:
         """Write an epoch's sample grid; return its path inside the run."""
-        self.check_owner()
         path = self.samples_path(epoch)
-        replace_bytes(path, png)
+        self._put(path, png)
         return str(path.relative_to(self.path))
 
     def write_weights(self, epoch: int, content: bytes) -> str:
         """Write an epoch's generator, return its SHA-256; `prune_weights` decides on its stay."""
-        self.check_owner()
-        replace_bytes(self.weights_path(epoch), content)
+        self._put(self.weights_path(epoch), content)
         return hashlib.sha256(content).hexdigest()
+
+    def _put(self, path: Path, content: bytes) -> None:
+        self.check_owner()
+        fresh = write_beside(path, content)
+        self._check_still_owner(fresh)
+        os.replace(fresh, path)
+        sync(path.parent)
+
+    def _check_still_owner(self, fresh: Path) -> None:
+        """Check again, because a large file takes long to write; drop it if it is not wanted."""
+        try:
+            self.check_owner()
+        except NotOwnerError:
+            fresh.unlink(missing_ok=True)
+            raise
 
     def commit(self, record: EpochRecord, state: Mapping[str, Tensor] | None) -> None:
         """Commit an epoch: replace the state (None: only the record is due), add the record.
@@ -228,18 +291,17 @@ class RunDir:
         self.check_owner()
         if state is not None:
             self._replace_state(record, {k: v.detach().cpu() for k, v in state.items()})
-        with self.epochs_path.open("ab") as file:
-            file.write(record.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = record.model_dump_json().encode() + b"\n"
+        if os.write(self._lines, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.epochs_path))
+        os.fsync(self._lines)
 
     def _replace_state(self, record: EpochRecord, state: Mapping[str, Tensor]) -> None:
         text = record.model_dump_json()
         metadata = {"record": text, "checksum": checksum(state, text)}
         content = weights_bytes(state, metadata)
-        fresh = self.path / ".state.tmp"
-        replace_bytes(fresh, content)
-        self.check_owner()  # a large state takes long to write
+        fresh = write_beside(self.state_path, content)
+        self._check_still_owner(fresh)
         if self.state_path.exists():
             os.replace(self.state_path, self.previous_state_path)
         os.replace(fresh, self.state_path)
@@ -253,6 +315,15 @@ class RunDir:
         """
         finite = [r.epoch for r in records if math.isfinite(r.metrics.get(QUALITY, math.nan))]
         keep = kept_epochs(records) | set(finite[-WINDOW:])
+        for epoch in self.kept_weights():
+            if epoch not in keep:
+                self.weights_path(epoch).unlink()
+
+    def kept_weights(self) -> list[int]:
+        """Return the epochs whose weights are there; files of other names are passed over."""
+        found = []
         for path in (self.path / "weights").glob("epoch-*.safetensors"):
-            if int(path.stem.removeprefix("epoch-")) not in keep:
-                path.unlink()
+            match = re.fullmatch(r"epoch-(\d{4,})\.safetensors", path.name)
+            if match and path == self.weights_path(int(match[1])) and path.is_file():
+                found.append(int(match[1]))
+        return found

@@ -20,7 +20,15 @@ from torch import Tensor
 
 from acgan.augment import augment
 from acgan.command import command_parser, run_command
-from acgan.config import TrainConfig, add_flags, derive_seed, find_file, read_file, resolve
+from acgan.config import (
+    TrainConfig,
+    add_flags,
+    derive_seed,
+    find_file,
+    read_file,
+    resolve,
+    user_path,
+)
 from acgan.data import load, named_source
 from acgan.dataset import Dataset, ImageSet
 from acgan.device import default_device, named_device
@@ -175,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser("acgan.train", "Train one AC-GAN, or go on training it.")
     parser.add_argument("--config", type=Path, help="YAML file (default: the published baseline)")
     parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
-    parser.add_argument("--run", type=Path, help="the run's folder (default: runs/<config>-single)")
+    parser.add_argument("--run", help="the run's folder (default: runs/<config>-single)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add_flags(parser, TrainConfig, "training")
     arguments = parser.parse_args(argv)
@@ -187,7 +195,7 @@ def _train_command(arguments: argparse.Namespace) -> int:
     config = resolve(TrainConfig, "train", content.get("train"), vars(arguments))
     source = named_source(arguments.data, content)
     stem = arguments.config.stem if arguments.config else "baseline"
-    run = RunDir(arguments.run or Path("runs") / f"{stem}-single")
+    run = RunDir(user_path(arguments.run or f"runs/{stem}-single"))
     device = named_device(arguments.device) if arguments.device else None
     data = load(
         source,
@@ -197,9 +205,8 @@ def _train_command(arguments: argparse.Namespace) -> int:
     )
     for warning in data.warnings:
         print(f"warning: {warning}")
-    before = read_records(run.epochs_path)[-1:] if run.epochs_path.is_file() else []
     try:
-        if any(map(_diverged, before)):
+        if _diverged_before(run):
             return _failed(f"the run in {run.path} diverged; name another folder")
         for record in train(config, data, run, device=device):
             print(_line(record, config.epochs), flush=True)
@@ -209,6 +216,14 @@ def _train_command(arguments: argparse.Namespace) -> int:
         return _failed(str(error))
     print(f"all {config.epochs} epochs are there; see {run.epochs_path} and the folders beside it")
     return 0
+
+
+def _diverged_before(run: RunDir) -> bool:
+    try:
+        records = read_records(run.epochs_path)
+    except ValueError:  # `RunDir.restore` says what is damaged, and mends it
+        return False
+    return any(map(_diverged, records[-1:]))
 
 
 def _diverged(record: EpochRecord) -> bool:

@@ -11,6 +11,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_task_oom_retries": "3",  # a task for which a node is too small would be tried for ever
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # search.run ends the search itself
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -25,5 +26,6 @@ def _has_token() -> bool:
 
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
-if not _has_token():  # a cluster of this process alone: nothing is written to the home folder
+MADE_TOKEN = not _has_token()  # whether the token is this process's own, which no cluster knows
+if MADE_TOKEN:  # a cluster of this process alone: nothing is written to the home folder
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

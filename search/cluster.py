@@ -6,20 +6,27 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
 from acgan.errors import InputError
 
+CONNECT_S = 5.0
+
 
 @dataclass(frozen=True)
 class Node:
-    """What one node has."""
+    """What one node has, Ray's id of it, and its name for a person; memory in bytes."""
 
     cpus: float
     gpus: float
+    memory: float = 0.0
+    id: str = ""
+    name: str = ""
 
 
 @contextlib.contextmanager
@@ -30,13 +37,14 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
     or one made for this process. Raises `InputError` for a cluster that cannot be joined.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _require_listener(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
             log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
+            logging_level=logging.INFO if verbose else logging.CRITICAL,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":
@@ -50,10 +58,7 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
     try:
         yield _nodes()
     finally:
-        # A second Ctrl-C would leave Ray half shut down, and this process without its last words.
-        on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         ray.shutdown()
-        signal.signal(signal.SIGINT, on_interrupt)
 
 
 def needs(nodes: Sequence[Node], *, cpus: float, gpus: float | None, unit: str) -> dict[str, float]:
@@ -73,5 +78,29 @@ def needs(nodes: Sequence[Node], *, cpus: float, gpus: float | None, unit: str) 
 
 
 def _nodes() -> list[Node]:
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in found]
+    return [_node(found) for found in ray.nodes() if found["Alive"]]
+
+
+def _node(found: Mapping[str, Any]) -> Node:
+    has, host, number = found["Resources"], found["NodeManagerHostname"], found["NodeID"]
+    return Node(
+        cpus=has.get("CPU", 0.0),
+        gpus=has.get("GPU", 0.0),
+        memory=has.get("memory", 0.0),
+        id=number,
+        name=f"{host} ({found['NodeManagerAddress']}, {number[:8]})",
+    )
+
+
+def _require_listener(address: str) -> None:
+    """Raise `InputError` if nobody listens there: Ray would end this process after a while."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # "auto" and other forms that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"nobody listens at {address} ({error}); start Ray there with 'ray start --head', or "
+            "name the head's address with --address"
+        ) from error

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.tune.execution import tune_controller
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from acgan.config import derive_seed
 from acgan.errors import InputError
+from acgan.files import DISK_ERRORS, replace_text
 from acgan.records import grace_epochs
 from search import space, summary
-from search.cluster import needs, ray_cluster
-from search.node import StudyAt
+from search.cluster import Node, needs, ray_cluster
+from search.node import StudyAt, same_study
 from search.objective import objective_value
 from search.plan import Plan
 from search.progress import Progress
+from search.restore import trial_info
 from search.searcher import Ledger, Row, StudySearcher
 from search.settings import SearchConfig
 from search.stopping import Decision, RepeatStopper, TrialStopper
-from search.study import Outcome, Study, TrialEnd, TrialInfo, write
-from search.trial import prepare_scoring, run_trial
+from search.study import Outcome, Study, TrialInfo, write, write_end
+from search.trial import HANG, prepare_scoring, run_trial
+
+OUT_OF_MEMORY = "OutOfMemoryError"
 
 
 class Driver:
@@ -51,6 +62,8 @@ class Driver:
             self._at = StudyAt(
                 self._study.path, self._study.info.uuid, self._plan.last_start.source
             )
+            if len(nodes) > 1:
+                self._check_nodes(nodes)
             try:
                 self._prepare()
                 self._search()
@@ -58,18 +71,25 @@ class Driver:
             finally:
                 self._progress.close()
 
+    def _check_nodes(self, nodes: Sequence[Node]) -> None:
+        """Raise `InputError` for a node that does not see this study: no trial would do there."""
+        check = ray.remote(num_cpus=0, max_retries=0)(_check_node)
+        on_each = [
+            check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
+            for node in nodes
+        ]
+        _get([remote.remote(self._at) for remote in on_each])
+
     def _prepare(self) -> None:
         """Have the scoring CNN trained where the trials will run."""
-        if self._study.quality() is None:
+        quality = self._study.quality()
+        if quality is None or not self._study.scorer_is_whole(quality):
+            if quality is not None:
+                self._progress.say(f"{self._study.scorer_path} was damaged and is made again")
             self._progress.say("training the scoring CNN on the real training images")
             cpus, gpus = self._needs["cpu"], self._needs["gpu"]
             remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
-            try:
-                ray.get(remote.remote(self._at, gpus > 0))
-            except RayTaskError as error:
-                if isinstance(error.cause, InputError):
-                    raise error.cause from error
-                raise
+            _get([remote.remote(self._at, gpus > 0)])
         self._progress.say(summary.scale(self._study))
 
     def _search(self) -> None:
@@ -108,16 +128,24 @@ class Driver:
             seed = derive_seed(self._plan.search.seed, "repeat", name)
             repeat = info.model_copy(update={"seed": seed, "origin": "repeat", "repeats": trial})
             self._begin(name, repeat)
-        rules = RepeatStopper(epochs=self._plan.train.epochs, on_end=self._on_end)
+        rules = RepeatStopper(
+            self._plan.search, epochs=self._plan.train.epochs, on_end=self._on_end
+        )
         self._fit({"trial": tune.grid_search(list(names))}, rules, num_samples=1)
 
     def _fit(self, params: dict[str, Any], rules: tune.Stopper, **settings: Any) -> None:
         left = self.seconds_left
         if left is not None and left <= 0:
             return
+        watched = _Watched(self._progress, self._plan.search.objective, rules)
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(run_trial, at=self._at, gpu=self._needs["gpu"] > 0),
+                tune.with_parameters(
+                    run_trial,
+                    at=self._at,
+                    gpu=self._needs["gpu"] > 0,
+                    hang_after_s=self._plan.search.hang_after_s,
+                ),
                 self._needs,
             ),
             param_space=params,
@@ -132,16 +160,18 @@ class Driver:
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(self._study.path / "ray"),
                 verbose=0,
-                stop=_Watched(self._progress, self._plan.search.objective, rules),
+                stop=watched,
                 failure_config=tune.FailureConfig(max_failures=self._plan.search.max_retries),
             ),
         )
         results = tuner.fit()
+        if watched.disk_error is not None:
+            raise watched.disk_error
         for result in (results[index] for index in range(len(results))):
             if result.error is not None and result.config is not None:
-                # Tune's message ends with the trial's own exception.
-                reason = str(result.error).strip().splitlines()[-1]
-                write_end(self._study, result.config["trial"], Outcome.CRASHED, reason)
+                name = result.config["trial"]
+                reason = crash_reason(result.error, self._study.path / name)
+                write_end(self._study, name, Outcome.CRASHED, reason)
 
     def _begin(self, name: str, info: TrialInfo) -> None:
         path = self._study.path / name
@@ -150,8 +180,7 @@ class Driver:
         (path / "end.json").unlink(missing_ok=True)
 
     def _on_proposal(self, row: Row) -> None:
-        seed = derive_seed(self._plan.search.seed, "trial", row.number)
-        self._begin(row.name, TrialInfo(number=row.number, params=row.params, seed=seed))
+        self._begin(row.name, trial_info(row, self._plan.search.seed))
 
     def _on_end(self, name: str, decision: Decision) -> None:
         assert decision.outcome is not None
@@ -164,25 +193,94 @@ class Driver:
         self._progress.crashed(name)
 
 
+def _check_node(at: StudyAt) -> None:
+    same_study(at)
+
+
+def _get(references: list[ray.ObjectRef[None]]) -> None:
+    """Wait for tasks; raise what a task raised for the user as it is."""
+    try:
+        ray.get(references)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError | OSError):
+            raise error.cause from error
+        raise
+    except RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"a process of the cluster was lost before the first trial ({reason}); type the same "
+            "command again"
+        ) from error
+
+
+class _ActorManager(RayActorManager):
+    """Tune's, to which a trial that Ray ended for want of memory is one whose process died.
+
+    Of Tune's own (Ray 2.60) such a trial ends the whole search.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=f"{OUT_OF_MEMORY}: {exception}")
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+tune_controller.RayActorManager = _ActorManager  # type: ignore[attr-defined]
+
+
 class _Watched(tune.Stopper):
-    """Shows each reported epoch to a person before `rules` decide on the trial."""
+    """Shows each reported epoch to a person before `rules` decide on the trial.
+
+    disk_error: why nobody can write any more; it ends all trials, and none counts as crashed
+    """
 
     def __init__(self, progress: Progress, objective: str, rules: tune.Stopper) -> None:
         self._progress, self._objective, self._rules = progress, objective, rules
+        self.disk_error: OSError | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return whether Tune ends the trial now."""
         if "trial" not in result:
             return False  # a trial that ended before it reported anything
-        self._progress.epoch(result["trial"], result["epoch"], result[self._objective])
-        return bool(self._rules(trial_id, result))
+        name = result["trial"]
+        if "disk_error" in result:
+            number, path = result["disk_error"]
+            self.disk_error = OSError(number, os.strerror(number), path)
+            return True
+        for note in result["notes"]:
+            self._progress.say(f"{name}: {note}")
+        self._progress.epoch(name, result["epoch"], result[self._objective])
+        try:
+            return bool(self._rules(trial_id, result))
+        except OSError as error:  # of the ledger
+            if error.errno not in DISK_ERRORS:
+                raise
+            self.disk_error = error
+            return True
 
     def stop_all(self) -> bool:
-        """Return False: one trial's end never ends the others."""
-        return False
+        """Return whether the disk failed; one trial's end never ends the others."""
+        return self.disk_error is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its parts beside the trials; nothing reads them
+
+
+def crash_reason(error: Exception, folder: Path) -> str:
+    """Return in one phrase why Tune gave up a trial; all that it says goes into `crash.txt`."""
+    text = str(error).strip()
+    with contextlib.suppress(OSError):
+        replace_text(folder / "crash.txt", f"{text}\n")
+    hang = folder / HANG
+    if hang.exists() and hang.stat().st_size:
+        return f"it hung; {folder.name}/{HANG} says where"
+    if OUT_OF_MEMORY in text:
+        return "out of memory: Ray ended its process"
+    if "its node has died" in text:
+        return "its node died"
+    if "its worker process has died" in text:
+        return "its process was killed, perhaps by the system for want of memory"
+    return text.splitlines()[-1]  # Tune's message ends with the trial's own exception
 
 
 def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:
@@ -195,9 +293,3 @@ def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:
     ended = {line.trial.name for line in found if line.outcome and line.outcome.counts}
     names = {f"{t}r{k}": t for t in repeated for k in range(1, config.repeats + 1)}
     return {name: trial for name, trial in names.items() if name not in ended}
-
-
-def write_end(study: Study, name: str, outcome: Outcome, reason: str) -> None:
-    """Write how a trial ended."""
-    end = TrialEnd(outcome=outcome, reason=reason, time=time.time())
-    write(study.path / name / "end.json", end)

@@ -1,21 +1,27 @@
-"""What a search will cost: disk, and roughly time."""
+"""What a search will cost: disk, and roughly memory and time."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from acgan.config import TrainConfig
+from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.evaluate import GRID_TILE
 from acgan.models import Discriminator, Generator
 
 KEPT_WEIGHTS = 9  # three by quality, three by the filter, the last three
 SAMPLE_GRID_BYTES = 3 * 8  # a pixel of eight columns, uncompressed
+PROCESS_BYTES = 500_000_000  # a worker with PyTorch
+COPIES = 10  # of the networks' parameters: gradients, moments, and what a state is written from
+TRAINED_BYTES = 3_100  # of activations, for each pixel of an image of a batch at full width
+EVALUATED_BYTES = 120_000  # the same, for each pixel of the images that are scored together
 STEP_FLOP = 2.06e12  # published size, batch 64
 SHORTEST_STEP_S = 0.01  # what the many small operations take at any size
 SHARE_OF_PEAK = 0.25  # of the matrix-product rate: what an eager step reaches, roughly
@@ -23,8 +29,7 @@ SHARE_OF_PEAK = 0.25  # of the matrix-product rate: what an eager step reaches, 
 
 def disk(config: TrainConfig, classes: int) -> int:
     """Return the bytes that a trial of this configuration leaves on disk."""
-    generator = _count(Generator(config, classes))
-    discriminator = _count(Discriminator(config, classes))
+    generator, discriminator = _parameters(config, classes)
     states = 2 * 4 * 3 * (generator + discriminator)  # two states: weights and two moments
     weights = KEPT_WEIGHTS * 4 * generator
     grids = config.epochs // config.samples_every
@@ -32,16 +37,23 @@ def disk(config: TrainConfig, classes: int) -> int:
     return states + weights + samples
 
 
-def _count(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def _parameters(config: TrainConfig, classes: int) -> tuple[int, int]:
+    """Return the numbers of the generator's and the discriminator's parameters."""
+    networks = Generator(config, classes), Discriminator(config, classes)
+    generator, discriminator = (sum(p.numel() for p in n.parameters()) for n in networks)
+    return generator, discriminator
+
+
+def memory(config: TrainConfig, classes: int) -> int:
+    """Return roughly the bytes of main memory that a trial's process takes on a CPU."""
+    networks = COPIES * 4 * sum(_parameters(config, classes))
+    trained = round(TRAINED_BYTES * config.batch_size * config.width)
+    return PROCESS_BYTES + networks + max(trained, EVALUATED_BYTES) * config.image_size**2
 
 
 def check_disk(folder: Path, needed: int) -> None:
     """Raise `InputError` if the folder's file system has less than `needed` bytes free."""
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < needed:
         raise InputError(
             f"the search needs {gigabytes(needed)} on the disk of {folder}, which has "
@@ -50,13 +62,18 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
+def existing(path: Path) -> Path:
+    """Return the path itself, else the nearest folder above it that is there."""
+    return next(there for there in (path, *path.parents) if there.exists())
+
+
 def gigabytes(count: int) -> str:
     """Return a number of bytes as text, `1.2 GB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
-def trial_seconds(config: TrainConfig, images: int) -> float:
-    """Return roughly how long one trial takes on this machine's device.
+def trial_seconds(config: TrainConfig, images: int, device: torch.device | None = None) -> float:
+    """Return roughly how long one trial takes on a device (default: this machine's).
 
     The published step's operations, scaled to this size, over a quarter of the rate at which the
     device multiplies matrices now.
@@ -64,14 +81,29 @@ def trial_seconds(config: TrainConfig, images: int) -> float:
     side = config.image_size / 112
     updates = config.epochs * images / config.batch_size
     step = STEP_FLOP * config.batch_size / 64 * side**2 * config.width**2
-    return updates * max(step / (_matrix_rate() * SHARE_OF_PEAK), SHORTEST_STEP_S)
+    return updates * max(
+        step / (_matrix_rate(device or default_device()) * SHARE_OF_PEAK), SHORTEST_STEP_S
+    )
 
 
-def _matrix_rate() -> float:
-    """Return the float32 operations a second of a matrix product on the default device."""
-    gpu = torch.cuda.is_available()
-    size = 8192 if gpu else 1024
-    matrix = torch.rand(size, size, device="cuda" if gpu else "cpu")
+def search_seconds(
+    trials: int, speeds: Sequence[tuple[int, float]], *, most: int | None = None
+) -> float:
+    """Return how long that many trials take, one after another in each place there is for one.
+
+    speeds: of each node, the trials that it holds at once and the seconds that one takes there
+    most: trials at once on all nodes together
+    """
+    places = sum(count for count, _ in speeds)
+    used = min(places, most or places, max(trials, 1)) / places
+    a_second = used * sum(count / seconds for count, seconds in speeds)
+    return trials / a_second
+
+
+def _matrix_rate(device: torch.device) -> float:
+    """Return the float32 operations a second of a matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    matrix = torch.rand(size, size, device=device)
     fastest = math.inf
     for _ in range(5):
         started = time.perf_counter()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acgan.config import TrainConfig, find_file, read_file, resolve, validate
+from acgan.command import command_parser
+from acgan.config import TrainConfig, add_flags, find_file, read_file, resolve, validate
 from acgan.data import load, named_source
 from acgan.dataset import Dataset
 from acgan.errors import InputError
@@ -23,6 +24,48 @@ from search.study import FORMAT, LastStart, StudyInfo, new_uuid, study_path
 from search.tracking import resolve_uri
 
 DEMO = Path("configs/demo.yaml")
+
+
+def search_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the flags that say what a search is."""
+    parser = command_parser(module, description)
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {DEMO})")
+    parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
+    parser.add_argument("--study", help="name of the study (default: the configuration file's)")
+    parser.add_argument("--storage-path", default="runs", help="folder of studies (default: runs)")
+    parser.add_argument(
+        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
+    parser.add_argument("--time-budget", type=_duration, metavar="TIME", help="90s, 30m or 8h")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
+    add_flags(parser, SearchConfig, "search")
+    # A trial's seed follows from the search's.
+    add_flags(parser, TrainConfig, "training: what all trials share", skip={"seed"})
+    return parser
+
+
+def _duration(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 8h, got {text!r}")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the configuration file, the environment and the flags say, checked without images."""
+
+    file: Path
+    content: Mapping[str, Any]
+    train: TrainConfig
+    search: SearchConfig
+    space: space.Space
 
 
 @dataclass(frozen=True)
@@ -48,16 +91,40 @@ class Plan:
 
     def disk(self, trials: int) -> int:
         """Return the bytes that so many trials leave on disk, each as large as any can be."""
-        largest = {
-            name: space.largest(self.space, self.train, name)
-            for name in ("width", "latent_size", "embedding_size")
-        }
-        config = validate(TrainConfig, "train", self.train.model_dump() | largest)
-        return estimate.disk(config, len(self.data.classes)) * trials
+        return estimate.disk(largest(self.train, self.space), len(self.data.classes)) * trials
+
+
+def largest(config: TrainConfig, searched: space.Space) -> TrainConfig:
+    """Return the configuration of a trial that is as large as any can be."""
+    names = ("width", "latent_size", "embedding_size", "batch_size")
+    values = {name: space.largest(searched, config, name) for name in names}
+    return validate(TrainConfig, "train", config.model_dump() | values)
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """Check everything that was asked for, before any long work; `InputError` says what is not."""
+    asked = read_asked(arguments)
+    folder = study_folder(arguments, asked)
+    tracking_uri = resolve_uri(arguments.tracking_uri)
+    source = named_source(arguments.data, asked.content)
+    data = load_images(asked, source)
+    return Plan(
+        train=asked.train,
+        search=asked.search,
+        space=asked.space,
+        last_start=LastStart(source=source, selection=asked.content.get("selection") or {}),
+        data=data,
+        info=study_info(folder.name, asked, data),
+        folder=folder,
+        tracking_uri=tracking_uri,
+        address=arguments.address,
+        time_budget_s=arguments.time_budget,
+        verbose=arguments.verbose,
+    )
+
+
+def read_asked(arguments: argparse.Namespace) -> Asked:
+    """Read and check the configuration; `InputError` names what is wrong in it."""
     if arguments.config is None:
         print(f"no --config given: using {DEMO}, the demo on phantom images")
     file = find_file(arguments.config or DEMO)
@@ -72,34 +139,28 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         )
     searched = space.read(content.get("space"), config)
     space.check_size(searched, settings.num_samples)
-    folder = study_path(arguments.storage_path, _study_name(arguments.study, file))
-    tracking_uri = resolve_uri(arguments.tracking_uri)
-    source = named_source(arguments.data, content)
+    return Asked(file, content, config, settings, searched)
+
+
+def study_folder(arguments: argparse.Namespace, asked: Asked) -> Path:
+    """Return the study's folder; `InputError` for a name or place that cannot be one."""
+    name = arguments.study
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", asked.file.stem)
+    return study_path(arguments.storage_path, name)
+
+
+def load_images(asked: Asked, source: str) -> Dataset:
+    """Load the images of a search; `InputError` if they cannot serve it."""
+    config = asked.train
     data = load(
         source,
         image_size=config.image_size,
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
     )
-    largest_batch = int(space.largest(searched, config, "batch_size"))
-    check_fits(config.model_copy(update={"batch_size": largest_batch}), data)
-    return Plan(
-        train=config,
-        search=settings,
-        space=searched,
-        last_start=LastStart(source=source, selection=content.get("selection") or {}),
-        data=data,
-        info=_study_info(folder.name, config, settings, searched, data),
-        folder=folder,
-        tracking_uri=tracking_uri,
-        address=arguments.address,
-        time_budget_s=arguments.time_budget,
-        verbose=arguments.verbose,
-    )
-
-
-def _study_name(flag: str | None, file: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", file.stem) if flag is None else flag
+    check_fits(largest(config, asked.space), data)
+    return data
 
 
 def _train_config(section: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> TrainConfig:
@@ -113,18 +174,17 @@ def _train_config(section: Mapping[str, Any] | None, flags: Mapping[str, Any]) -
     return config
 
 
-def _study_info(
-    name: str, config: TrainConfig, settings: SearchConfig, searched: space.Space, data: Dataset
-) -> StudyInfo:
+def study_info(name: str, asked: Asked, data: Dataset) -> StudyInfo:
+    """Return what identifies the study that was asked for."""
     return StudyInfo(
         format=FORMAT,
         uuid=new_uuid(),
         name=name,
         created=time.time(),
         code_version=importlib.metadata.version("acgan-search"),
-        train=config.model_dump(exclude={"seed"}),
-        space=space.dump(searched),
-        search=identity(settings),
+        train=asked.train.model_dump(exclude={"seed"}),
+        space=space.dump(asked.space),
+        search=identity(asked.search),
         data_name=data.name,
         classes=data.classes,
         fingerprint=data.fingerprint,

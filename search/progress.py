@@ -46,6 +46,8 @@ class Progress:
         if name in self._over:
             return  # Tune's last word repeats the last epoch
         begins = name not in self._running
+        if not begins and epoch <= self._running[name][0]:
+            self.say(f"{name} crashed and is tried again from epoch {epoch}")
         self._running[name] = (epoch, value)
         if not self._live and (begins or epoch % self._every == 0):
             self.say(f"{name} epoch {epoch} of {self._epochs}: {value:.4g}")

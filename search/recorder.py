@@ -12,6 +12,7 @@ import math
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,9 @@ from search.study import Outcome, Study, Trial, TrialEnd
 
 PASS_EVERY_S = 1.0
 LONGEST_PAUSE_S = 30.0
-IMAGES_A_PASS = 50  # 60 ms each: fresh curves never wait long for old images
+# Fresh curves never wait long for old images: 60 ms each, but seconds where MLflow is slow.
+IMAGES_A_PASS = 50
+IMAGES_S = 3.0
 
 READ_FILES = ("epochs.jsonl", "end.json")
 
@@ -99,11 +102,15 @@ class _TrialCopy:
         self.run_id = run.info.run_id
         return int(made)
 
-    def send_images(self, limit: int) -> SyncReport:
-        """Send at most `limit` of the sample grids that are missing."""
+    def send_images(self, limit: int, *, deadline: float) -> SyncReport:
+        """Send at most `limit` of the sample grids that are missing, none after `deadline`."""
         missing = self._missing_images(self.trial.records())
         problems = set()
+        taken = 0
         for record, path in missing[: max(limit, 0)]:
+            if time.monotonic() >= deadline:
+                break
+            taken += 1
             try:
                 image = tracking.read_samples(path)
             except ValueError as error:  # one damaged picture holds up no other
@@ -111,7 +118,6 @@ class _TrialCopy:
             else:
                 tracking.log_samples(self._client, self.run_id, image, record)
             self._images.add(record.epoch)
-        taken = min(len(missing), max(limit, 0))
         return SyncReport(
             images=taken - len(problems),
             complete=taken == len(missing),
@@ -153,12 +159,13 @@ class _TrialCopy:
         return [record for record in records if tracking.epoch_key(record) not in self._epochs]
 
     def _missing_images(self, records: list[EpochRecord]) -> list[tuple[EpochRecord, Path]]:
-        named = [
+        return [
             (record, self.trial.path / record.samples)
             for record in records
-            if record.samples is not None and record.epoch not in self._images
+            if record.samples is not None
+            and record.epoch not in self._images
+            and Path(record.samples).parent == Path("samples")  # not where a crafted file points
         ]
-        return [(record, path) for record, path in named if path.exists()]
 
 
 class Mirror:
@@ -188,7 +195,7 @@ class Mirror:
         self._parent = None
 
     def update(self, *, driving: bool) -> SyncReport:
-        """Make one pass: metrics of all trials, then at most 50 images, then how trials ended.
+        """Make one pass: metrics of all trials, then images for 3 s, then how trials ended.
 
         `driving`: the study's driver is at work. Raises one of `tracking.FAILURES` when MLflow
         does not take the data, `InputError` when the experiment was deleted.
@@ -208,8 +215,9 @@ class Mirror:
                 continue
             if copy.run_id:
                 changed.append((copy, stamp))
+        deadline = time.monotonic() + IMAGES_S
         for copy, stamp in changed:
-            sent = copy.send_images(IMAGES_A_PASS - report.images)
+            sent = copy.send_images(IMAGES_A_PASS - report.images, deadline=deadline)
             report += sent
             if sent.complete:
                 self._send_end(client, parent, copy, driving)
@@ -350,6 +358,7 @@ class Recorder(threading.Thread):
     ) -> None:
         super().__init__(name="mlflow-recorder", daemon=True)
         self._mirror = Mirror(study, uri=uri, experiment=experiment)
+        self._where = tracking.shown(uri)
         self._say = say
         self._closing = threading.Event()
         self._reachable = True
@@ -383,7 +392,7 @@ class Recorder(threading.Thread):
             return True
         epochs = self._mirror.unsent()
         what = f"{epochs} epochs are" if epochs else "how the search ended is"
-        self._say(f"{what} not yet in MLflow at {self._mirror.uri}; nothing is lost")
+        self._say(f"{what} not yet in MLflow at {self._where}; nothing is lost")
         return False
 
     def _attempt(self, *, driving: bool) -> SyncReport | None:
@@ -394,12 +403,12 @@ class Recorder(threading.Thread):
             if self._reachable:
                 reason = tracking.one_line(error)
                 self._say(
-                    f"MLflow at {self._mirror.uri} takes no data now ({reason}); the search goes on"
+                    f"MLflow at {self._where} takes no data now ({reason}); the search goes on"
                 )
             self._reachable = False
             return None
         if not self._reachable:
-            self._say(f"MLflow at {self._mirror.uri} takes data again; nothing was lost")
+            self._say(f"MLflow at {self._where} takes data again; nothing was lost")
         self._reachable = True
         for problem in sorted(report.problems - self._said):
             self._say(f"not sent to MLflow: {problem}")

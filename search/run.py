@@ -7,21 +7,21 @@ again goes on where it was; a larger number adds trials to the same study.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from acgan.command import command_parser, duration, interrupt_on_sigterm, run_command, typed
-from acgan.config import TrainConfig, add_flags
+from acgan.command import duration, run_command, typed
 from acgan.errors import InputError
 from search import estimate, summary
-from search.driver import Driver, missing_repeats, write_end
-from search.plan import DEMO, Plan, make_plan
+from search.driver import Driver, missing_repeats
+from search.plan import Plan, make_plan, search_parser
 from search.progress import Progress
 from search.recorder import Recorder
+from search.restore import mark_interrupted, restore, write_missing_ends
 from search.searcher import Ledger
-from search.settings import SearchConfig
 from search.study import (
     Outcome,
     Study,
@@ -31,7 +31,7 @@ from search.study import (
     open_or_create,
     write,
 )
-from search.tracking import naming, next_step
+from search.tracking import naming, next_step, shown
 
 RECORDER_TIMEOUT_S = 60.0
 
@@ -39,40 +39,15 @@ RECORDER_TIMEOUT_S = 60.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    again = typed(["python", "-m", "search.run", *(sys.argv[1:] if argv is None else argv)])
-    interrupt_on_sigterm()
+    words = sys.argv[1:] if argv is None else argv
+    again = shown(typed(["python", "-m", "search.run", *words]))
     return run_command(lambda: _search(arguments, again), resume=f"type: {again}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("search.run", __doc__)
-    parser.add_argument("--config", type=Path, help=f"YAML file (default: {DEMO})")
-    parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
-    parser.add_argument("--study", help="name of the study (default: the configuration file's)")
-    parser.add_argument("--storage-path", default="runs", help="folder of studies (default: runs)")
-    parser.add_argument(
-        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
-    )
-    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
-    parser.add_argument("--time-budget", type=_duration, metavar="TIME", help="90s, 30m or 8h")
+    parser = search_parser("search.run", __doc__)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
-    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
-    add_flags(parser, SearchConfig, "search")
-    # A trial's seed follows from the search's.
-    add_flags(parser, TrainConfig, "training: what all trials share", skip={"seed"})
     return parser
-
-
-def _duration(text: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 8h, got {text!r}")
-    return seconds
 
 
 def _search(arguments: argparse.Namespace, again: str) -> int:
@@ -115,7 +90,7 @@ def _show(plan: Plan) -> None:
             print(f"  {key}: {value}")
     data = plan.data
     print(f"data: {data.name}, {len(data.train)} training, {len(data.val)} validation images")
-    print(f"study: {plan.folder}\nMLflow: {plan.tracking_uri}")
+    print(f"study: {plan.folder}\nMLflow: {shown(plan.tracking_uri)}")
     ledger = plan.ledger(None)
     count = min(plan.search.num_samples, 5)
     print(f"the first {count} trials of a new study:")
@@ -134,13 +109,9 @@ def _show(plan: Plan) -> None:
 
 def _drive(plan: Plan, study: Study, again: str) -> int:
     """Bring a study, which this process has locked, to the trials asked for."""
-    if not study.ledger_path.exists() and study.trials():
-        raise InputError(
-            f"{study.ledger_path} is missing although trials are there; restore it, or name a new "
-            "study with --study NAME"
-        )
     ledger = plan.ledger(study.ledger_path)
-    _write_missing_ends(study, ledger)
+    for sentence in restore(study, ledger, seed=plan.search.seed):
+        print(f"warning: {sentence}")
     missing = max(plan.search.num_samples - ledger.ended(), 0)
     needed = plan.disk(missing + 2 * plan.search.repeats)
     estimate.check_disk(plan.folder, needed)
@@ -162,8 +133,9 @@ def _drive(plan: Plan, study: Study, again: str) -> int:
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        _write_missing_ends(study, ledger)
-        _mark_interrupted(study)
+        with contextlib.suppress(OSError):  # of a disk that failed: the next start writes them
+            write_missing_ends(study, ledger)
+            mark_interrupted(study)
         whole = recorder.close(RECORDER_TIMEOUT_S)
     spent = driver.seconds_left is not None and driver.seconds_left <= 0
     code = 130 if interrupted else 0 if spent else 1
@@ -173,22 +145,6 @@ def _drive(plan: Plan, study: Study, again: str) -> int:
     look = f"to compare the trials in MLflow: {next_step(plan.tracking_uri)}\nto pick one: {pick}"
     following = look if whole else f"to send the rest to MLflow: {recorder.sync_command}"
     return _conclude(plan, study, ledger, again=again, following=following, code_if_missing=code)
-
-
-def _write_missing_ends(study: Study, ledger: Ledger) -> None:
-    """Write the ends that the ledger has and an interruption kept from the directories."""
-    for row in ledger.rows():
-        if row.outcome is None:
-            continue
-        end = study.trial(row.name).end()
-        if end is None or end.outcome is not row.outcome:
-            write_end(study, row.name, row.outcome, row.reason)
-
-
-def _mark_interrupted(study: Study) -> None:
-    for trial in study.trials():
-        if trial.end() is None:
-            write_end(study, trial.name, Outcome.INTERRUPTED, "")
 
 
 def _conclude(

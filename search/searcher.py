@@ -12,7 +12,7 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ STUDY = "acgan"
 STARTUP_TRIALS = 8
 PATIENT_DRAWS = 20
 
+# What Optuna raises where a line of the journal is JSON and yet none of its own.
+_DAMAGE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _STATES = {Outcome.FINISHED: TrialState.COMPLETE, Outcome.PRUNED: TrialState.PRUNED}
 
 
@@ -81,6 +83,13 @@ class Ledger:
             self._study = optuna.create_study(
                 study_name=STUDY, storage=storage, direction=config.direction
             )
+        try:
+            self.rows()
+        except _DAMAGE as error:
+            raise InputError(
+                f"{path} is damaged (a trial in it cannot be read); restore the file or start a "
+                "new study"
+            ) from error
 
     def rows(self) -> list[Row]:
         """Return all trials in the order of their numbers."""
@@ -193,22 +202,41 @@ def _open_journal(path: Path) -> JournalStorage:
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if path.exists():
         _mend(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    backend = _Journal(str(path))
+    try:
+        return JournalStorage(backend)
+    except _DAMAGE as error:
+        raise _damaged(path, backend.line) from error
+
+
+class _Journal(JournalFileBackend):
+    """The journal, which knows the number of the line that is being read."""
+
+    line = 0
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        logs = super().read_logs(log_number_from)
+        for self.line, log in enumerate(logs, start=log_number_from + 1):
+            yield log
+
+
+def _damaged(path: Path, line: int) -> InputError:
+    return InputError(f"{path}, line {line} is damaged; restore the file or start a new study")
 
 
 def _mend(path: Path) -> None:
     """Cut a last line that a crash left unfinished; refuse any other that cannot be read."""
+    if not path.is_file():
+        raise InputError(f"{path} is no file; restore it or start a new study")
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict) or not {"op_code", "worker_id"} <= entry.keys():
-            raise InputError(
-                f"{path}, line {number} is damaged; restore the file or start a new study"
-            )
+            raise _damaged(path, number)
     if len(whole) < len(content):
         os.truncate(path, len(whole))
 

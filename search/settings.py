@@ -30,12 +30,13 @@ class SearchConfig(Section):
     seed: int = Field(0, ge=0, description="of the proposals and of every trial's own seed")
 
     stop_pruned: bool = Field(True, description="end trials that are behind at a rung")
-    stop_diverged: bool = Field(True, description="end trials whose losses are not finite")
+    stop_diverged: bool = Field(True, description="end trials whose losses are absurd or NaN")
     stop_collapsed: bool = Field(True, description="end trials whose images are all alike")
     stop_discriminator_won: bool = Field(True, description="end trials that cannot fool at all")
     reduction_factor: int = Field(3, ge=2, description="one trial in this many passes a rung")
     patience: int = Field(3, ge=1, description="epochs in a row before a rule acts")
     collapsed_below: float = Field(0.01, ge=0, description="smallest val/diversity that is alive")
+    diverged_above: float = Field(1000, gt=0, description="a loss beyond: diverged")
     won_above: float = Field(
         0.999, gt=0, le=1, description="val/acc_real and val/acc_generated both above: won"
     )
@@ -50,6 +51,9 @@ class SearchConfig(Section):
         None, ge=1, description="most trials at once; unset: all fit"
     )
     max_retries: int = Field(3, ge=0, description="restarts of a crashed trial in one start")
+    hang_after_s: float = Field(
+        3600, gt=0, description="seconds without an epoch after which a trial counts as crashed"
+    )
     experiment: str = Field("acgan-search", min_length=1, description="MLflow experiment")
 
     @model_validator(mode="before")
@@ -68,6 +72,7 @@ PLACEMENT = {
     "gpus_per_trial",
     "max_concurrent",
     "max_retries",
+    "hang_after_s",
     "experiment",
 }
 

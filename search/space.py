@@ -11,9 +11,8 @@ Each name is a field of `TrainConfig`, whose value in the configuration is the b
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from optuna.distributions import (
@@ -24,7 +23,7 @@ from optuna.distributions import (
 )
 from pydantic import Field, model_validator
 
-from acgan.config import Section, TrainConfig, nearest, validate
+from acgan.config import Section, TrainConfig, nearest, shown, validate
 from acgan.errors import InputError
 from search.study import Value
 
@@ -106,8 +105,6 @@ def read(section: Mapping[str, Any] | None, config: TrainConfig) -> Space:
     choices that cannot be used, and for a baseline (`config`) outside of the space.
     """
     space = {name: _dimension(name, entry, config) for name, entry in (section or {}).items()}
-    for corner in itertools.product(*(dimension.extremes() for dimension in space.values())):
-        validate(TrainConfig, "space", config.model_dump() | dict(zip(space, corner, strict=True)))
     baseline(space, config)
     return space
 
@@ -120,7 +117,7 @@ def _dimension(name: str, entry: object, config: TrainConfig) -> Dimension:
         raise InputError(f"space: {name!r} cannot be searched: {_SHARED[name]}; remove it")
     if not isinstance(entry, Mapping):
         raise InputError(
-            f"space: {name!r} must be {{low: …, high: …}} or {{choices: […]}}, got {entry!r}"
+            f"space: {name!r} must be {{low: …, high: …}} or {{choices: […]}}, got {shown(entry)}"
         )
     if "choices" not in entry:
         dimension = validate(Range, f"space.{name}", entry)
@@ -129,14 +126,19 @@ def _dimension(name: str, entry: object, config: TrainConfig) -> Dimension:
                 f"configuration key 'space.{name}.step': {name} is a whole number, so its step "
                 f"must be one, got {dimension.step:g}"
             )
+        _typed(name, dimension.extremes(), config)
         return dimension
     raw = validate(Choices, f"space.{name}", entry)
-    # YAML reads 5e-5 as a text: a choice is what the field makes of it.
-    typed = [
-        getattr(validate(TrainConfig, "space", config.model_dump() | {name: choice}), name)
-        for choice in raw.choices
-    ]
-    return validate(Choices, f"space.{name}", {"choices": typed})
+    return validate(Choices, f"space.{name}", {"choices": _typed(name, raw.choices, config)})
+
+
+def _typed(name: str, values: Sequence[Value], config: TrainConfig) -> list[Value]:
+    """Return what a field makes of values (YAML reads 5e-5 as a text), each alone.
+
+    No rule of `TrainConfig` concerns two fields, so no combination of them is to be tried.
+    """
+    fields = config.model_dump()
+    return [getattr(validate(TrainConfig, "space", fields | {name: v}), name) for v in values]
 
 
 def _searchable() -> Iterable[str]:

@@ -47,7 +47,7 @@ def rung_epochs(epochs: int, grace: int, config: SearchConfig) -> list[int]:
 
 def decide(records: Sequence[EpochRecord], config: SearchConfig, grace: int) -> Decision:
     """Apply the rules that are switched on to a trial's records, in the order of their epochs."""
-    if config.stop_diverged and (reason := diverged(records)):
+    if config.stop_diverged and (reason := diverged(records, config)):
         return Decision(Outcome.DIVERGED, reason)
     if records[-1].epoch < grace + config.patience:
         return GO_ON
@@ -58,15 +58,16 @@ def decide(records: Sequence[EpochRecord], config: SearchConfig, grace: int) -> 
     return GO_ON
 
 
-def diverged(records: Sequence[EpochRecord]) -> str | None:
-    """Return why a trial has diverged: a loss of its last epoch is not finite.
+def diverged(records: Sequence[EpochRecord], config: SearchConfig) -> str | None:
+    """Return why a trial has diverged: a loss of its last epoch is not finite, or is absurd.
 
-    The one rule that does not wait for the grace period: weights that are NaN stay NaN.
+    The one rule that does not wait for the grace period: weights that are NaN stay NaN, and of
+    networks whose losses are in the thousands nothing good has come.
     """
     last = records[-1]
     for name, value in last.metrics.items():
-        if "_loss" in name and not math.isfinite(value):
-            return f"{name} is {value} in epoch {last.epoch}"
+        if "_loss" in name and not (math.isfinite(value) and value <= config.diverged_above):
+            return f"{name} is {value:.4g} in epoch {last.epoch}"
     return None
 
 
@@ -190,15 +191,17 @@ class RepeatStopper(Stopper):
     `on_end` is called once with each name and decision.
     """
 
-    def __init__(self, *, epochs: int, on_end: Callable[[str, Decision], None]) -> None:
-        self._epochs, self._on_end = epochs, on_end
+    def __init__(
+        self, config: SearchConfig, *, epochs: int, on_end: Callable[[str, Decision], None]
+    ) -> None:
+        self._config, self._epochs, self._on_end = config, epochs, on_end
         self._over: set[str] = set()
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002
         """Return whether Tune ends the trial now, before its last epoch."""
         record = _record(result)
         decision = Decision(Outcome.FINISHED) if record.epoch >= self._epochs else GO_ON
-        if reason := diverged([record]):
+        if reason := diverged([record], self._config):
             decision = Decision(Outcome.DIVERGED, reason)
         if decision.outcome is None or result["trial"] in self._over:
             return False

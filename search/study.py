@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -27,15 +27,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from acgan.config import TrainConfig, user_path
 from acgan.errors import InputError
-from acgan.files import replace_text
+from acgan.files import file_sha256, replace_text
 from acgan.records import EpochRecord, read_records
+from search.settings import SearchConfig
 
 FORMAT = 1
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
+TRIAL_NAME = re.compile(r"t[0-9]{4,}(r[0-9]+)?")
 
 Value = bool | int | float | str
 
@@ -89,11 +92,13 @@ class Quality(_File):
     floor: real training images against the validation images, as many as are validated.
     untrained: the score of the generator before its first update (epoch 0).
     classifier_accuracy: the scoring CNN's own accuracy on the validation images.
+    scorer: the SHA-256 of the scoring CNN's file; empty in studies of an older version.
     """
 
     floor: float
     untrained: float
     classifier_accuracy: float
+    scorer: str = ""
 
 
 class LastStart(_File):
@@ -111,7 +116,7 @@ class StudyInfo(_File):
     """`study.json`: what a study is. All but `uuid`, `created` and `code_version` identify it."""
 
     format: int
-    uuid: str
+    uuid: str = Field(pattern="^[0-9a-f]{32}$")
     name: str
     created: float
     code_version: str
@@ -136,17 +141,27 @@ FileT = TypeVar("FileT", bound=_File)
 
 
 def _read(model: type[FileT], path: Path) -> FileT | None:
+    """Return a file's content, None where there is none; `InputError` for a damaged one."""
+    damaged = f"{path} is damaged; restore it or start a new study"
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(damaged)
         return model.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        raise InputError(f"{path} is damaged; restore it or start a new study") from error
+        raise InputError(damaged) from error
 
 
 def write(path: Path, content: _File) -> None:
     """Write one of a study's JSON files so that it is there whole or not at all."""
     replace_text(path, content.model_dump_json(indent=1) + "\n")
+
+
+def write_end(study: Study, name: str, outcome: Outcome, reason: str) -> None:
+    """Write how a trial ended, now."""
+    end = TrialEnd(outcome=outcome, reason=reason, time=time.time())
+    write(study.path / name / "end.json", end)
 
 
 @dataclass(frozen=True)
@@ -169,14 +184,6 @@ class Trial:
         """Return how the trial ended; None while it runs or waits."""
         return _read(TrialEnd, self.path / "end.json")
 
-    def config(self) -> dict[str, Any] | None:
-        """Return the resolved training configuration; None before the trial first started."""
-        try:
-            content: dict[str, Any] = json.loads((self.path / "config.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        return content
-
 
 @dataclass(frozen=True)
 class Study:
@@ -197,7 +204,8 @@ class Study:
 
     def trial(self, name: str) -> Trial:
         """Return the trial of this name; `InputError` if the study has none."""
-        info = _read(TrialInfo, self.path / name / "trial.json")
+        named = TRIAL_NAME.fullmatch(name)
+        info = _read(TrialInfo, self.path / name / "trial.json") if named else None
         if info is None:
             raise InputError(f"the study at {self.path} has no trial {name!r}")
         return Trial(self.path / name, info)
@@ -205,7 +213,7 @@ class Study:
     def trials(self) -> list[Trial]:
         """Return the trials in the order of their names, repeats behind their trial."""
         found = []
-        for path in sorted(self.path.glob("t[0-9]*")):
+        for path in _trial_folders(self.path):
             info = _read(TrialInfo, path / "trial.json")
             if info is not None:
                 found.append(Trial(path, info))
@@ -219,6 +227,17 @@ class Study:
         """Return what the quality score means here; None before the scoring CNN is trained."""
         return _read(Quality, self.path / "quality.json")
 
+    def scorer_is_whole(self, quality: Quality) -> bool:
+        """Whether the scoring CNN's file is the one that the study began with."""
+        if not self.scorer_path.is_file():
+            return False
+        return not quality.scorer or file_sha256(self.scorer_path) == quality.scorer
+
+
+def _trial_folders(path: Path) -> list[Path]:
+    """Return the folders of trials; those of other names are passed over."""
+    return sorted(found for found in path.glob("t[0-9]*") if TRIAL_NAME.fullmatch(found.name))
+
 
 def trial_name(number: int) -> str:
     """Return `t0007` for 7."""
@@ -226,7 +245,11 @@ def trial_name(number: int) -> str:
 
 
 def study_path(storage: str, name: str) -> Path:
-    """Return a study's directory; refuse object stores and names that are no plain name."""
+    """Return a study's directory.
+
+    Raises `InputError` for an object store, for what can be no path, and for a name that is no
+    plain name.
+    """
     if "://" in storage:
         raise InputError(
             f"--storage-path {storage} must be a folder that every node sees at the same path "
@@ -237,7 +260,7 @@ def study_path(storage: str, name: str) -> Path:
             f"--study {name!r} must be a plain name: letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit"
         )
-    return Path(storage).expanduser().absolute() / name
+    return user_path(storage) / name
 
 
 def open_study(path: Path) -> Study:
@@ -271,14 +294,15 @@ def open_or_create(path: Path, wanted: StudyInfo) -> Study:
 
 
 def _has_trials(path: Path) -> bool:
-    return any(path.glob("t[0-9]*/trial.json"))
+    return any((folder / "trial.json").exists() for folder in _trial_folders(path))
 
 
 def check_same(path: Path, wanted: StudyInfo) -> None:
     """Raise `InputError` if there is a study at `path` that differs from `wanted`."""
     if not _has_trials(path):
         return
-    different = differences(_identity(open_study(path).info), _identity(wanted))
+    there, asked = (_completed(info, path) for info in (open_study(path).info, wanted))
+    different = differences(_identity(there), _identity(asked))
     different = [
         "other images, or packed otherwise" if line.startswith("fingerprint:") else line
         for line in different
@@ -288,6 +312,23 @@ def check_same(path: Path, wanted: StudyInfo) -> None:
             f"study {wanted.name!r} exists with another configuration ({'; '.join(different)}); "
             "go back to it, or name a new study with --study NAME"
         )
+
+
+def _completed(info: StudyInfo, path: Path) -> StudyInfo:
+    """Return what a study is with the settings that its version did not have, at their defaults.
+
+    Raises `InputError` for a study of a version that has settings which this one does not know.
+    """
+    defaults = {"train": TrainConfig().model_dump(), "search": SearchConfig().model_dump()}
+    completed = {name: values | getattr(info, name) for name, values in defaults.items()}
+    for name, values in completed.items():
+        for key in sorted(values.keys() - defaults[name].keys()):
+            raise InputError(
+                f"the study at {path} was written by version {info.code_version}, which has the "
+                f"setting {f'{name}.{key}'!r} that this version does not know: use that version, "
+                "or name a new study with --study NAME"
+            )
+    return info.model_copy(update=completed)
 
 
 def _identity(info: StudyInfo) -> dict[str, Any]:

@@ -16,8 +16,10 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import textwrap
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
+from mlflow.tracking.multimedia import compress_image_size
 from PIL import Image
 from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 
@@ -51,6 +54,8 @@ SAMPLES = "samples"
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 
 _SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")
+_SECRET_PARAMETER = re.compile(r"([?&][^\s=&]*(?:password|token|secret)[^\s=&]*=)[^\s&']+")
 _THUMBNAIL = re.compile(rf"images/{SAMPLES}\+step\+(\d+)\+.*\+compressed\.webp")
 
 Client = MlflowClient
@@ -87,17 +92,22 @@ def resolve_uri(uri: str | None) -> str:
     return f"sqlite:///{Path(path).expanduser().absolute()}"
 
 
+def shown(text: str) -> str:
+    """Return a URI, or a text with URIs in it, without their passwords."""
+    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
+
+
 def one_line(error: Exception) -> str:
-    """Return the message of an error's first cause as one line of at most 200 characters."""
+    """Return an error's first cause as one line of at most 200 characters, without passwords."""
     first: BaseException = error
     while (before := first.__cause__ or first.__context__) is not None:
         first = before
-    return textwrap.shorten(str(first), 200, placeholder=" …")
+    return shown(textwrap.shorten(str(first), 200, placeholder=" …"))
 
 
 def next_step(uri: str) -> str:
     """Return the command or address that shows what is in MLflow."""
-    return typed(["mlflow", "ui", "--backend-store-uri", uri]) if _sqlite_file(uri) else uri
+    return typed(["mlflow", "ui", "--backend-store-uri", uri]) if sqlite_file(uri) else shown(uri)
 
 
 def naming(study: Study, uri: str) -> list[str]:
@@ -109,24 +119,29 @@ def naming(study: Study, uri: str) -> list[str]:
 
 
 def uri_flag(uri: str) -> list[str]:
-    """Return the flag that names an MLflow, unless it is what commands take without it."""
-    return [] if uri == f"sqlite:///{Path('mlflow.db').absolute()}" else ["--tracking-uri", uri]
+    """Return the flag that names an MLflow, unless it is what commands take without it.
+
+    It is for people to read: a password is not in it.
+    """
+    here = f"sqlite:///{Path('mlflow.db').absolute()}"
+    return [] if uri == here else ["--tracking-uri", shown(uri)]
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a resolved sqlite URI; None for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
 
 
 def check_there(uri: str) -> None:
     """Raise `InputError` for a sqlite file that is not there: a command that reads makes none."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is not None and not database.exists():
         raise InputError(f"there is no MLflow database {database}; name it with --tracking-uri")
 
 
 def connect(uri: str) -> MlflowClient:
     """Return a client of a resolved URI; the first one makes the sqlite file and its tables."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is None:
         return MlflowClient(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +157,8 @@ def parent_run(client: MlflowClient, study: Study, *, experiment: str) -> Run:
     Raises `InputError` if that experiment was deleted.
     """
     run = find_parent(client, study) or _create_parent(client, study, experiment)
+    if run.data.tags.get("study_dir") != str(study.path):  # it was moved
+        client.set_tag(run.info.run_id, "study_dir", str(study.path))
     if run.inputs is None or not run.inputs.dataset_inputs:  # a crash lost this, written last
         _describe_parent(client, run.info.run_id, study.info)
     return run
@@ -207,7 +224,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def _create_experiment(client: MlflowClient, name: str) -> None:
-    database = _sqlite_file(client.tracking_uri)
+    database = sqlite_file(client.tracking_uri)
     # MLflow's own choice is relative to the directory it happens to be started in.
     location = None if database is None else (database.parent / "mlartifacts").as_uri()
     try:
@@ -270,7 +287,7 @@ def log_quality(client: MlflowClient, parent: Run, quality: Quality) -> None:
     """Write what the quality score means in this study as metrics of its run."""
     metrics = [
         Metric(f"quality/{name}", value, parent.info.start_time, step=0)
-        for name, value in quality.model_dump().items()
+        for name, value in quality.model_dump(exclude={"scorer"}).items()
     ]
     client.log_batch(parent.info.run_id, metrics=metrics, synchronous=True)
 
@@ -284,10 +301,11 @@ def log_best(
     client: MlflowClient, parent: Run, objective: str, value: float, *, trial_name: str
 ) -> None:
     """Write the study's best value so far and whose it is."""
+    # The tag first: where the value is there after a crash, neither is written again.
+    client.set_tag(parent.info.run_id, "best_trial", trial_name)
     # The time is now's: of two values at one step MLflow shows the later one.
     metric = Metric(best_key(objective), value, milliseconds(time.time()), step=0)
-    tag = RunTag("best_trial", trial_name)
-    client.log_batch(parent.info.run_id, metrics=[metric], tags=[tag], synchronous=True)
+    client.log_batch(parent.info.run_id, metrics=[metric], synchronous=True)
 
 
 def finished_trials(client: MlflowClient, study: Study) -> dict[str, int]:
@@ -343,7 +361,7 @@ def log_params(client: MlflowClient, run: Run, trial: Trial) -> None:
 def log_config(client: MlflowClient, run_id: str, trial: Trial) -> None:
     """Write the trial's resolved configuration as the artifact `config.json`."""
     path = trial.path / "config.json"
-    if path.exists():  # not there if the trial never started
+    if path.is_file():  # not there if the trial never started
         client.log_artifact(run_id, str(path))
 
 
@@ -373,18 +391,32 @@ def logged_samples(client: MlflowClient, run_id: str) -> set[int]:
 
 
 def read_samples(path: Path) -> Image.Image:
-    """Read a sample grid; `ValueError` for a file that is no image."""
+    """Read a sample grid; `ValueError` for a file that is missing or no image."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             return image.copy()
-    except (OSError, SyntaxError) as error:
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no image that can be read") from error
 
 
 def log_samples(client: MlflowClient, run_id: str, image: Image.Image, record: EpochRecord) -> None:
-    """Write an epoch's sample grid, pixel for pixel, where the UI's step slider finds it."""
+    """Write an epoch's sample grid, pixel for pixel, where the UI's step slider finds it.
+
+    The files are those of `MlflowClient.log_image`, which gives them a new name each time: here
+    the name is always the same, so a grid that is sent again replaces itself.
+    """
     step, timestamp = epoch_key(record)
-    client.log_image(run_id, image, key=SAMPLES, step=step, timestamp=timestamp, synchronous=True)
+    number = uuid.uuid5(uuid.UUID(run_id), f"{SAMPLES} {step}")
+    stem = f"{SAMPLES}+step+{step}+timestamp+{timestamp}+{number}"
+    files = {f"{stem}.png": image, f"{stem}+compressed.webp": compress_image_size(image)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            content.save(path)
+            client.log_artifact(run_id, str(path), "images")
+    client.set_tag(run_id, "mlflow.loggedImages", "True")
 
 
 def status_of(end: TrialEnd | None, *, driving: bool) -> str:
@@ -406,10 +438,15 @@ def set_status(client: MlflowClient, run_id: str, status: str, *, ended_ms: int 
 
 
 def set_end_tags(client: MlflowClient, run_id: str, end: TrialEnd | None) -> None:
-    """Tag how the trial ended, and why; a trial that goes on has neither tag."""
+    """Tag how the trial ended, and why; a trial that goes on has neither tag.
+
+    Of an error only its name: what it says may hold the paths of images.
+    """
     wanted = {} if end is None else {"outcome": end.outcome.value}
     if end is not None and end.reason:
-        wanted["stop_reason"] = f"{end.outcome}: {end.reason}"
+        crashed = end.outcome is Outcome.CRASHED
+        reason = end.reason.partition(":")[0] if crashed else end.reason
+        wanted["stop_reason"] = f"{end.outcome}: {reason}"
     there = client.get_run(run_id).data.tags
     for name in {"outcome", "stop_reason"} & (there.keys() - wanted.keys()):
         client.delete_tag(run_id, name)
@@ -451,5 +488,5 @@ def _get_run(client: MlflowClient, run_id: str) -> Run:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise InputError(
-            f"MLflow at {client.tracking_uri} has no run {run_id}; see --tracking-uri"
+            f"MLflow at {shown(client.tracking_uri)} has no run {run_id!r}; see --tracking-uri"
         ) from error

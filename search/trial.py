@@ -2,46 +2,91 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from acgan.config import TrainConfig, validate
+from acgan.dataset import Dataset
+from acgan.errors import InputError
 from acgan.evaluate import Evaluation, Scorer, cached_scorer
-from acgan.files import replace_bytes
+from acgan.files import DISK_ERRORS, file_sha256, replace_bytes
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from acgan.step import Training
 from acgan.train import train
 from search.node import StudyAt, same_data, same_study, set_aside
-from search.study import Quality, StudyInfo, TrialInfo, write
+from search.study import Quality, Study, StudyInfo, TrialInfo, write
+
+HANG = "hang.txt"
 
 
-def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool) -> None:
+def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: float) -> None:
     """Train the trial named by `params["trial"]` to its end, reporting each epoch to Tune.
 
-    A trial that was begun reports its last epoch again first, then goes on where it was.
+    A trial that was begun reports its last epoch again first, then goes on where it was. One
+    that has no new epoch for `hang_after_s` ends its process and leaves in `hang.txt` where it
+    hung.
     """
     study = same_study(at)
     trial = study.trial(params["trial"])
     config = trial_config(study.info, trial.info)
     data = same_data(at, config)
+    quality = study.quality()
+    if quality is None or not study.scorer_is_whole(quality):
+        raise InputError(f"{study.scorer_path} is damaged; the next start of the search mends it")
     run = RunDir(trial.path)
     reported = 0
     before = trial.records()[-1:]
     trained = train(config, data, run, scorer=study.scorer_path, device=set_aside(gpu))
-    for record in itertools.chain(before, trained):
-        _report(trial.name, record)
-        reported = record.epoch
+    try:
+        with _watched(trial.path / HANG, hang_after_s) as alive:
+            for record in itertools.chain(before, trained):
+                alive()
+                _report(trial.name, record, run.notes)
+                reported = record.epoch
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        # No crash of this trial: no other could write either, and none is to be tried again now.
+        tune.report({"trial": trial.name, "disk_error": (error.errno, error.filename)})
+        return
     # A crash may have come between the last epoch's state and its line.
     for record in trial.records()[-1:]:
         if record.epoch > reported:
-            _report(trial.name, record)
+            _report(trial.name, record, run.notes)
 
 
-def _report(name: str, record: EpochRecord) -> None:
-    tune.report({"trial": name, "epoch": record.epoch, "young": record.young, **record.metrics})
+def _report(name: str, record: EpochRecord, notes: list[str]) -> None:
+    """Report an epoch, and what was found damaged on opening the run, which is said once."""
+    told = {"trial": name, "epoch": record.epoch, "young": record.young, "notes": list(notes)}
+    tune.report({**told, **record.metrics})
+    notes.clear()
+
+
+@contextlib.contextmanager
+def _watched(path: Path, limit_s: float) -> Iterator[Callable[[], None]]:
+    """End this process, with its threads' stacks in `path`, unless told often enough it is alive.
+
+    Python's own watchdog needs neither the interpreter's lock nor a signal.
+    """
+    with path.open("w") as file:
+
+        def alive() -> None:
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=file)
+
+        alive()
+        try:
+            yield alive
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            path.unlink()
 
 
 def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
@@ -50,13 +95,30 @@ def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
 
 
 def prepare_scoring(at: StudyAt, gpu: bool) -> None:
-    """Put the scoring CNN into the study, and what its score means there; once a study."""
+    """Put the scoring CNN into the study, and what its score means there; once a study.
+
+    A scoring CNN that is there and damaged is replaced by the same one, or `InputError`.
+    """
     study = same_study(at)
     config = validate(TrainConfig, "train", study.info.train)
     data = same_data(at, config)
     device = set_aside(gpu)
-    if not study.scorer_path.exists():
-        replace_bytes(study.scorer_path, cached_scorer(data, config, device).read_bytes())
+    known = study.quality()
+    if known is None:
+        study.scorer_path.unlink(missing_ok=True)  # of a start that came to no end
+    elif study.scorer_is_whole(known):
+        return
+    replace_bytes(study.scorer_path, cached_scorer(data, config, device).read_bytes())
+    if known is None:
+        write(study.path / "quality.json", _quality(study, data, config, device))
+    elif not study.scorer_is_whole(known):
+        raise InputError(
+            f"{study.scorer_path} is damaged and does not come out the same here: restore it, or "
+            "name a new study with --study NAME"
+        )
+
+
+def _quality(study: Study, data: Dataset, config: TrainConfig, device: torch.device) -> Quality:
     classes = len(data.classes)
     scorer = Scorer.load(
         study.scorer_path, classes=classes, image_size=config.image_size, device=device
@@ -64,9 +126,9 @@ def prepare_scoring(at: StudyAt, gpu: bool) -> None:
     evaluation = Evaluation(data, config, scorer, device)
     untrained = Training(config, classes=classes, device=device)
     score = evaluation.measure(untrained.generator, untrained.discriminator)
-    quality = Quality(
+    return Quality(
         floor=evaluation.floor(data, config),
         untrained=score["val/fd_cnn"],
         classifier_accuracy=evaluation.classifier_accuracy(),
+        scorer=file_sha256(study.scorer_path),
     )
-    write(study.path / "quality.json", quality)

@@ -33,6 +33,7 @@ from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluate import Scorer, cached_scorer, scorer_name
 from acgan.files import replace_bytes
+from acgan.inception import STANDARD_SHA256, URL, cached_path, checked_file
 from acgan.rundir import checksum, read_weights, weights_bytes
 
 AUTO = "auto"
@@ -40,13 +41,9 @@ INCEPTION = "inception-v3-compat"
 CNN3 = "cnn3"
 PLUGINS = "acgan_search.extractors"
 
-URL = (  # where torch-fidelity takes them from
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-    "weights-inception-2015-12-05-6726825d.pth"
-)
-STANDARD_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 LAYERS = ["2048", "logits_unbiased"]
 NETWORK_TIMEOUT_S = 5.0
+DOWNLOAD_LIMIT_BYTES = 256 * 1024**2  # the file has 91 MB
 BATCH = 64
 # What PyTorch raises, besides, for a file that is no weights file or another network's.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, EOFError, LookupError)
@@ -185,7 +182,7 @@ def open_extractor(
     """
     plugins = check_request(name, weights)
     if weights is not None:
-        return _load_inception(_checked_file(weights, sha256 or STANDARD_SHA256), device)
+        return _load_inception(checked_file(weights, sha256 or STANDARD_SHA256), device)
     if name in (AUTO, INCEPTION) and (content := _standard_weights()):
         return _load_inception(content, device)
     if name == INCEPTION:
@@ -213,7 +210,7 @@ def check_request(name: str, weights: Path | None) -> dict[str, EntryPoint]:
 
 def check_weights(path: Path, sha256: str | None) -> str:
     """Return a weights file's SHA-256; `InputError` if it is not this one, or the standard one."""
-    return hashlib.sha256(_checked_file(path, sha256 or STANDARD_SHA256)).hexdigest()
+    return hashlib.sha256(checked_file(path, sha256 or STANDARD_SHA256)).hexdigest()
 
 
 def _open_plugin(made: object, name: str) -> Extractor:
@@ -225,29 +222,14 @@ def _open_plugin(made: object, name: str) -> Extractor:
     return made
 
 
-def _checked_file(path: Path, expected: str) -> bytes:
-    """Return the content of a file with this SHA-256; `InputError` for any other."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the Inception weights {path}: {error.strerror}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected.lower():
-        raise InputError(
-            f"{path} does not hold the Inception weights that are wanted: its SHA-256 is "
-            f"{found[:8]}…, not {expected[:8]}…; give the file that {URL} offers"
-        )
-    return content
-
-
 def _standard_weights() -> bytes | None:
     """Return torch-fidelity's weights file from PyTorch's cache or the network; None without."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
+    path = cached_path(URL)
     with contextlib.suppress(InputError):  # missing or damaged: it is downloaded anew
-        return _checked_file(path, STANDARD_SHA256)
+        return checked_file(path, STANDARD_SHA256)
     try:
         with urlopen(URL, timeout=NETWORK_TIMEOUT_S) as response:
-            content: bytes = response.read()
+            content: bytes = response.read(DOWNLOAD_LIMIT_BYTES)
     except (OSError, HTTPException):
         return None
     if hashlib.sha256(content).hexdigest() != STANDARD_SHA256:
@@ -348,4 +330,6 @@ def _read_views(path: Path) -> tuple[View, ...] | None:
     if checksum(tensors, "") != metadata.get("checksum"):
         return None
     views = range(len(tensors) // 2)
+    if tensors.keys() != {f"{i}.{part}" for i in views for part in ("features", "logits")}:
+        return None
     return tuple(View(tensors[f"{i}.features"], tensors[f"{i}.logits"]) for i in views)

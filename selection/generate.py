@@ -40,7 +40,8 @@ def _generate(options: argparse.Namespace) -> int:
         weights = resolve(tracking.connect(uri), options.model)
     except tracking.FAILURES as error:
         reason = tracking.one_line(error)
-        print(f"error: cannot get the model from MLflow at {uri}: {reason}", file=sys.stderr)
+        place = tracking.shown(uri)
+        print(f"error: cannot get the model from MLflow at {place}: {reason}", file=sys.stderr)
         return 1
     return write_folder(options, weights)
 

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from acgan.classifier import Classifier
@@ -30,7 +29,7 @@ from acgan.errors import InputError
 from acgan.evaluate import GRID_COLUMNS, grid
 from acgan.files import replace_bytes
 from acgan.generate import LoadedGenerator, NotFiniteError, generate_all, load_generator
-from acgan.rundir import weights_bytes
+from acgan.rundir import read_weights, weights_bytes
 from search.node import StudyAt, same_data, same_study, set_aside
 from selection import fidelity, memorisation, utility
 from selection.extractors import AUTO, Extractor, View, cached_views, open_extractor
@@ -292,7 +291,7 @@ class CeilingJob:
     def load(self, *, classes: int, image_size: int, device: torch.device) -> Classifier:
         """Read the trained CNN."""
         model = Classifier(classes=classes, image_size=image_size).to(device)
-        model.load_state_dict(load_file(self.model_path))
+        model.load_state_dict(read_weights(self.model_path)[0])
         return model.eval()
 
 
@@ -461,14 +460,14 @@ class FidelityJob:
 
     def generated_features(self) -> tuple[list[Tensor], NDArray[np.int64]]:
         """Return the features of the measured images, one tensor a view, and their labels."""
-        tensors = load_file(self.features_path)
+        tensors = read_weights(self.features_path)[0]
         labels: NDArray[np.int64] = tensors["generated_labels"].numpy()
         views = sorted(name for name in tensors if name.startswith("generated."))
         return [tensors[name] for name in views], labels
 
     def real_features(self) -> tuple[Tensor, NDArray[np.int64]]:
         """Return the features of some validation images in the first view, and their labels."""
-        tensors = load_file(self.features_path)
+        tensors = read_weights(self.features_path)[0]
         return tensors["real"], tensors["real_labels"].numpy()
 
 

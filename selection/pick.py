@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from acgan.command import command_parser, interrupt_on_sigterm, run_command, typed
+from acgan.command import command_parser, run_command, typed
 from acgan.config import add_flags
 from search import tracking
 from search.study import driver_lock
@@ -29,8 +29,8 @@ from selection.workers import LostError, Workers
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    again = typed(["python", "-m", "selection.pick", *(sys.argv[1:] if argv is None else argv)])
-    interrupt_on_sigterm()
+    words = sys.argv[1:] if argv is None else argv
+    again = tracking.shown(typed(["python", "-m", "selection.pick", *words]))
     return run_command(lambda: _pick(arguments, again), resume=f"type: {again}")
 
 
@@ -93,7 +93,8 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
             write_report(pick, plan.folder, records=plan.records, tracking=None)
         _conclude(pick, plan)
         reason = tracking.one_line(error)
-        print(f"error: MLflow at {plan.tracking_uri} takes no data: {reason}", file=sys.stderr)
+        place = tracking.shown(plan.tracking_uri)
+        print(f"error: MLflow at {place} takes no data: {reason}", file=sys.stderr)
         print(f"nothing is lost; to register the pick, type: {again}", file=sys.stderr)
         return 1
     _conclude(pick, plan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,19 @@ from pathlib import Path
 import torch
 
 from acgan.command import typed
-from acgan.config import TrainConfig, derive_seed, find_file, read_file, resolve, validate
+from acgan.config import (
+    TrainConfig,
+    derive_seed,
+    find_file,
+    read_file,
+    resolve,
+    user_path,
+    validate,
+)
 from acgan.data import load, named_source
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
+from acgan.files import file_sha256
 from acgan.generate import load_generator
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
@@ -92,7 +100,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     except tracking.FAILURES as error:
         reason = tracking.one_line(error)
         raise InputError(
-            f"MLflow at {uri} does not answer ({reason}); see --tracking-uri"
+            f"MLflow at {tracking.shown(uri)} does not answer ({reason}); see --tracking-uri"
         ) from error
     if driver_at_work(study.path):
         raise InputError(
@@ -152,8 +160,8 @@ def _find_study(
         if parent is None:
             sync = ["python", "-m", "search.sync", *tracking.naming(study, client.tracking_uri)]
             raise InputError(
-                f"MLflow at {client.tracking_uri} does not have the study; name it with "
-                f"--tracking-uri, or send the study there: {typed(sync)}"
+                f"MLflow at {tracking.shown(client.tracking_uri)} does not have the study; name it "
+                f"with --tracking-uri, or send the study there: {typed(sync)}"
             )
         return study, parent.info.run_id, None
     found = tracking.study_by_run_id(client, arguments.run_id)
@@ -165,7 +173,7 @@ def _open(run: tracking.StudyRun, storage: str | None) -> Study:
     if storage is None:
         folders = [run.study_dir]
     else:
-        folders = [path.parent for path in sorted(Path(storage).absolute().glob("*/study.json"))]
+        folders = [path.parent for path in sorted(user_path(storage).glob("*/study.json"))]
     for folder in folders:
         with contextlib.suppress(InputError):  # another study, of another version or damaged
             study = open_study(folder)
@@ -225,17 +233,12 @@ def _judge_all(
         name: judge(
             name,
             epochs,
-            kept=_kept(study.trial(name)),
+            kept=RunDir(study.path / name).kept_weights(),
             chance=chance,
             config=settings,
         )
         for name, epochs in records.items()
     }
-
-
-def _kept(trial: Trial) -> list[int]:
-    found = (trial.path / "weights").glob("epoch-*.safetensors")
-    return [int(path.stem.removeprefix("epoch-")) for path in found]
 
 
 def _choose(
@@ -279,12 +282,13 @@ def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
 
 def _checked(study: Study, epoch: Epoch, *, competes: bool, baseline: bool) -> Chosen:
     path = RunDir(study.path / epoch.trial).weights_path(epoch.epoch)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     if epoch.record.weights not in (None, sha256):
         raise InputError(
             f"the weights {path} are not those that were recorded (SHA-256 {sha256[:12]} instead "
             f"of {str(epoch.record.weights)[:12]}); restore the file, or delete it to go without"
         )
-    load_generator(path, device=torch.device("cpu"))  # now, rather than after an hour
+    load_generator(
+        path, device=torch.device("cpu"), sha256=sha256
+    )  # now, rather than after an hour
     return Chosen(epoch, path, sha256, competes, baseline)

@@ -39,7 +39,8 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 import acgan
 from acgan.config import cache_folder
 from acgan.errors import InputError
-from acgan.generate import LoadedGenerator, file_sha256, load_generator
+from acgan.files import file_sha256
+from acgan.generate import LoadedGenerator, load_generator
 
 NAME = "cxr-acgan-generator"
 CHAMPION = "champion"
@@ -226,5 +227,6 @@ def _find(client: tracking.Client, uri: str) -> ModelVersion:
         if error.error_code not in _UNKNOWN:
             raise
         raise InputError(
-            f"MLflow at {client.tracking_uri} has no {uri}; see --model and --tracking-uri"
+            f"MLflow at {tracking.shown(client.tracking_uri)} has no {uri}; see --model and "
+            "--tracking-uri"
         ) from error

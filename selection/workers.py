@@ -84,7 +84,7 @@ def _get(reference: ray.ObjectRef[None]) -> None:
     try:
         ray.get(reference)
     except RayTaskError as error:
-        if isinstance(error.cause, InputError):
+        if isinstance(error.cause, InputError | OSError):
             raise error.cause from error
         raise
     except RayError as error:

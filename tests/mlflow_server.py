@@ -1,4 +1,4 @@
-"""A real MLflow server for tests, in a process group of its own."""
+"""Real MLflow servers for tests, each in a process group of its own."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 START_S = 120
+QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-class Server:
-    """An `mlflow server` on loopback over one sqlite file; started and stopped at will."""
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
-    def __init__(self, folder: Path, database: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self._folder = folder
-        self._database = database
+
+class ServerCommand:
+    """A command that is an `mlflow server` on a port of loopback; started and stopped at will."""
+
+    def __init__(
+        self, folder: Path, port: int, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self._folder, self._port = folder, port
+        self._command, self._environment = command, environment
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -32,15 +41,11 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self._port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._database}"]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                self._command,
                 cwd=self._folder,
-                env=environment,
+                env={**os.environ, **QUIET, **self._environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -64,3 +69,19 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+class Server(ServerCommand):
+    """An `mlflow server` over one sqlite file, or over the database at a URI.
+
+    Its artifacts go through it, to a folder beside its log.
+    """
+
+    def __init__(self, folder: Path, store: Path | str) -> None:
+        port = free_port()
+        uri = store if isinstance(store, str) else f"sqlite:///{store}"
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        command += ["--backend-store-uri", uri]
+        command += ["--serve-artifacts", "--artifacts-destination", str(folder / "mlartifacts")]
+        super().__init__(folder, port, command, {})

@@ -23,6 +23,8 @@ space:
 search: {stop_pruned: false, stop_collapsed: false, stop_discriminator_won: false}
 """
 
+MARK = "TESTED_STUDY"  # in the environment of all that a search starts
+
 
 def write_images(folder: Path, *, train: int = 90, test: int = 30) -> None:
     """Write a class-folder data set of grey ramps as PNG files."""
@@ -39,28 +41,40 @@ class Search:
 
     def __init__(self, folder: Path, images: Path, database: Path) -> None:
         self.folder = folder
+        self.cache = folder / "c"
+        self.database = database
         self.uri = f"sqlite:///{database}"
         self._processes: list[subprocess.Popen[str]] = []
         (folder / "tiny.yaml").write_text(CONFIG)
         self.options = ["--config", "tiny.yaml", "--data", str(images), "--tracking-uri", self.uri]
 
     @property
+    def path(self) -> Path:
+        """The study's folder, also before it is there."""
+        return self.folder / "runs" / "tiny"
+
+    @property
     def study(self) -> Study:
         """The study, once it is there."""
-        return open_study(self.folder / "runs" / "tiny")
+        return open_study(self.path)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the command: this one's, without a cluster."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACGAN_CACHE": str(self.cache)}
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+            environment.pop(name, None)
+        return environment | {MARK: str(self.folder)}
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Type the command in the folder; the caller waits for it."""
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACGAN_CACHE": str(self.folder / "c")}
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
-            environment.pop(name, None)
         process = subprocess.Popen(
             [sys.executable, "-m", "search.run", *self.options, *options],
             cwd=self.folder,
-            env=environment,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # so that Ctrl-C can reach all of it, as in a terminal
         )
         self._processes.append(process)
         return process
@@ -81,7 +95,7 @@ class Search:
 
     def epochs(self, name: str) -> list[int]:
         """Return the epochs that a trial has on disk."""
-        path = self.folder / "runs" / "tiny" / name / "epochs.jsonl"
+        path = self.path / name / "epochs.jsonl"
         return [record.epoch for record in read_records(path)]
 
 

@@ -21,6 +21,7 @@ from acgan.config import (
     nearest,
     read_file,
     resolve,
+    user_path,
 )
 from acgan.errors import InputError
 
@@ -156,6 +157,13 @@ def test_an_image_size_that_is_no_multiple_of_16_is_refused(wrong: int, hint: in
     assert f"multiple of 16, for example {hint}, got {wrong}" in refusal({"image_size": wrong})
 
 
+@pytest.mark.parametrize("key", ["epochs", "seed", "latent_size"])
+def test_a_whole_number_beyond_64_bits_is_refused(key: str) -> None:
+    assert getattr(build({key: 2**63 - 1}), key) == 2**63 - 1
+    for value in (2**63, str(10**400)):
+        assert "must be less than 2^63, got" in refusal({key: value})
+
+
 @pytest.mark.parametrize("size", [16, 32, 64, 112, 1024])
 def test_multiples_of_16_are_image_sizes(size: int) -> None:
     assert build({"image_size": size}).image_size == size
@@ -177,20 +185,26 @@ def test_multiples_of_16_are_image_sizes(size: int) -> None:
         ("data: {a: 1}", "'data' must be 'phantom' or the path"),
         ("- train", "must hold sections"),
         ("train", "must hold sections"),
-        ("? [a, b]\n: c", "not a YAML file"),
+        ("? [a, b]\n: c", "line 1: a key must be a name"),
+        ("train:\n  1: 2", "line 2: a key must be a name"),
+        ("train: {2001-01-01: 2}", "'2001-01-01' is a timestamp in YAML; put it in quotes"),
+        ("train: {<<: {epochs: 1}}", "'<<' is a merge in YAML"),
+        ("data: =", "'=' is a value in YAML"),
         ("train: {", "not a YAML file"),
-        ("a: b: c", "not a YAML file"),
+        ("train: {}\na: b: c", "line 2: mapping values are not allowed here"),
         ("train: {}\n---\ntrain: {}", "not a YAML file"),
-        ("train: {seed: " + "9" * 5000 + "}", "not a YAML file"),
-        ("train: {seed: " + "1:" + "59:" * 200 + "1.5}", "not a YAML file"),
-        ("data: 2001-99-99", "not a YAML file"),
+        ("train: {seed: " + "9" * 5000 + "}", "a number has at most 40 characters"),
+        ("train: {seed: 0x" + "f" * 5000 + "}", "a number has at most 40 characters"),
+        ("train: {seed: " + "1:" + "59:" * 200 + "1.5}", "a number has at most 40 characters"),
+        ("train: {seed: 0b_}", "not a YAML file"),
+        ("data: 2001-99-99", "'2001-99-99' is a timestamp in YAML"),
         ("[" * 2_000, "not a YAML file"),
         ("{a: " * 5_000, "not a YAML file"),
         (b"\x00\x01\x02", "not a YAML file"),
         (b"\xff\xfe\x00", "not a YAML file"),
         (b"\x89PNG\r\n\x1a\n", "not a YAML file"),
         (b"PK\x03\x04" * 100, "not a YAML file"),
-        (b"#" * (2 * FILE_LIMIT_BYTES), "at most 1 MB"),
+        (b"#" * (2 * FILE_LIMIT_BYTES), "at most 100 KB"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(
@@ -199,6 +213,19 @@ def test_a_file_that_is_no_configuration_is_refused(
     message = file_refusal(tmp_path, content)
     assert reason in message
     assert "some.yaml" in message
+
+
+def test_a_message_shows_the_beginning_of_what_is_long(tmp_path: Path) -> None:
+    values = "[" + "a, " * 10_000 + "]"
+    for content in (f"data: {values}", f"{'a' * 10_000}: 1", f"? {'a' * 100}\n" * 2):
+        assert len(file_refusal(tmp_path, content)) < 600
+    assert len(refusal({"epochs": "x" * 10_000})) < 600
+    assert len(refusal({"x" * 10_000: 1})) < 600
+
+
+def test_a_file_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(InputError, match="at most 100 KB"):
+        read_file(Path("/dev/zero"))
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -262,6 +289,30 @@ def test_a_file_that_is_there_goes_before_a_packaged_one(
     own.touch()
     assert find_file(own) == own
     assert find_file(Path("elsewhere/demo.yaml")) == Path("elsewhere/demo.yaml")
+
+
+@pytest.mark.parametrize("name", ["a" * 1000, "a\0b", "~nobody-of-this-name/x", "caf\udce9"])
+def test_what_can_be_no_path_is_refused_in_one_sentence(name: str) -> None:
+    with pytest.raises(InputError, match="can be no path") as caught:
+        user_path(name)
+    assert one_sentence(str(caught.value)).isprintable()
+
+
+def test_a_typed_path_is_absolute_whether_it_is_there_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of/someone")
+    (tmp_path / "file").touch()
+    for name in ("file", "file/below", "nowhere", "é"):
+        assert user_path(name) == tmp_path / name
+    assert user_path("~/x") == Path("/home/of/someone/x")
+
+
+def test_a_file_whose_name_is_too_long_is_refused() -> None:
+    for name in ("a" * 1000, f"configs/{'a' * 1000}"):
+        with pytest.raises(InputError, match="File name too long"):
+            read_file(find_file(Path(name)))
 
 
 def test_seeds_are_the_same_on_every_machine() -> None:

@@ -202,6 +202,66 @@ def test_what_a_killed_process_left_is_replaced(folder: Path, tmp_path: Path) ->
     assert packs(cache) == [pack]
 
 
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "no JSON": lambda pack: (pack / "pack.json").write_text("{"),
+    "another JSON": lambda pack: (pack / "pack.json").write_text("[]"),
+    "nested JSON": lambda pack: (pack / "pack.json").write_text("[" * 100_000),
+    "no pack.json": lambda pack: (pack / "pack.json").unlink(),
+    "a label of no class": lambda pack: change(pack, labels=[3] * 21),
+    "a label too many": lambda pack: change(pack, labels=[0] * 22),
+    "another split": lambda pack: change(pack, counts=[12, 3]),
+    "no image": lambda pack: change(pack, counts=[0, 0, 0], labels=[], patients=[], sources=[]),
+    "short images": lambda pack: os.truncate(pack / "images.u8", 21 * SIZE * SIZE - 1),
+    "no images": lambda pack: (pack / "images.u8").unlink(),
+}
+
+
+def change(pack: Path, **fields: object) -> None:
+    content = json.loads((pack / "pack.json").read_text())
+    (pack / "pack.json").write_text(json.dumps(content | fields))
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_pack_is_made_again_and_this_is_logged(
+    folder: Path, tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    first = read(folder, cache)
+    (pack,) = packs(cache)
+    assert not caplog.text
+    damage(pack)
+    again = read(folder, cache)
+    assert caplog.text.count("are damaged: they are packed again") == 1
+    assert again.fingerprint == first.fingerprint
+    assert read(folder, cache).fingerprint == first.fingerprint
+    assert caplog.text.count("they are packed again") == 1
+    assert packs(cache) == [pack]
+
+
+def test_a_file_name_that_is_no_text_is_packed_like_any_other(folder: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes"
+    for split in ("train", "test"):
+        for path in (folder / split).iterdir():
+            to = classes / split / path.name.rpartition("-")[0]
+            to.mkdir(parents=True, exist_ok=True)
+            name = path.name.encode().replace(b"train0", b"caf\xe9")
+            shutil.copyfile(path, os.path.join(os.fsencode(to), name))
+    first, again = (read(classes, tmp_path / "cache") for _ in range(2))
+    names = [Path(name).name for name in (*first.train.patients, *first.val.patients)]
+    assert sum("\udce9" in name for name in names) == 3
+    assert same(again.train, first.train)
+
+
+@pytest.mark.parametrize("name", ["a" * 1000, "~nobody-of-this-name", "caf\udce9"])
+def test_images_whose_name_can_be_no_path_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="can be no path"):
+        data.named_source(name, {})
+    with pytest.raises(InputError, match="can be no path"):
+        data.named_source(None, {"data": name})
+    with pytest.raises(InputError, match="can be no path"):
+        load(name, image_size=SIZE)
+
+
 def test_a_killed_start_leaves_no_lock(tmp_path: Path) -> None:
     large = Image.effect_noise((1500, 1500), 64)
     large.save(tmp_path / "large.png")

@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -58,9 +60,6 @@ LOSSLESS: dict[str, Callable[[], bytes]] = {
     "16-bit": lambda: encode(Image.fromarray(RAMP.astype(np.uint16) * 257), "PNG"),
     "16-bit tiff": lambda: encode(Image.fromarray(RAMP.astype(np.uint16) * 257), "TIFF"),
     "8 bits in 16": lambda: encode(Image.fromarray(RAMP.astype(np.uint16)), "PNG"),
-    "two frames": lambda: encode(
-        GREY, "GIF", save_all=True, append_images=[GREY.transpose(Image.Transpose.ROTATE_180)]
-    ),
 }
 LOSSY: dict[str, Callable[[], bytes]] = {
     "jpeg": lambda: encode(GREY, "JPEG", quality=98),
@@ -140,16 +139,16 @@ def test_resizing_does_not_alias(tmp_path: Path) -> None:
     assert np.abs(pixels[:, 2:-2].astype(float) - 127.5).max() <= 2
 
 
-def bomb(width: int, height: int) -> bytes:
+def bomb(width: int, height: int, *, bits: int = 8, data: bytes = bytes(1000)) -> bytes:
     """A PNG of a few bytes that claims a huge size."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(data, 1))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 UNREADABLE = {
@@ -160,6 +159,17 @@ UNREADABLE = {
     "bomb": bomb(60_000, 60_000),
     "a little too large": bomb(8_001, 8_000),
     "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+    "a little too long": bomb(65_536, 1),
+    "no pixels": b"GIF89a" + bytes(7) + b";",
+    **{
+        f"animated {form}": encode(
+            NOISE.convert("RGB"),
+            form,
+            save_all=True,
+            append_images=[NOISE.rotate(90).convert("RGB")],
+        )
+        for form in ("GIF", "PNG", "TIFF", "WEBP")
+    },
     "floating point": encode(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
 }
 
@@ -172,6 +182,58 @@ def test_broken_and_hostile_files_are_unreadable(tmp_path: Path, name: str) -> N
     assert facts.problem
     assert pixels is None
     assert facts.sha256 == hashlib.sha256(UNREADABLE[name]).hexdigest()
+
+
+def test_the_reason_is_one_line_of_text(tmp_path: Path) -> None:
+    for content in UNREADABLE.values():
+        (tmp_path / "x.png").write_bytes(content)
+        problem = examine(str(tmp_path / "x.png"), image_size=16)[0].problem
+        assert problem.isprintable()
+        assert "object at 0x" not in problem
+
+
+def test_the_content_counts_and_not_the_ending_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "x.exe").write_bytes(LOSSLESS["grey"]())
+    (tmp_path / "x.png").write_bytes(LOSSLESS["gif"]())
+    pixels = [examine(str(tmp_path / name), image_size=16)[1] for name in ("x.exe", "x.png")]
+    assert pixels[0] is not None
+    np.testing.assert_array_equal(pixels[0], pixels[1])
+
+
+MEASURE = """
+import resource, sys
+from acgan.decode import examine
+for path in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    problem = examine(path, image_size=16)[0].problem
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(used // 1024, problem)
+"""
+
+
+def test_the_largest_images_need_a_gigabyte_and_larger_ones_nothing(tmp_path: Path) -> None:
+    files = {
+        "huge.png": bomb(60_000, 60_000),
+        "long.png": bomb(60_000_000, 1),
+        "deep.png": bomb(8_000, 8_000, bits=16, data=bytes(8_000 * 16_001)),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    huge, long, deep = done.stdout.splitlines()
+    assert int(huge.split()[0]) < 20
+    assert int(long.split()[0]) < 20
+    megabytes, _, problem = deep.partition(" ")
+    assert problem == ""
+    assert int(megabytes) < 1_100
+
+
+def test_deep_grey_is_scaled_alike_however_large_the_image_is() -> None:
+    deep = np.random.default_rng(0).integers(0, 2**16, (1_100, 1_000), np.uint16)
+    deep[0, 0] = 2**16 - 1
+    expected = np.rint(deep / (2**16 - 1) * 255)
+    np.testing.assert_array_equal(decoded(encode(Image.fromarray(deep), "PNG")), expected)
 
 
 def test_pipes_devices_folders_and_missing_files_are_unreadable_at_once(tmp_path: Path) -> None:

@@ -43,3 +43,24 @@ def test_time_grows_with_the_work() -> None:
 def test_bytes_are_shown_in_a_fitting_unit() -> None:
     assert estimate.gigabytes(13_400_000) == "13 MB"
     assert estimate.gigabytes(1_450_000_000) == "1.4 GB"
+
+
+def test_all_trials_take_as_long_as_the_places_need_one_after_another() -> None:
+    assert estimate.search_seconds(10, [(1, 60.0)]) == 600
+    assert estimate.search_seconds(10, [(2, 60.0)]) == 300
+    assert estimate.search_seconds(10, [(2, 60.0)], most=1) == 600
+    assert estimate.search_seconds(1, [(8, 60.0)]) == 60
+    assert estimate.search_seconds(30, [(1, 60.0), (1, 30.0)]) == pytest.approx(600)
+    assert estimate.search_seconds(0, [(1, 60.0)]) == 0
+
+
+def test_memory_grows_with_networks_and_images() -> None:
+    small = estimate.memory(tiny_config(), 3)
+    full = estimate.memory(TrainConfig(), 3)
+    assert 0.4e9 < small < 0.7e9
+    assert 4 * 4 * 23_972_232 < full < 8e9  # at least weights, gradients and two moments
+
+
+def test_what_is_not_there_yet_will_be_made_in_the_nearest_folder_that_is(tmp_path: Path) -> None:
+    assert estimate.existing(tmp_path / "a" / "b") == tmp_path
+    assert estimate.existing(tmp_path) == tmp_path

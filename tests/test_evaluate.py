@@ -21,6 +21,7 @@ from acgan.classifier import FitConfig, embed, predict
 from acgan.config import TrainConfig
 from acgan.data import load
 from acgan.dataset import Dataset, ImageSet
+from acgan.errors import InputError
 from acgan.evaluate import (
     Evaluation,
     Scorer,
@@ -36,6 +37,7 @@ from acgan.evaluate import (
     to_signed_rgb,
     to_uint8,
 )
+from acgan.rundir import parse_weights, weights_bytes
 from acgan.step import Training, train_step
 from tests.kit import tiny_config, tiny_dataset, tiny_images
 
@@ -304,6 +306,24 @@ def test_a_saved_scorer_projects_identically(data: Dataset, scorer: Scorer, tmp_
     images = data.val.images
     np.testing.assert_array_equal(loaded.project(images), scorer.project(images))
     assert torch.equal(predict(loaded.classifier, images), predict(scorer.classifier, images))
+
+
+def test_what_is_no_scorer_of_these_images_is_refused(
+    data: Dataset, scorer: Scorer, tmp_path: Path
+) -> None:
+    path = tmp_path / "scorer.safetensors"
+    scorer.save(path)
+    with pytest.raises(InputError, match="is not the scoring CNN of these images"):
+        Scorer.load(path, classes=2, image_size=16, device=CPU)
+    whole = path.read_bytes()
+    tensors, _ = parse_weights(whole)
+    axes = tensors.pop("axes")
+    cut, short = whole[:-1], weights_bytes(tensors, {})
+    other = weights_bytes({**tensors, "axes": axes.bfloat16()}, {})
+    for content in (b"", cut, short, other):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="delete it to have it made again"):
+            Scorer.load(path, classes=3, image_size=16, device=CPU)
 
 
 def test_grey_and_three_equal_channels_project_alike(data: Dataset, scorer: Scorer) -> None:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acgan import evaluate
+from acgan import evaluate, inception
 from acgan.classifier import FitConfig, Images, predict
 from acgan.dataset import Dataset
 from acgan.errors import InputError
@@ -191,8 +191,8 @@ def test_the_standard_weights_are_those_that_torch_fidelity_takes() -> None:
     enable_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    assert URL_INCEPTION_V3 == extractors.URL
-    assert extractors.URL.endswith(f"-{extractors.STANDARD_SHA256[:8]}.pth")
+    assert URL_INCEPTION_V3 == inception.URL
+    assert inception.URL.endswith(f"-{inception.STANDARD_SHA256[:8]}.pth")
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -177,6 +177,8 @@ def test_pixels_that_are_not_finite_are_an_error_of_its_own(weights: Path) -> No
         ({"config": "{"}, "'config' is missing or wrong"),
         ({"config": '{"image_sise": 16}'}, "'config' is missing or wrong"),
         ({"config": tiny_config(width=1).model_dump_json()}, "do not fit"),
+        ({"config": tiny_config(embedding_size=10**14).model_dump_json()}, "do not fit"),
+        ({"config": tiny_config(latent_size=2**63 - 1).model_dump_json()}, "do not fit"),
         ({"epoch": "last"}, "'epoch' is missing or wrong"),
     ],
 )
@@ -185,6 +187,15 @@ def test_weights_that_do_not_say_what_they_are_are_refused(
 ) -> None:
     path = write_weights(tmp_path / "changed.safetensors", changes=changes)
     with pytest.raises(InputError, match=reason):
+        load_generator(path, device=CPU)
+
+
+def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
+    tensors = {k: v.to(torch.complex64) for k, v in lively_generator(CONFIG).state_dict().items()}
+    texts = {"config": CONFIG.model_dump_json(), "classes": json.dumps(CLASSES)}
+    path = tmp_path / "complex"
+    path.write_bytes(weights_bytes(tensors, texts | {"run": "t0003", "epoch": "7"}))
+    with pytest.raises(InputError, match="do not fit"):
         load_generator(path, device=CPU)
 
 
@@ -431,9 +442,12 @@ def test_a_manifest_of_other_classes_is_refused(
         (["--per-class", "-3"], "--per-class must be at least 1, got -3"),
         (["--classes", "norml"], "no such class; did you mean 'normal'?"),
         (["--device", "abacus"], "--device abacus cannot be used here"),
-        (["--weights", "none.safetensors"], "there is no weights file none.safetensors"),
+        (["--weights", "none.safetensors"], "there is no weights file {here}/none.safetensors"),
         (["--out", "file/in/file"], "cannot write to file/in/file: Not a directory"),
         (["--out", "file"], "cannot write to file: Not a directory"),
+        (["--out", "a" * 1000], "can be no path (File name too long); name another one"),
+        (["--weights", "a" * 1000], "can be no path (File name too long); name another one"),
+        (["--out", "~nobody-of-this-name/x"], "can be no path"),
         (["--out", "/proc/none"], "cannot write to /proc/none"),
     ],
 )
@@ -447,7 +461,8 @@ def test_bad_input_is_one_sentence_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    assert reason in refused(tmp_path, capsys, typed(weights, tmp_path / "out", *flags))
+    error = refused(tmp_path, capsys, typed(weights, tmp_path / "out", *flags))
+    assert reason.format(here=tmp_path) in error
     assert set(os.listdir(tmp_path)) == {"file"}
 
 

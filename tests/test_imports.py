@@ -26,6 +26,7 @@ HOMES = {
     "ray": {
         "search.cluster",
         "search.driver",
+        "search.probe",
         "search.run",
         "search.searcher",
         "search.stopping",
@@ -35,6 +36,7 @@ HOMES = {
     "optuna": {"search.searcher", "search.space", "search.stopping"},
     "mlflow": {
         "search.recorder",
+        "search.store",
         "search.tracking",
         "selection.publish",
         "selection.registered_model",

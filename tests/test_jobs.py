@@ -15,7 +15,8 @@ from PIL import Image
 from acgan.data import load
 from acgan.errors import InputError
 from acgan.evaluate import GRID_COLUMNS, GRID_TILE
-from acgan.generate import file_sha256, generate_all, load_generator
+from acgan.files import file_sha256
+from acgan.generate import generate_all, load_generator
 from search.node import StudyAt
 from selection import utility
 from selection.jobs import (

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -172,12 +173,32 @@ def test_bom_crlf_blank_lines_and_a_last_line_without_end_are_read(tmp_path: Pat
     assert [(number, line.patient) for number, line in lines] == [(1, "p1"), (4, "p2")]
 
 
-def test_an_endless_line_is_refused_without_reading_it_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        (10 * 1024**3, r"train\.txt is larger than 64 MB"),
+        (64 * 1024**2, r"train\.txt, line 2: the line is longer than 4 KB"),
+    ],
+)
+def test_a_line_without_end_is_refused_without_reading_it_whole(
+    tmp_path: Path, size: int, reason: str
+) -> None:
     path = tmp_path / "train.txt"
     path.write_bytes(b"p1 a.png normal\n")
-    with path.open("r+b") as file:
-        file.truncate(50 * 1024**3)  # a hole: no disk is used, and no memory could hold it
-    with pytest.raises(InputError, match=r"train\.txt, line 2: the line is longer than 64 KB"):
+    os.truncate(path, size)  # a hole: no disk is used
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=reason):
+            list(read_label_file(path))
+        assert tracemalloc.get_traced_memory()[1] < 1024**2
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_million_columns_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"x " * 1_000_000)
+    with pytest.raises(InputError, match=r"train\.txt, line 1: the line is longer than 4 KB"):
         list(read_label_file(path))
 
 
@@ -262,6 +283,13 @@ def test_a_missing_an_empty_and_an_unlabelled_folder_say_what_is_expected(tmp_pa
             read_table(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a" * 1000, "a/" * 3000, "a\0b", "a\nb", "caf\udce9"])
+def test_a_folder_that_cannot_be_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(InputError, match="there is no data folder '") as caught:
+        read_table(Path(name))
+    assert str(caught.value).isprintable()
+
+
 def test_a_class_whose_train_images_are_all_missing_is_refused(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "d", TRAIN, TEST)
     (folder / "train" / "c.png").unlink()
@@ -333,6 +361,23 @@ def test_class_folders_refuse_links_out_unknown_names_and_empty_classes(tmp_path
     (empty / "train" / "pneumonia" / "1.png").unlink()
     with pytest.raises(InputError, match="'pneumonia' has no image in train"):
         read_table(empty)
+
+
+def test_a_name_that_is_no_text_is_read_in_a_class_folder_but_is_no_label_file(
+    tmp_path: Path,
+) -> None:
+    folder = make_class_folders(tmp_path / "d")
+    (folder / "train.txt\n.txt").touch()
+    odd = "2\n\udcff.png"
+    (folder / "train" / "covid" / odd).touch()
+    table = read_table(folder)
+    assert len(table.rows) == 7
+    assert table.digest() == read_table(folder).digest()
+    (folder / "train" / "covid" / odd).unlink()
+    (folder / "train" / "covid" / odd).symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="leads out") as caught:
+        read_table(folder)
+    assert str(caught.value).isprintable()
 
 
 def test_the_digest_follows_content_and_not_location(tmp_path: Path) -> None:

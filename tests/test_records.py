@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,15 @@ def test_any_other_line_that_cannot_be_read_is_named_with_its_number(
     path.write_text(lines([first]) + bad + "\n" + lines([last]))
     with pytest.raises(ValueError, match=r"epochs\.jsonl, line 2 is no epoch record"):
         read_records(path)
+
+
+def test_what_is_no_file_has_no_records(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="is no file"):
+            read_records(path)
+    (tmp_path / "file").touch()
+    assert read_records(tmp_path / "file" / "epochs.jsonl") == []
 
 
 def test_a_record_has_no_unknown_fields() -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -93,36 +90,6 @@ def test_a_search_trains_what_is_asked_for_says_when_all_is_there_and_grows(sear
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_a_trial_that_is_killed_continues_where_it_was(search: Search) -> None:
-    process = search.start("--num-samples", "2", "--epochs", str(EPOCHS))
-    wait_for(lambda: len(search.epochs("t0000")) >= 2, "two epochs of t0000")
-    owner = search.study.trial("t0000").path / "owner.json"
-    before = owner.read_text()
-    os.kill(json.loads(before)["pid"], signal.SIGKILL)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    assert owner.read_text() != before
-    assert_whole(search, 2)
-
-
-def test_the_same_command_goes_on_after_the_driver_was_killed(search: Search) -> None:
-    process = search.start("--num-samples", "4", "--max-concurrent", "1")
-    wait_for(lambda: len(search.epochs("t0001")) >= 2, "two epochs of t0001")
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    psutil.wait_procs(family, timeout=180)  # Ray's agents take their time
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    finished = search.study.trial("t0000").path / "epochs.jsonl"
-    stamp = finished.stat().st_mtime_ns
-    reached = len(search.epochs("t0001"))
-
-    search.run("--num-samples", "4", "--max-concurrent", "1")
-    assert_whole(search, 4)
-    assert finished.stat().st_mtime_ns == stamp
-    assert reached >= 2
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_says_how_to_go_on(search: Search, number: signal.Signals) -> None:
     process = search.start("--num-samples", "2")
@@ -168,16 +135,6 @@ def test_a_last_epoch_whose_line_a_crash_kept_back_still_ends_the_trial(search: 
     search.study.ledger_path.write_bytes(b"".join(kept))
     search.run("--num-samples", "1")
     assert_whole(search, 1)
-
-
-def test_a_second_driver_of_a_study_is_refused(search: Search) -> None:
-    process = search.start("--num-samples", "2")
-    wait_for(lambda: len(search.epochs("t0000")) >= 1, "an epoch of t0000")
-    output = search.run("--num-samples", "2", code=2)
-    assert f"is being driven by process {process.pid}" in output
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    assert_whole(search, 2)
 
 
 def test_a_spent_time_budget_says_what_is_missing_and_repeats_compare(search: Search) -> None:

@@ -15,13 +15,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.records import QUALITY, EpochRecord, best_by_quality, kept_epochs, read_records
-from acgan.rundir import NotOwnerError, RunDir, checksum, weights_bytes
+from acgan.rundir import (
+    HEADER_LIMIT_BYTES,
+    NotOwnerError,
+    RunDir,
+    checksum,
+    parse_weights,
+    read_weights,
+    weights_bytes,
+)
 
 CONFIG = TrainConfig()
 CLASSES = ("COVID-19", "normal", "pneumonia")
@@ -62,6 +71,8 @@ class Faults:
         self.left = calls
         for owner, name in ((os, "replace"), (os, "fsync"), (os, "open"), (Path, "unlink")):
             patch.setattr(owner, name, self._dying(getattr(owner, name)))
+        written = os.write
+        patch.setattr(os, "write", lambda fd, content: self._half(written, fd, content))
         opened = Path.open
         patch.setattr(Path, "open", lambda *a, **k: DyingFile(self._dying(opened)(*a, **k), self))
 
@@ -69,6 +80,14 @@ class Faults:
         self.left -= 1
         if self.left < 0:
             raise Killed
+
+    def _half(self, write: Callable[[int, bytes], int], fd: int, content: bytes) -> int:
+        try:
+            self()
+        except Killed:
+            write(fd, content[: len(content) // 2])
+            raise
+        return write(fd, content)
 
     def _dying(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def dying(*arguments: Any, **named: Any) -> Any:
@@ -143,7 +162,7 @@ def restored_epoch(path: Path) -> int:
     restored = run.restore()
     assert not list(path.rglob("*.tmp"))
     if restored is None:
-        assert not run.epochs_path.exists()
+        assert not run.epochs_path.read_bytes()
         return 0
     records, tensors = restored
     assert [record.model_dump_json() for record in records] == records_to(len(records))
@@ -166,7 +185,7 @@ def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_without_epochs_starts_anew(tmp_path: Path) -> None:
     assert restored_epoch(tmp_path / "run") == 0
-    names = {"config.json", "owner.json"}
+    names = {"config.json", "owner.json", "epochs.jsonl"}
     assert set(tree(tmp_path / "run")) == names
 
 
@@ -274,6 +293,20 @@ def test_a_state_whose_earlier_lines_are_lost_starts_again_and_this_is_logged(
     assert "epochs.jsonl" in caplog.text
 
 
+@pytest.mark.parametrize("epoch", [4, 10**10, 10**18, 10**30])
+def test_a_state_of_an_epoch_far_beyond_the_records_gives_way_to_the_one_before(
+    tmp_path: Path, epoch: int
+) -> None:
+    run = make_run(tmp_path, 2)
+    record = record_of(1).model_copy(update={"epoch": epoch}).model_dump_json()
+    metadata = {"record": record, "checksum": checksum(state_of(2), record)}
+    run.state_path.write_bytes(weights_bytes(state_of(2), metadata))
+    restored = run.restore()
+    assert restored is not None
+    assert restored[0][-1].epoch == 1
+    assert run.notes == [f"{run.epochs_path} lacks records before epoch {epoch}"]
+
+
 def damaged_copies(content: bytes) -> Iterator[bytes]:
     """Yield the file with one bit of each byte flipped, and cut off at each length."""
     choose = random.Random(0)
@@ -353,9 +386,12 @@ def test_a_run_that_was_taken_over_is_not_written_to(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_a_run_that_is_taken_over_during_a_commit_is_not_committed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["commit", "samples", "weights"])
+def test_a_run_that_is_taken_over_while_a_file_is_written_is_left_as_it_is(
+    tmp_path: Path, what: str
+) -> None:
     first = make_run(tmp_path, 2)
-    committed = {name: tree(tmp_path)[name] for name in ("epochs.jsonl", "state.safetensors")}
+    before = {name: content for name, content in tree(tmp_path).items() if name != "owner.json"}
     fsync = os.fsync
     with pytest.MonkeyPatch.context() as patch:
 
@@ -365,10 +401,40 @@ def test_a_run_that_is_taken_over_during_a_commit_is_not_committed(tmp_path: Pat
             fsync(descriptor)
 
         patch.setattr(os, "fsync", steal)
+        write: dict[str, Callable[[], object]] = {
+            "commit": lambda: first.commit(record_of(3), state_of(3)),
+            "samples": lambda: first.write_samples(2, b"new"),
+            "weights": lambda: first.write_weights(2, b"new"),
+        }
         with pytest.raises(NotOwnerError):
-            first.commit(record_of(3), state_of(3))
-    assert committed.items() <= tree(tmp_path).items()
+            write[what]()
+    after = tree(tmp_path)
+    assert after.keys() - {"owner.json"} == before.keys()
+    assert before.items() <= after.items()
     assert restored_epoch(tmp_path) == 2
+
+
+def test_a_late_line_of_a_former_owner_does_not_reach_the_records(tmp_path: Path) -> None:
+    first = make_run(tmp_path, 2)
+    second = open_run(tmp_path)
+    second.restore()
+    # As if the run were taken over between the former owner's last look and its line.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first, "check_owner", lambda: None)
+        first.commit(record_of(3), None)
+    assert restored_epoch(tmp_path) == 2
+    assert [record.epoch for record in read_records(second.epochs_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"attempt": 1}'])
+def test_a_damaged_owner_file_stops_the_writer_and_can_be_claimed(
+    tmp_path: Path, content: bytes
+) -> None:
+    run = make_run(tmp_path, 1)
+    (tmp_path / "owner.json").write_bytes(content)
+    with pytest.raises(NotOwnerError, match=r"owner\.json is damaged"):
+        run.commit(record_of(2), state_of(2))
+    assert restored_epoch(tmp_path) == 1
 
 
 def test_the_owner_is_known_by_host_and_process(tmp_path: Path) -> None:
@@ -400,6 +466,12 @@ def test_a_damaged_configuration_is_refused(tmp_path: Path, content: str) -> Non
         open_run(tmp_path)
 
 
+def test_records_that_are_no_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "epochs.jsonl").mkdir()
+    with pytest.raises(InputError, match="it is no file; remove it"):
+        open_run(tmp_path)
+
+
 def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -428,6 +500,87 @@ def test_weights_that_are_views_are_written_as_they_look() -> None:
     tensors = load_tensors(weights_bytes({"t": base.T, "row": base[1]}, {"epoch": "1"}))
     assert torch.equal(tensors["t"], base.T)
     assert torch.equal(tensors["row"], base[1])
+
+
+def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
+    tensors = {
+        "float": torch.randn(3, 2),
+        "scalar": torch.tensor(1.5, dtype=torch.float64),
+        "none": torch.empty(0, 4),
+        "whole": torch.arange(5),
+        "truth": torch.tensor([True, False]),
+    }
+    (tmp_path / "w").write_bytes(weights_bytes(tensors, {"epoch": "1", "é": "😀"}))
+    read, texts = read_weights(tmp_path / "w")
+    assert texts == {"epoch": "1", "é": "😀"}
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (read[name].dtype, read[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(read[name], tensor)
+    assert parse_weights(weights_bytes({"a": tensors["whole"]}, {}))[1] == {}
+
+
+def test_what_was_read_does_not_change_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(weights_bytes({"a": torch.ones(10_000)}, {}))
+    tensors, _ = read_weights(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(tensors["a"], torch.ones(10_000))
+
+
+def test_what_is_no_file_is_no_weights(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_weights(path)
+    with pytest.raises(FileNotFoundError):
+        read_weights(tmp_path / "none")
+
+
+def as_weights(header: object, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def tensor(dtype: str, shape: list[int], size: int = 0) -> bytes:
+    return as_weights(
+        {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}, b"x" * size
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x01",
+        b"\xff" * 100,
+        as_weights([]),
+        as_weights({"__metadata__": {"a": 1}}),
+        as_weights({"__metadata__": {"a": "b" * HEADER_LIMIT_BYTES}}),
+        tensor("F4", [2], 1),
+        tensor("F32", [0, 2**64 - 1]),
+        tensor("F32", [0, 2**62, 8]),
+        tensor("F32", [2], 4),
+    ],
+)
+def test_any_other_bytes_are_no_weights(content: bytes) -> None:
+    with pytest.raises(SafetensorError):
+        parse_weights(content)
+
+
+def test_weights_of_odd_names_are_passed_over_and_stay(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 2)
+    odd = [
+        run.path / "weights" / f"epoch-{name}.safetensors" for name in ("abc", "1", "00001", "٠٠٠٩")
+    ]
+    for path in odd:
+        path.touch()
+    run.weights_path(9).mkdir()
+    assert sorted(run.kept_weights()) == [1, 2]
+    run.prune_weights([])
+    assert run.kept_weights() == []
+    assert all(path.exists() for path in odd)
 
 
 SCORES = st.integers(0, 5).map(float) | st.just(math.inf) | st.just(math.nan)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -195,12 +196,53 @@ def test_a_proposal_is_one_line_so_that_no_crash_leaves_half_of_it(path: Path) -
         assert len(path.read_bytes().splitlines()) == lines + 1
 
 
-@pytest.mark.parametrize("damage", [b"{\n", b"\0\0\n", b"[1]\n", b"{}\n", b'\xff"\n'])
+@pytest.mark.parametrize(
+    "damage", [b"{\n", b"\0\0\n", b"[1]\n", b"{}\n", b'\xff"\n', b"[" * 10**5 + b"\n"]
+)
 def test_a_damaged_line_is_named(path: Path, damage: bytes) -> None:
     open_ledger(path).propose()
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], damage, *lines[1:]]))
     with pytest.raises(InputError, match="line 2 is damaged"):
+        open_ledger(path)
+
+
+JUNK: dict[str, dict[str, Any]] = {
+    "an unknown operation": {"op_code": 99},
+    "an operation that is no number": {"op_code": {}},
+    "a study without a name": {"op_code": 0},
+    "directions that are none": {"op_code": 0, "study_name": "x", "directions": 7},
+    "a trial without a begin": {"op_code": 4, "study_id": 0},
+    "parameters without a space": {
+        **{"op_code": 4, "study_id": 0, "datetime_start": None, "params": {"x": 1}}
+    },
+    "a state that is none": {"op_code": 6, "trial_id": 0, "state": 77},
+    "notes that are none": {"op_code": 8, "trial_id": 0, "user_attr": []},
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_a_line_that_is_json_and_no_operation_is_named(path: Path, junk: dict[str, Any]) -> None:
+    open_ledger(path).propose()
+    with path.open("a") as file:
+        print(json.dumps({"worker_id": "x", **junk}), file=file)
+    with pytest.raises(InputError, match="line 3 is damaged; restore the file or start a new"):
+        open_ledger(path)
+
+
+@pytest.mark.parametrize("notes", [{}, {"outcome": "famous", "reason": ""}, ["outcome"]])
+def test_a_trial_whose_end_cannot_be_read_is_damage(path: Path, notes: object) -> None:
+    open_ledger(path)
+    trial = {"op_code": 4, "study_id": 0, "state": TrialState.FAIL, "user_attrs": notes}
+    with path.open("a") as file:
+        print(json.dumps({"worker_id": "x", "datetime_start": None, **trial}), file=file)
+    with pytest.raises(InputError, match="is damaged"):
+        open_ledger(path)
+
+
+def test_a_ledger_that_is_no_file_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(InputError, match="is no file; restore it or start a new study"):
         open_ledger(path)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from acgan.data import load
 from acgan.errors import InputError
-from acgan.generate import file_sha256
+from acgan.files import file_sha256
 from acgan.records import QUALITY, EpochRecord
 from acgan.rundir import RunDir
 from search import tracking
@@ -273,6 +273,16 @@ def test_weights_that_are_not_the_recorded_ones_are_refused(study: Study, uri: s
     write_weights(chosen.weights, seed=999)
     with pytest.raises(InputError, match=r"are not those that were recorded .* restore the file"):
         plan(uri, study="demo")
+
+
+def test_weights_of_odd_names_are_passed_over(study: Study, uri: str) -> None:
+    send(study, uri)
+    before = names(plan(uri, study="demo"))
+    weights = study.path / "t0000" / "weights"
+    for name in ("abc", "5", "00003", "٠٠٠٣", "0003.old"):
+        shutil.copyfile(weights / "epoch-0003.safetensors", weights / f"epoch-{name}.safetensors")
+    (weights / "epoch-0009.safetensors").mkdir()
+    assert names(plan(uri, study="demo")) == before
 
 
 def test_the_plan_holds_no_test_image(study: Study, folder: Path, uri: str) -> None:

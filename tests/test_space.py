@@ -125,6 +125,15 @@ def test_no_more_trials_are_asked_for_than_the_space_has_points(text: str, point
         space.check_size(read(text), points + 1)
 
 
+def test_many_dimensions_of_many_choices_are_checked_one_by_one() -> None:
+    names = ("dropout", "beta1", "beta2", "label_smoothing", "zoom", "shear_degrees", "width")
+    few = ", ".join(f"0.0{number}" for number in range(1, 10))
+    text = "".join(f"{name}: {{choices: [{few}, {getattr(BASELINE, name)}]}}\n" for name in names)
+    assert len(read(text)) == 7  # of 10^7 points
+    with pytest.raises(InputError, match=r"'space\.width'"):
+        read(text.replace("width: {choices: [0.01", "width: {choices: [9.5"))
+
+
 def test_a_space_of_real_numbers_has_points_enough() -> None:
     space.check_size(read(DEFAULT), 10**9)
 

@@ -70,9 +70,9 @@ def test_a_healthy_run_goes_on() -> None:
     assert first_end(records_of(50)) is None
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1000.1])
 @pytest.mark.parametrize("epoch", [1, 3, 7])
-def test_a_loss_that_is_not_finite_ends_a_trial_at_once(value: float, epoch: int) -> None:
+def test_a_loss_that_is_absurd_or_not_finite_ends_a_trial_at_once(value: float, epoch: int) -> None:
     records = records_of(9, train__g_loss=lambda e: value if e == epoch else 1.0)
     assert first_end(records) == (epoch, Outcome.DIVERGED)
     assert "train/g_loss is" in decide(records[:epoch], SearchConfig(), GRACE).reason

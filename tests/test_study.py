@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,12 @@ def test_the_storage_is_an_absolute_folder(tmp_path: Path, monkeypatch: pytest.M
     assert study_path("~/runs", "a") == Path("/home/of/someone/runs/a")
 
 
+@pytest.mark.parametrize("storage", ["a" * 1000, "~nobody-of-this-name/runs", "caf\udce9"])
+def test_a_storage_that_can_be_no_path_is_refused(storage: str) -> None:
+    with pytest.raises(InputError, match="can be no path"):
+        study_path(storage, "a")
+
+
 @pytest.mark.parametrize("storage", ["s3://bucket/runs", "gs://b", "hdfs://x/y", "file:///tmp"])
 def test_an_object_store_is_refused(storage: str) -> None:
     with pytest.raises(InputError, match="must be a folder that every node sees"):
@@ -194,7 +202,7 @@ def test_another_study_under_the_same_name_is_refused_naming_each_difference(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"uuid": "other"},
+        {"uuid": "0" * 32},
         {"created": 0.0},
         {"code_version": "0.2.0"},
         {"data_name": "a folder that was moved"},
@@ -233,6 +241,47 @@ def test_trials_are_read_from_their_folders_in_order(tmp_path: Path) -> None:
     ends = [trial.end() for trial in trials]
     assert [end and end.outcome for end in ends] == [Outcome.FINISHED] * 3 + [None]
     assert study.trial("t0011") == trials[3]
+
+
+def test_folders_of_other_names_and_files_are_no_trials(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", trials=1)
+    for name in ("t0x'y", "t0000r", "t1", "t0000 ", "t٠٠٠١"):
+        shutil.copytree(study.path / "t0000", study.path / name)
+        with pytest.raises(InputError, match="has no trial"):
+            study.trial(name)
+    with pytest.raises(InputError, match="has no trial"):
+        study.trial("../s/t0000")
+    (study.path / "t0009").touch()
+    with pytest.raises(InputError, match="has no trial"):
+        study.trial("t0009")
+    shutil.copytree(study.path / "t0000", study.path / "t0000r12")
+    assert [trial.name for trial in study.trials()] == ["t0000", "t0000r12"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_in_place_of_one_is_damage(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    study = write_study(tmp_path / "s", trials=1)
+    trial = study.trial("t0000")
+    for path, read in (
+        (trial.path / "end.json", trial.end),
+        (study.path / "quality.json", study.quality),
+        (trial.path / "trial.json", study.trials),
+        (study.path / "study.json", partial(open_study, study.path)),
+    ):
+        path.unlink()
+        make(path)
+        with pytest.raises(InputError, match=f"{path.name} is damaged"):
+            read()
+
+
+@pytest.mark.parametrize("uuid", ["", "a' OR '1'='1", "0" * 31, "0" * 32 + "\n", "G" * 32])
+def test_a_study_whose_uuid_is_none_is_refused(tmp_path: Path, uuid: str) -> None:
+    content = json.loads(info().model_dump_json()) | {"uuid": uuid}
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"study\.json is damaged"):
+        open_study(tmp_path)
 
 
 def test_quality_and_ends_that_are_not_finite_survive_the_disk(tmp_path: Path) -> None:

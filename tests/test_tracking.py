@@ -67,6 +67,29 @@ def test_the_next_step_is_a_command_for_a_file_and_the_address_of_a_server() -> 
     assert tracking.next_step("http://there:5000") == "http://there:5000"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://me:pa55@there:5000", "http://me:***@there:5000"),
+        ("postgresql://me:pa55/w@rd@there/db", "postgresql://me:***@there/db"),
+        (
+            "postgresql://there/db?user=me&password=pa55",
+            "postgresql://there/db?user=me&password=***",
+        ),
+        ("mysql://me:pa55@a/b?ssl_token=pa55&x=1", "mysql://me:***@a/b?ssl_token=***&x=1"),
+        ("run --uri 'http://me:pa55@there' --x", "run --uri 'http://me:***@there' --x"),
+        ("one http://a:pa55@b two http://c:pa55@d", "one http://a:***@b two http://c:***@d"),
+    ],
+)
+def test_a_password_is_not_shown(text: str, expected: str) -> None:
+    assert tracking.shown(text) == expected
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////a b/c.db", "http://127.0.0.1:5000", "databricks"])
+def test_a_uri_without_a_password_is_shown_as_it_is(uri: str) -> None:
+    assert tracking.shown(uri) == uri
+
+
 def test_two_searches_can_start_on_a_new_database_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from search import tracking; "

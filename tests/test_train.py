@@ -379,6 +379,8 @@ def test_a_command_that_is_interrupted_goes_on_when_typed_again(
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--run", "tiny.yaml"], "cannot be the folder of a run"),
+        (["--run", "a" * 1000], "can be no path"),
+        (["--data", "a" * 1000], "can be no path"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_training(
@@ -395,6 +397,20 @@ def test_bad_input_is_one_sentence_before_any_training(
     assert reason in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_whose_records_are_damaged_starts_again(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs/tiny-single/epochs.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("no record\n")
+    assert main([*command, "--epochs", "1"]) == 0
+    assert [record.epoch for record in read_records(path)] == [1]
+    path.unlink()
+    path.mkdir()
+    assert main([*command, "--epochs", "1"]) == 2
+    assert "epochs.jsonl is damaged: it is no file; remove it" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_wrong_usage() -> None:

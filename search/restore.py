@@ -1,0 +1,85 @@
+"""A study's directories brought into accord with its ledger, whatever a crash or bad disk left."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from acgan.config import derive_seed
+from acgan.errors import InputError
+from search.searcher import Ledger, Row
+from search.study import Outcome, Study, TrialInfo, write, write_end
+
+
+def trial_info(row: Row, seed: int) -> TrialInfo:
+    """Return what a trial of the ledger is; `seed` is the search's."""
+    own = derive_seed(seed, "trial", row.number)
+    return TrialInfo(number=row.number, params=row.params, seed=own)
+
+
+def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
+    """Write anew what is damaged and known from elsewhere; return a sentence on each such file.
+
+    Raises `InputError` if the ledger lacks trials that are there.
+    """
+    rows = ledger.rows()
+    names = {path.parent.name for path in study.path.glob("t[0-9]*/trial.json")}
+    searched = {name for name in names if re.fullmatch(r"t\d+", name)}  # repeats have no row
+    lost = sorted(searched - {row.name for row in rows})
+    if lost:
+        raise InputError(
+            f"{study.ledger_path} is damaged: it lacks trials that are there ({lost[0]} and "
+            f"{len(lost) - 1} more); restore it, or name a new study with --study NAME"
+        )
+    damaged = []
+    if not _readable(study.quality):
+        damaged.append(study.path / "quality.json")
+    for row in rows:
+        folder = study.path / row.name
+        if not folder.is_dir():
+            continue
+        if not _readable(partial(study.trial, row.name)):
+            damaged.append(folder / "trial.json")
+            write(folder / "trial.json", trial_info(row, seed))
+        if not _readable(study.trial(row.name).end):
+            damaged.append(folder / "end.json")
+        config = folder / "config.json"
+        if config.is_file() and not _readable(partial(_parse, config)):
+            damaged.append(config)
+    for path in damaged:
+        if path.name != "trial.json":  # the others are made again where they belong
+            path.unlink()
+    write_missing_ends(study, ledger)
+    return [f"{path} was damaged and is made again" for path in damaged]
+
+
+def _parse(path: Path) -> object:
+    return json.loads(path.read_bytes())
+
+
+def _readable(read: Callable[[], object]) -> bool:
+    try:
+        read()
+    except (InputError, ValueError):
+        return False
+    return True
+
+
+def write_missing_ends(study: Study, ledger: Ledger) -> None:
+    """Write the ends that the ledger has and an interruption kept from the directories."""
+    for row in ledger.rows():
+        if row.outcome is None:
+            continue
+        end = study.trial(row.name).end()
+        if end is None or end.outcome is not row.outcome:
+            write_end(study, row.name, row.outcome, row.reason)
+
+
+def mark_interrupted(study: Study) -> None:
+    """Write of each trial without an end that it was interrupted."""
+    for trial in study.trials():
+        if trial.end() is None:
+            write_end(study, trial.name, Outcome.INTERRUPTED, "")

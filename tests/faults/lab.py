@@ -1,0 +1,195 @@
+"""Where faults are done: tiny searches in folders of their own, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from search.study import Outcome
+from search.tracking import connect
+from tests.clusters import differences
+from tests.faults.nodes import Records, epochs_on_disk, records
+from tests.searches import MARK, Search, wait_for, write_images
+
+EPOCHS = 6
+LEAVES_S = 120  # Ray's two agents of a killed driver end themselves within about a minute
+
+
+@dataclass
+class Findings:
+    """What one fault, or several of a kind, did to a study; all but `times` and `redone` be 0.
+
+    redone: most epochs of one trial that were trained again because of one fault
+    differing: metrics, runs and trials that differ between MLflow and the directories
+    """
+
+    times: int = 1
+    lost: int = 0
+    doubled: int = 0
+    redone: int = 0
+    differing: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def expect(self, holds: bool, problem: str) -> None:
+        """Note a problem unless something holds."""
+        if not holds:
+            self.problems.append(problem)
+
+
+class Lab:
+    """Makes searches that share their images, caches and an empty MLflow store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images = folder / "images"
+        self.cache = folder / "cache"
+        self.empty = folder / "empty.db"
+        self._made = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self.images.exists():
+            write_images(self.images)
+        if not self.empty.exists():
+            connect(f"sqlite:///{self.empty}")
+
+    @contextmanager
+    def search(self, *, config: str = "", database: Path | None = None) -> Iterator[Search]:
+        """Give a search of six epochs a trial in a new folder, which is removed afterwards."""
+        folder = self.new_folder()
+        if database is None:
+            database = folder / "mlflow.db"
+            shutil.copyfile(self.empty, database)
+        search = Search(folder, self.images, database)
+        search.cache = self.cache
+        if config:
+            (folder / "tiny.yaml").write_text(config)
+        try:
+            yield search
+        finally:
+            search.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def new_folder(self) -> Path:
+        """Make a folder of its own for one study."""
+        while True:
+            self._made += 1
+            folder = self.folder / f"search-{self._made}"
+            if not folder.exists():
+                folder.mkdir()
+                return folder
+
+
+def seen(search: Search) -> Records:
+    """Return each trial's epochs; none before the study is there."""
+    return records(search) if (search.path / "study.json").exists() else {}
+
+
+def wait_for_epochs(search: Search, process: subprocess.Popen[str], count: int) -> None:
+    """Wait until so many epochs are on disk, or the command has ended."""
+    wait_for(
+        lambda: process.poll() is not None or epochs_on_disk(search) >= count,
+        f"{count} epochs on disk",
+        seconds=400,
+    )
+
+
+def kill_driver(search: Search, count: int, *options: str) -> None:
+    """Start a search and kill -9 its command once so many epochs are on disk."""
+    process = search.start(*options)
+    wait_for_epochs(search, process, count)
+    process.kill()
+    process.communicate()
+
+
+def ended_files(search: Search) -> dict[Path, int]:
+    """Return when the files of the trials that have ended were written."""
+    ended = [path.parent for path in search.path.glob("t*/end.json")]
+    counted = [path for path in ended if Outcome.INTERRUPTED not in (path / "end.json").read_text()]
+    return {p: p.stat().st_mtime_ns for folder in counted for p in folder.rglob("*.*")}
+
+
+def owners(search: Search) -> dict[str, int]:
+    """Return the process that trains each trial now."""
+    found = {}
+    for path in search.path.glob("t*/owner.json"):
+        pid = json.loads(path.read_bytes())["pid"]
+        ended = (path.parent / "end.json").exists()
+        if not ended and psutil.pid_exists(pid):
+            found[path.parent.name] = pid
+    return found
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment at which something was done: the records on disk, and the trials under way."""
+
+    records: Records
+    training: set[str]
+
+    def redone(self, final: Records) -> int:
+        """Return the most epochs of one trial that were trained again: on disk, or under way."""
+        worst = 0
+        for name, kept in self.records.items():
+            again = len([record for record in kept if record not in final.get(name, [])])
+            worst = max(worst, again + (name in self.training))
+        return worst
+
+
+def moment(search: Search) -> Moment:
+    """Return what is on disk now, and which trials' processes are there."""
+    training = set(owners(search))
+    return Moment(seen(search), training)
+
+
+def redone(moments: list[Moment], search: Search) -> int:
+    """Return the most epochs of one trial that were trained again because of one moment."""
+    return max((each.redone(seen(search)) for each in moments), default=0)
+
+
+def check_whole(search: Search, asked: int, found: Findings, *, latest_only: bool = False) -> None:
+    """Note what is not as if nothing had ever happened to the search, see `differences`."""
+    trials = search.study.trials()
+    whole = 0
+    for trial in trials:
+        end, epochs = trial.end(), [record.epoch for record in trial.records()]
+        lines = len((trial.path / "epochs.jsonl").read_text().splitlines())
+        if end is not None and end.outcome is Outcome.FINISHED:
+            whole += epochs == list(range(1, len(epochs) + 1)) == list(range(1, lines + 1))
+        elif end is not None:
+            whole += end.outcome.counts
+    points = {tuple(sorted(trial.info.params.items())) for trial in trials}
+    found.lost += max(asked - whole, 0)
+    found.doubled += max(len(trials) - asked, 0) + len(trials) - len(points)
+    different = differences(search.study, search.uri, latest_only=latest_only)
+    found.differing += len(different)
+    found.problems += different
+
+
+def check_nothing_runs(search: Search, found: Findings) -> None:
+    """Note processes that the search left behind; those that end by themselves have a while."""
+    deadline = time.monotonic() + LEAVES_S
+    while (left := _running(search)) and time.monotonic() < deadline:
+        time.sleep(1)
+    found.problems += [f"still running: {name}" for name in left]
+
+
+def _running(search: Search) -> list[str]:
+    names = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(search.folder):
+                names.append(process.name())
+        except psutil.Error:
+            continue
+    return names
+
+
+Fault = Callable[[Lab, random.Random], Findings]
