@@ -68,7 +68,7 @@ class Range(Section):
         if not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0
-        return math.isclose(steps, round(steps), abs_tol=1e-8)
+        return math.isfinite(steps) and math.isclose(steps, round(steps), abs_tol=1e-8)
 
     def extremes(self) -> tuple[Value, ...]:
         """Return the values between which all others lie."""

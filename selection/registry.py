@@ -217,7 +217,7 @@ def resolve(client: tracking.Client, uri: str) -> Path:
 def _find(client: tracking.Client, uri: str) -> ModelVersion:
     match = _URI.fullmatch(uri)
     if match is None:
-        raise InputError(f"{uri} names no model; give {CHAMPION_URI} or models:/{NAME}/VERSION")
+        raise InputError(f"{uri!r} names no model; give {CHAMPION_URI} or models:/{NAME}/VERSION")
     name, alias, number = match.groups()
     try:
         if alias is not None:
@@ -227,6 +227,6 @@ def _find(client: tracking.Client, uri: str) -> ModelVersion:
         if error.error_code not in _UNKNOWN:
             raise
         raise InputError(
-            f"MLflow at {tracking.shown(client.tracking_uri)} has no {uri}; see --model and "
+            f"MLflow at {tracking.shown(client.tracking_uri)} has no {uri!r}; see --model and "
             "--tracking-uri"
         ) from error

@@ -314,9 +314,9 @@ def test_weights_other_than_those_registered_are_refused(
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (f"models:/{NAME}@nobody", "has no models:/cxr-acgan-generator@nobody"),
-        (f"models:/{NAME}/7", "has no models:/cxr-acgan-generator/7"),
-        ("models:/other@champion", "has no models:/other@champion"),
+        (f"models:/{NAME}@nobody", "has no 'models:/cxr-acgan-generator@nobody"),
+        (f"models:/{NAME}/7", "has no 'models:/cxr-acgan-generator/7"),
+        ("models:/other@champion", "has no 'models:/other@champion"),
         (NAME, "names no model"),
         (f"models:/{NAME}", "names no model"),
         (f"models:/{NAME}/latest", "names no model"),

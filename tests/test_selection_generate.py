@@ -62,10 +62,10 @@ def test_a_version_is_named_by_its_number_and_typed_again_it_continues(
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--model", f"models:/{NAME}@nobody"], f"has no models:/{NAME}@nobody"),
-        (["--model", f"models:/{NAME}/9"], f"has no models:/{NAME}/9"),
-        (["--model", "models:/other@champion"], "has no models:/other@champion"),
-        (["--model", NAME], f"{NAME} names no model"),
+        (["--model", f"models:/{NAME}@nobody"], f"has no 'models:/{NAME}@nobody"),
+        (["--model", f"models:/{NAME}/9"], f"has no 'models:/{NAME}/9"),
+        (["--model", "models:/other@champion"], "has no 'models:/other@champion"),
+        (["--model", NAME], "names no model"),
         (["--tracking-uri", "sqlite:///none.db"], "there is no MLflow database"),
         (["--tracking-uri", "mlruns"], "is no place for MLflow"),
         (["--per-class", "0"], "--per-class must be at least 1, got 0"),

@@ -72,6 +72,7 @@ def test_choices_have_the_fields_type_however_yaml_reads_them() -> None:
         ("dropout: {low: 0.0, high: 0.6, log: true}", "low must lie above 0"),
         ("dropout: {low: 0.1, high: 0.6, log: true, step: 0.1}", "log and step"),
         ("dropout: {low: 0.1, high: 0.6, step: 0.2}", "whole steps"),
+        ("width: {low: 1.0e+308, high: 1.7e+308, step: 1.0e-300}", "whole steps"),
         ("dropout: {choices: [0.5]}", "'space.dropout.choices'"),
         ("dropout: {choices: [0.5, '0.5']}", "must all differ"),
         ("dropout: {choices: [0.5, 1.5]}", "'space.dropout': input should be less than 1"),
