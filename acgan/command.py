@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import shlex
@@ -16,6 +17,24 @@ from typing import Never
 
 from acgan.errors import InputError
 from acgan.files import DISK_ERRORS
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+def end_quietly_until_begun() -> None:
+    """Let Ctrl-C or SIGTERM end a command that is still importing: nothing has begun yet.
+
+    Does nothing unless Python is about to run `python -m`, when `sys.argv` still says so.
+    """
+    if sys.argv[:1] != ["-m"]:
+        return
+
+    def end(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
+        os.write(sys.stderr.fileno(), b"\ninterrupted; nothing had begun\n")
+        os._exit(130)
+
+    for each in INTERRUPTS:
+        signal.signal(each, end)
 
 
 def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -61,10 +80,8 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
 
 
 def _interruptible(resume: str) -> None:
-    signals = (signal.SIGINT, signal.SIGTERM)
-
     def interrupt(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
-        for each in signals:
+        for each in INTERRUPTS:
             signal.signal(each, leave)
         raise KeyboardInterrupt
 
@@ -72,8 +89,15 @@ def _interruptible(resume: str) -> None:
         os.write(sys.stderr.fileno(), f"\ninterrupted; to continue, {resume}\n".encode())
         os._exit(130)
 
-    for each in signals:
+    for each in INTERRUPTS:
         signal.signal(each, interrupt)
+    atexit.register(_ignore_interrupts)
+
+
+def _ignore_interrupts() -> None:
+    """Keep the exit code: Python's own end takes its handlers away, then a signal would kill."""
+    for each in INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def typed(words: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ from acgan.evaluate import png, to_uint8
 from acgan.files import file_sha256, replace_all, replace_text
 from acgan.labels import FAMILIES, GENERATED
 from acgan.models import Generator
-from acgan.rundir import parse_weights
+from acgan.rundir import parse_weights, weights_content
 
 BLOCK = 64  # images computed at once: another number would be other images
 MANIFEST = "manifest.json"
@@ -114,9 +114,12 @@ def _content(path: Path) -> bytes:
     if not path.is_file():
         raise InputError(f"there is no weights file {path}; name a run's weights/*.safetensors")
     try:
-        return path.read_bytes()
+        return weights_content(path)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; change its permissions") from error
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; change its permissions, or name a run's "
+            "weights/*.safetensors"
+        ) from error
 
 
 def _fit(tensors: Mapping[str, Tensor], metadata: _Metadata) -> bool:

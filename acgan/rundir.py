@@ -44,6 +44,7 @@ from acgan.files import replace_bytes, replace_text, sync, write_beside
 from acgan.records import QUALITY, WINDOW, EpochRecord, kept_epochs, read_records
 
 HEADER_LIMIT_BYTES = 1_000_000  # fifty times that of a state
+WEIGHTS_LIMIT_BYTES = 8_000_000_000  # twenty-five times a full-size state
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +71,22 @@ def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read what `weights_bytes` serialised: tensors and text metadata.
 
-    Raises `SafetensorError` for a file that is no such file, `OSError` for one that is not there
-    or is no file at all.
+    Raises `SafetensorError` for a file that is no such file, `OSError` as `weights_content`.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # a device may never end, a pipe never begin
+    return parse_weights(weights_content(path))
+
+
+def weights_content(path: Path) -> bytes:
+    """Return a weights file's bytes; `OSError` for one that is not there, too large, or no file.
+
+    They are read, not mapped: a file that is cut while it is mapped kills the process.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a device may never end, a pipe never begin
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    # Not mapped: a file that is cut while it is mapped kills the process.
-    return parse_weights(path.read_bytes())
+    if found.st_size > WEIGHTS_LIMIT_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return path.read_bytes()
 
 
 def parse_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

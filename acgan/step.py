@@ -61,13 +61,18 @@ class KerasAdam(torch.optim.Adam):
         return found
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Take up what `tensors` returned; `KeyError` or `ValueError` for anything else."""
         self._updates = int(tensors["updates"])
         for name, parameter in zip(self._names, self.param_groups[0]["params"], strict=True):
+            moments = [tensors[f"{name}.{moment}"] for moment in ("mean", "square")]
+            for moment in moments:
+                if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
+                    raise ValueError(f"the moments of {name} have another shape or type")
+            mean, square = (moment.to(parameter.device, copy=True) for moment in moments)
             self.state[parameter] = {
                 "step": torch.tensor(float(self._updates), device=parameter.device),
-                "exp_avg": tensors[f"{name}.mean"].to(parameter.device, copy=True),
-                "exp_avg_sq": tensors[f"{name}.square"].to(parameter.device, copy=True),
+                "exp_avg": mean,
+                "exp_avg_sq": square,
             }
 
 
@@ -94,7 +99,10 @@ class Training:
         return {f"{part}/{k}": v for part, found in parts.items() for k, v in found.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Take up what `tensors` returned.
+
+        Raises `KeyError`, `ValueError` or `RuntimeError` for what is no state of these networks.
+        """
 
         def part(name: str) -> dict[str, Tensor]:
             prefix = name + "/"

@@ -53,12 +53,15 @@ def train(
     *,
     scorer: Path | None = None,
     device: torch.device | None = None,
+    repeat_last: bool = False,
 ) -> Iterator[EpochRecord]:
     """Train, or go on training, the run in `run`; yield each epoch's record once it is on disk.
 
     The caller stops the run by leaving the loop. `scorer` is the file of the scoring CNN (default:
-    the cached one, trained if need be). Raises `InputError` for settings the data cannot serve, or
-    a directory of another run, and `NotOwnerError` when another process took the run over.
+    the cached one, trained if need be). `repeat_last` first yields the last epoch of an earlier
+    start again: the one that is left once all that was damaged is mended. Raises `InputError` for
+    settings the data cannot serve, or a directory of another run, and `NotOwnerError` when another
+    process took the run over.
     """
     check_fits(config, data)
     device = device or default_device()
@@ -66,6 +69,8 @@ def train(
     run.claim(config, classes=data.classes, fingerprint=data.fingerprint)
     training = Training(config, classes=classes, device=device)
     records = _restore(run, training)
+    if repeat_last:
+        yield from records[-1:]
     if len(records) >= config.epochs:
         return
     path = scorer or cached_scorer(data, config, device)
@@ -105,7 +110,13 @@ def _restore(run: RunDir, training: Training) -> list[EpochRecord]:
     if restored is None:
         return []
     records, tensors = restored
-    training.load_tensors(tensors)
+    try:
+        training.load_tensors(tensors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{run.state_path} is no state of these networks; restore it, or remove it and "
+            f"{run.previous_state_path.name} to start the run again"
+        ) from error
     run.prune_weights(records)  # a crash may have come between the commit and this
     return records
 

@@ -4,6 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
+import acgan  # noqa: F401 - Ctrl-C while the rest is imported
+
 # Ray reads these when it is imported, hence here; what the user has set stays.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

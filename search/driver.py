@@ -153,7 +153,7 @@ class Driver:
                 max_concurrent_trials=self._plan.search.max_concurrent,
                 reuse_actors=True,
                 time_budget_s=left,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
+                trial_dirname_creator=lambda trial: str(trial.config["trial"]),
                 **settings,
             ),
             run_config=tune.RunConfig(
@@ -168,8 +168,9 @@ class Driver:
         if watched.disk_error is not None:
             raise watched.disk_error
         for result in (results[index] for index in range(len(results))):
-            if result.error is not None and result.config is not None:
-                name = result.config["trial"]
+            if result.error is not None:
+                # Not by its configuration, which Tune asks of the process, and that is gone.
+                name = Path(result.path).name
                 reason = crash_reason(result.error, self._study.path / name)
                 write_end(self._study, name, Outcome.CRASHED, reason)
 

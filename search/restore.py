@@ -34,7 +34,7 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
             f"{study.ledger_path} is damaged: it lacks trials that are there ({lost[0]} and "
             f"{len(lost) - 1} more); restore it, or name a new study with --study NAME"
         )
-    damaged = []
+    damaged, emptied = [], []
     if not _readable(study.quality):
         damaged.append(study.path / "quality.json")
     for row in rows:
@@ -46,6 +46,9 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
             write(folder / "trial.json", trial_info(row, seed))
         if not _readable(study.trial(row.name).end):
             damaged.append(folder / "end.json")
+        lines = folder / "epochs.jsonl"
+        if row.outcome is Outcome.FINISHED and not (lines.is_file() and lines.stat().st_size):
+            emptied.append(lines)
         config = folder / "config.json"
         if config.is_file() and not _readable(partial(_parse, config)):
             damaged.append(config)
@@ -53,7 +56,11 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
         if path.name != "trial.json":  # the others are made again where they belong
             path.unlink()
     write_missing_ends(study, ledger)
-    return [f"{path} was damaged and is made again" for path in damaged]
+    return [f"{path} was damaged and is made again" for path in damaged] + [
+        f"{path} is empty, though its trial has finished: its value stays in the ledger, its "
+        "epochs are in MLflow alone and are no candidates; restore the file if you can"
+        for path in emptied
+    ]
 
 
 def _parse(path: Path) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,25 +41,20 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
     if quality is None or not study.scorer_is_whole(quality):
         raise InputError(f"{study.scorer_path} is damaged; the next start of the search mends it")
     run = RunDir(trial.path)
-    reported = 0
-    before = trial.records()[-1:]
-    trained = train(config, data, run, scorer=study.scorer_path, device=set_aside(gpu))
+    # The last epoch again: Tune may not know of it, and it may end the trial.
+    records = train(
+        config, data, run, scorer=study.scorer_path, device=set_aside(gpu), repeat_last=True
+    )
     try:
         with _watched(trial.path / HANG, hang_after_s) as alive:
-            for record in itertools.chain(before, trained):
+            for record in records:
                 alive()
                 _report(trial.name, record, run.notes)
-                reported = record.epoch
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         # No crash of this trial: no other could write either, and none is to be tried again now.
         tune.report({"trial": trial.name, "disk_error": (error.errno, error.filename)})
-        return
-    # A crash may have come between the last epoch's state and its line.
-    for record in trial.records()[-1:]:
-        if record.epoch > reported:
-            _report(trial.name, record, run.notes)
 
 
 def _report(name: str, record: EpochRecord, notes: list[str]) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,42 @@ def test_ctrl_c_says_what_continues_and_has_exit_code_130(
 ) -> None:
     assert run_command(lambda: raising(KeyboardInterrupt()), resume="type it again") == 130
     assert capsys.readouterr() == ("", "\ninterrupted; to continue, type it again\n")
+
+
+LATE = """
+import os, signal, sys
+from acgan.command import run_command
+
+class Late:
+    def __del__(self):  # as Python ends, when it has taken the handlers of signals away
+        os.kill(os.getpid(), signal.SIG{name})
+
+late = Late()
+sys.exit(run_command(lambda: {code}, resume=""))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 0)])
+def test_a_signal_while_python_ends_leaves_the_exit_code(name: str, code: int) -> None:
+    program = LATE.format(name=name, code=code)
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize("module", ["acgan.train", "search.run", "selection.pick"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_python_imports_is_one_line(module: str, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", module], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 100
+    while "libtorch" not in maps.read_text() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=100)
+    assert (process.returncode, output) == (130, "")
+    assert errors == "\ninterrupted; nothing had begun\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("a bug"), OSError("full")])

@@ -538,6 +538,13 @@ def test_what_is_no_file_is_no_weights(tmp_path: Path) -> None:
         read_weights(tmp_path / "none")
 
 
+def test_what_is_too_large_for_weights_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "weights").open("w") as file:
+        file.truncate(10**12)
+    with pytest.raises(OSError, match="File too large"):
+        read_weights(tmp_path / "weights")
+
+
 def as_weights(header: object, data: bytes = b"") -> bytes:
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data

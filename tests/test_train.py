@@ -120,6 +120,38 @@ def test_states_of_every_second_epoch_resume_to_the_same_run(
         assert_same_tensors(load_file(run / name), load_file(straight / name))
 
 
+def test_the_last_epoch_can_be_had_again_before_the_next(tmp_path: Path, scorer: Path) -> None:
+    run = trained(tmp_path / "run", scorer, epochs=2)
+    steps = train(CONFIG, DATA, RunDir(run), scorer=scorer, device=CPU, repeat_last=True)
+    second = read_records(run / "epochs.jsonl")[-1]
+    assert (next(steps), next(steps).epoch) == (second, 3)
+
+
+def test_the_last_epoch_that_is_had_again_is_one_whose_state_is_whole(
+    tmp_path: Path, scorer: Path
+) -> None:
+    run = trained(tmp_path / "run", scorer, epochs=3)
+    state = run / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1])
+    again = train(CONFIG, DATA, RunDir(run), scorer=scorer, device=CPU, repeat_last=True)
+    assert [next(again).epoch, next(again).epoch] == [2, 3]
+
+
+def test_a_crafted_state_of_other_networks_is_refused_in_one_sentence(
+    tmp_path: Path, scorer: Path, straight: Path
+) -> None:
+    whole = load_file(straight / "state.safetensors")
+    name = next(name for name in whole if name.startswith("generator_adam/") and ".mean" in name)
+    missing = {key: value for key, value in whole.items() if key != name}
+    for index, state in enumerate((missing, whole | {name: torch.zeros(2)})):
+        path = trained(tmp_path / str(index), scorer, epochs=2)
+        run = RunDir(path)
+        run.claim(CONFIG, classes=DATA.classes, fingerprint=DATA.fingerprint)
+        run.commit(read_records(straight / "epochs.jsonl")[2], state)
+        with pytest.raises(InputError, match="is no state of these networks; restore it, or"):
+            trained(path, scorer)
+
+
 def train_to_the_end(path: Path, scorer: Path) -> None:
     """Be the body of a process that will be killed."""
     for _ in train(CONFIG, DATA, RunDir(path), scorer=scorer, device=CPU):

@@ -187,4 +187,6 @@ def damage(search: Search, rng: random.Random) -> tuple[str, str]:
 def _said_of(path: Path, said: str) -> str:
     """Return what must be said; of a trial that has ended nothing is read again but its end."""
     ended = (path.parent / "end.json").exists()
+    if ended and path.name == "epochs.jsonl":
+        return "is empty, though its trial has finished"
     return "" if ended and path.name in ("state.safetensors", "config.json") else said

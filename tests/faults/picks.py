@@ -35,7 +35,10 @@ def stopped(lab: Lab, rng: random.Random) -> Findings:
         output, _ = process.communicate(timeout=400)
         found.times += 1
         expected = {"worker": 0, signal.SIGKILL: -9}.get(stop, 130)
-        found.expect(process.returncode in (expected, 0), f"{stop}: {output[-1500:]}")
+        found.expect(
+            process.returncode in (expected, 0),
+            f"{stop}: exit {process.returncode}: {output[-1500:]}",
+        )
         found.lost += sum(path.stat().st_mtime_ns != when for path, when in before.items())
     process = type_pick(place.folder, *place.options())
     output, _ = process.communicate(timeout=400)

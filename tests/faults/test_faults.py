@@ -29,15 +29,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 ELSEWHERE = {name for name, fault in FAULTS.items() if fault[1].__module__.endswith("surroundings")}
 
-
-# Of a few runs one lost the reason of the crash ("out of retries"), and one left an older
-# perf/images_per_s in MLflow for an epoch that was trained again; why is not known yet.
-NOT_YET = {"memory", "damaged"}
-NOW_AND_THEN = pytest.mark.xfail(strict=False, reason="now and then, not understood yet")
-HERE = [
-    pytest.param(name, marks=[NOW_AND_THEN] if name in NOT_YET else [])
-    for name in sorted(FAULTS.keys() - ELSEWHERE)
-]
+HERE = sorted(FAULTS.keys() - ELSEWHERE)
 
 
 @pytest.mark.parametrize("name", HERE)

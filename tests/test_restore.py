@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acgan.config import TrainConfig
+from acgan.errors import InputError
+from search import space
+from search.restore import mark_interrupted, restore, trial_info, write_missing_ends
+from search.searcher import Ledger
+from search.settings import SearchConfig
+from search.study import Outcome, Study
+from tests.studies import write_end, write_epochs, write_study, write_trial
+
+CONFIG = TrainConfig()
+SPACE = space.read({"dropout": {"low": 0.1, "high": 0.6}}, CONFIG)
+FILES = ("trial.json", "end.json", "config.json", "quality.json")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A study of two trials that have finished and one that has not; its ledger agrees."""
+    study = write_study(tmp_path / "study")
+    ledger = open_ledger(study)
+    for number in range(3):
+        ledger.propose()
+        trial = write_trial(study, number)
+        write_epochs(trial, range(1, 3))
+        if number < 2:
+            ledger.tell(number, Outcome.FINISHED, value=1.0)
+            write_end(trial, Outcome.FINISHED)
+    return study
+
+
+def open_ledger(study: Study) -> Ledger:
+    start = space.baseline(SPACE, CONFIG)
+    return Ledger(study.ledger_path, SPACE, start=start, config=SearchConfig())
+
+
+def test_a_whole_study_is_left_as_it_is(study: Study) -> None:
+    before = {path: path.read_bytes() for path in study.path.rglob("*.json")}
+    assert restore(study, open_ledger(study), seed=0) == []
+    assert {path: path.read_bytes() for path in study.path.rglob("*.json")} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"outcome": 1}'])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_and_made_again_or_made_way_for(
+    study: Study, name: str, content: bytes
+) -> None:
+    path = study.path / name if name == "quality.json" else study.path / "t0001" / name
+    if name == "config.json" and content.endswith(b"}"):
+        pytest.skip("a configuration of other content is refused by the run itself")
+    path.write_bytes(content)
+    assert restore(study, open_ledger(study), seed=0) == [f"{path} was damaged and is made again"]
+    ledger = open_ledger(study)
+    end = study.trial("t0001").end()
+    assert end is not None
+    assert end.outcome is Outcome.FINISHED
+    if name == "trial.json":
+        assert study.trial("t0001").info == trial_info(ledger.rows()[1], 0)
+    if name in ("config.json", "quality.json"):  # by the trial, or the scoring CNN's task
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_finished_trial_without_records_is_said(study: Study, there: bool) -> None:
+    path = study.path / "t0000" / "epochs.jsonl"
+    path.unlink()
+    if there:
+        path.touch()
+    (study.path / "t0002" / "epochs.jsonl").write_bytes(b"")  # it has not finished: it goes on
+    (said,) = restore(study, open_ledger(study), seed=0)
+    assert said.startswith(f"{path} is empty, though its trial has finished")
+
+
+def test_a_ledger_that_lacks_trials_is_refused(study: Study) -> None:
+    study.ledger_path.unlink()
+    with pytest.raises(InputError, match=r"lacks trials that are there \(t0000 and 2 more\)"):
+        restore(study, open_ledger(study), seed=0)
+
+
+def test_ends_come_from_the_ledger_and_the_rest_was_interrupted(study: Study) -> None:
+    for name in ("t0000", "t0001"):
+        (study.path / name / "end.json").unlink()
+    write_missing_ends(study, open_ledger(study))
+    mark_interrupted(study)
+    ends = [trial.end() for trial in study.trials()]
+    outcomes = [end.outcome for end in ends if end is not None]
+    assert outcomes == [Outcome.FINISHED, Outcome.FINISHED, Outcome.INTERRUPTED]
