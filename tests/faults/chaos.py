@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.report import replace_section
 from tests.faults import disks, kills, picks, studies, surroundings, trials
 from tests.faults.lab import Fault, Findings, Lab
 
@@ -49,7 +50,6 @@ FAULTS: dict[str, tuple[str, Fault, int]] = {
     "version": ("two versions of the code", studies.other_version, SOME),
     "pick": ("selection: its command or a worker killed or interrupted", picks.stopped, 8),
 }
-MARKS = ("<!-- chaos -->", "<!-- /chaos -->")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = "\n".join(_table(_done(log)))
     print(table)
     if options.out is not None:
-        _put(options.out, table)
+        replace_section(options.out, "chaos", table)
     return int(any(found.problems for found in _done(log).values()))
 
 
@@ -122,12 +122,6 @@ def _table(done: dict[str, Findings]) -> list[str]:
         numbers = " | ".join(map(str, cells))
         rows.append(f"| {FAULTS[name][0]} | {numbers} | {len(found.problems)} |")
     return rows
-
-
-def _put(page: Path, table: str) -> None:
-    before, _, rest = page.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""Tables that end a benchmark, and the page that keeps them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from acgan.command import command_parser
+
+ROOT = Path(__file__).parents[1]
+
+
+def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser for `python -m benchmarks.NAME` with the flag `--out`."""
+    parser = command_parser(f"benchmarks.{name}", description)
+    parser.add_argument(
+        "--out", type=Path, metavar="PAGE", help="the page whose section is written anew"
+    )
+    return parser
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table; numbers are shown with three digits."""
+    lines = [list(header), ["---"] * len(header), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def publish(name: str, text: str, page: Path | None) -> None:
+    """Print a benchmark's result and, where a page is named, put it into the page's section."""
+    whole = f"{text}\n\n{provenance(name)}"
+    print(whole)
+    if page is not None:
+        replace_section(page, name, whole)
+
+
+def provenance(name: str) -> str:
+    """Return when, on which machine and from which commit a benchmark was measured."""
+    return (
+        f"`python -m benchmarks.{name}`, {time.strftime('%Y-%m-%d')}, {machine()}, "
+        f"commit {_commit()}."
+    )
+
+
+def machine() -> str:
+    """Return the machine in words, without its name."""
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    load = os.getloadavg()[0]
+    words = f"{cores} cores ({_processor()}), {memory:.0f} GiB, load {load:.1f}"
+    if torch.cuda.is_available():
+        words += f", {torch.cuda.get_device_name()}"
+    return f"{words}, PyTorch {torch.__version__}, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "acgan", "search", "selection", "benchmarks")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
+
+
+def replace_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a page.
+
+    Raises `ValueError` for a page without these marks.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page} has no section {begin} … {end}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")

@@ -1,0 +1,56 @@
+"""Times of things side by side, so that a machine's slow minute hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+def alternating(bodies: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Call each body once a round, in turn, after one call each that does not count.
+
+    Returns the seconds of each, one a round. A body must have done its work when it returns.
+    """
+    for body in bodies.values():
+        body()
+    seconds: dict[str, list[float]] = {name: [] for name in bodies}
+    for _ in range(rounds):
+        for name, body in bodies.items():
+            started = time.perf_counter()
+            body()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as much the first is as the second: of the rounds the median, and all."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def ratio(of: Sequence[float], to: Sequence[float]) -> Ratio:
+    """Return the ratio of two series that were measured in turn, round by round."""
+    found = [a / b for a, b in zip(of, to, strict=True)]
+    return Ratio(statistics.median(found), min(found), max(found))
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, *, repeats: int = 10) -> float:
+    """Return the operations a second of the fastest of some square matrix products."""
+    size = 8192 if device.type == "cuda" else 2048
+    matrix = torch.rand(size, size, device=device).to(dtype)
+
+    def product() -> None:
+        float((matrix @ matrix)[0, 0])  # fetched: a GPU answers before it is done
+
+    seconds = alternating({"product": product}, repeats)["product"]
+    return 2 * size**3 / min(seconds)
