@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import atexit
+import contextlib
+import functools
 import logging
 import os
 import shlex
@@ -50,6 +51,27 @@ def command_parser(module: str, description: str | None) -> argparse.ArgumentPar
     )
 
 
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """Make a function of arguments a command, which ends its process when it has been typed.
+
+    Called without arguments it takes those that were typed, and ends the process with its exit
+    code but without Python's own end: that takes the handlers of signals away, and what Ray and
+    other libraries leave behind may crash in it.
+    """
+
+    @functools.wraps(main)
+    def called(arguments: Sequence[str] | None = None) -> int:
+        code = main(arguments)
+        if arguments is not None:
+            return code
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # whoever read it has seen enough
+                stream.flush()
+        os._exit(code)
+
+    return called
+
+
 def run_command(body: Callable[[], int], *, resume: str) -> int:
     """Run a command's body; return 0, 1, 2 (wrong usage or bad input) or 130 (interrupted).
 
@@ -91,13 +113,6 @@ def _interruptible(resume: str) -> None:
 
     for each in INTERRUPTS:
         signal.signal(each, interrupt)
-    atexit.register(_ignore_interrupts)
-
-
-def _ignore_interrupts() -> None:
-    """Keep the exit code: Python's own end takes its handlers away, then a signal would kill."""
-    for each in INTERRUPTS:
-        signal.signal(each, signal.SIG_IGN)
 
 
 def typed(words: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ prints the report of a folder in the COVIDx or the class-folder layout (see `acg
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from acgan import split
-from acgan.command import command_parser, run_command
+from acgan.command import command, command_parser, run_command
 from acgan.decode import Facts, examine_all
 from acgan.labels import GENERATED, Row, Table, read_table, require_every_class
 
@@ -250,7 +249,8 @@ def _columns(counts: Counter[str], classes: Sequence[str]) -> str:
     return "".join(f"{number:>12}" for number in (*numbers, sum(numbers)))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None) -> int:
     """Print the report of a data folder; return the exit code."""
     parser = command_parser(
         "acgan.covidx", "Report what a data folder holds and which images are used for what."
@@ -271,4 +271,4 @@ def _report(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

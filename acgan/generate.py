@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from acgan.command import command_parser, run_command, typed
+from acgan.command import command, command_parser, run_command, typed
 from acgan.config import TrainConfig, derive_seed, nearest, user_path
 from acgan.device import named_device
 from acgan.errors import InputError
@@ -437,7 +437,8 @@ def _finish(folder: Path, classes: Sequence[str], manifest: Manifest) -> Manifes
     return whole
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None) -> int:
     """Write a folder of generated images; return the exit code."""
     parser = command_parser("acgan.generate", __doc__)
     parser.add_argument(
@@ -452,4 +453,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

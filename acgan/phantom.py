@@ -15,7 +15,6 @@ Pillow's, in integers.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from acgan.command import command_parser, run_command
+from acgan.command import command, command_parser, run_command
 from acgan.dataset import ImageSet
 from acgan.errors import InputError
 
@@ -295,7 +294,8 @@ def sheet(image_size: int, *, columns: int = 8, seed: int = 0) -> Image.Image:
     return page
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None) -> int:
     """Write a labelled sheet of phantoms; return the exit code."""
     parser = command_parser("acgan.phantom", "Write a sheet of phantom X-rays, a row a class.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
@@ -315,4 +315,4 @@ def _write_sheet(path: Path, image_size: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from acgan.augment import augment
-from acgan.command import command_parser, run_command
+from acgan.command import command, command_parser, run_command
 from acgan.config import (
     TrainConfig,
     add_flags,
@@ -189,7 +189,8 @@ def check_fits(config: TrainConfig, data: Dataset) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     parser = command_parser("acgan.train", "Train one AC-GAN, or go on training it.")
     parser.add_argument("--config", type=Path, help="YAML file (default: the published baseline)")
@@ -261,4 +262,4 @@ def _line(record: EpochRecord, epochs: int) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

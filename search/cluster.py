@@ -40,6 +40,15 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
     _require_listener(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
+        _connect(address, verbose=verbose)
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own aborts the process
+        yield _nodes()
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str, *, verbose: bool) -> None:
+    try:
         ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
@@ -54,11 +63,6 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
             f"no Ray cluster can be joined at {address} ({reason}); give this command the same "
             "RAY_AUTH_TOKEN as 'ray start' had there, with RAY_AUTH_MODE=token in both"
         ) from error
-    signal.signal(signal.SIGTERM, on_terminate)  # Ray's own aborts the process
-    try:
-        yield _nodes()
-    finally:
-        ray.shutdown()
 
 
 def needs(nodes: Sequence[Node], *, cpus: float, gpus: float | None, unit: str) -> dict[str, float]:

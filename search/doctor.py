@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import search
-from acgan.command import run_command, typed
+from acgan.command import command, run_command, typed
 from acgan.data import named_source
 from acgan.dataset import Dataset
 from acgan.errors import InputError
@@ -37,7 +37,8 @@ from search.tracking import resolve_uri, shown
 WEIGHTS_FLAG = "--inception-weights"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code: 1 where a check found an error."""
     arguments = _parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else argv
@@ -256,4 +257,4 @@ def _cluster(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from acgan.command import duration, run_command, typed
+from acgan.command import command, duration, run_command, typed
 from acgan.errors import InputError
 from search import estimate, summary
 from search.driver import Driver, missing_repeats
@@ -36,7 +36,8 @@ from search.tracking import naming, next_step, shown
 RECORDER_TIMEOUT_S = 60.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else argv
@@ -169,4 +170,4 @@ def _conclude(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -9,14 +9,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from acgan.command import command_parser, run_command
+from acgan.command import command, command_parser, run_command
 from search import tracking
 from search.recorder import sync_study
 from search.settings import SearchConfig
 from search.study import driver_at_work, open_study, study_path
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None) -> int:
     """Run the command; return its exit code: 1 when MLflow does not take the data."""
     options = _parser().parse_args(arguments)
     return run_command(lambda: _sync(options), resume="type the same command again")
@@ -63,4 +64,4 @@ def _sync(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,13 +11,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from acgan.command import command_parser, run_command
+from acgan.command import command, command_parser, run_command
 from acgan.generate import add_options, write_folder
 from search import tracking
 from selection.registry import CHAMPION_URI, resolve
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None) -> int:
     """Write a folder of generated images; return the exit code."""
     parser = command_parser("selection.generate", __doc__)
     parser.add_argument(
@@ -47,4 +48,4 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

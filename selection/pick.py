@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from acgan.command import command_parser, run_command, typed
+from acgan.command import command, command_parser, run_command, typed
 from acgan.config import add_flags
 from search import tracking
 from search.study import driver_lock
@@ -26,7 +26,8 @@ from selection.settings import SelectionConfig
 from selection.workers import LostError, Workers
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else argv
@@ -159,4 +160,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from acgan.command import command_parser, duration, run_command, typed
+from acgan.command import command, command_parser, duration, run_command, typed
 from acgan.errors import InputError
 
 
@@ -35,23 +35,34 @@ def test_ctrl_c_says_what_continues_and_has_exit_code_130(
 
 
 LATE = """
-import os, signal, sys
-from acgan.command import run_command
+import os, signal
+from acgan.command import command, run_command
 
 class Late:
     def __del__(self):  # as Python ends, when it has taken the handlers of signals away
         os.kill(os.getpid(), signal.SIG{name})
 
 late = Late()
-sys.exit(run_command(lambda: {code}, resume=""))
+
+@command
+def main(arguments):
+    print("the end", end="")
+    return run_command(lambda: {code}, resume="")
+
+main()
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 0)])
-def test_a_signal_while_python_ends_leaves_the_exit_code(name: str, code: int) -> None:
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 0), ("SEGV", 1)])
+def test_what_comes_while_python_ends_leaves_the_exit_code(name: str, code: int) -> None:
     program = LATE.format(name=name, code=code)
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
-    assert (done.returncode, done.stderr) == (code, b"")
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"the end", b"")
+
+
+def test_a_command_that_is_called_returns_its_code() -> None:
+    called = command(lambda arguments: len(arguments or ()))
+    assert called(["a", "b"]) == 2
 
 
 @pytest.mark.parametrize("module", ["acgan.train", "search.run", "selection.pick"])
