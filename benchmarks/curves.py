@@ -55,7 +55,7 @@ class Shared(_Line):
 
 
 class Curves:
-    """All runs of a file, as epoch records."""
+    """All runs of a file, as epoch records; `ValueError` if one has not all its epochs."""
 
     def __init__(self, shared: Shared, curves: Sequence[Curve]) -> None:
         self.shared, self.curves = shared, tuple(curves)
@@ -74,6 +74,8 @@ class Curves:
         return [objective_value(records, config) for records in self.records]
 
     def _records(self, curve: Curve) -> list[EpochRecord]:
+        if any(len(values) != self.epochs for values in curve.metrics.values()):
+            raise ValueError(f"every run must have {self.epochs} epochs")
         return [
             EpochRecord(
                 epoch=epoch,

@@ -1,4 +1,4 @@
-"""Compare TPE with early stopping and random search: better generators for the same compute?
+"""Compare TPE with early stopping and random search: who finds better generators sooner.
 
 Many configurations are trained once, without early stopping; then four searches are replayed on
 their curves with many seeds. The same command again goes on where it was. With `--curves` the
