@@ -56,5 +56,6 @@ def _line(axes: Axes, found: Band, style: str, colour: str, label: str) -> None:
 def _limits(bands: Mapping[Searcher, Band], oracle: float) -> tuple[float, float]:
     """Return the range in which every value after the first epochs lies."""
     tops = [each.high[int(CUT * len(each.high)) :] for each in bands.values()]
-    top = max(float(value) for row in tops for value in row if np.isfinite(value))
+    finite = (float(value) for row in tops for value in row if np.isfinite(value))
+    top = max(finite, default=2 * oracle)  # with few epochs there may be no value at all
     return oracle - 0.05 * (top - oracle), top

@@ -7,8 +7,7 @@ import pytest
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.records import read_records
-from benchmarks import train_curves as module
+from benchmarks.curves import READ_BY_RULES
 from benchmarks.replay import unit
 from benchmarks.train_curves import Asked, configurations, train_curves
 from search import space
@@ -18,11 +17,14 @@ SECTION: dict[str, Any] = {
     "learning_rate": {"low": 5e-5, "high": 8e-4, "log": True},
     "dropout": {"low": 0.1, "high": 0.6},
 }
-TINY = TrainConfig(image_size=16, width=0.0625, batch_size=16, epochs=8, latent_size=8)
+TINY = TrainConfig(
+    image_size=16, width=0.0625, batch_size=16, epochs=2, latent_size=8, grace_updates=0
+)
 
 
-def asked(folder: Path, source: str = "phantom", count: int = 2, jobs: int = 2) -> Asked:
-    return Asked(source, TINY, space.read(SECTION, TINY), folder, count, jobs)
+def asked(folder: Path, source: str = "phantom", *, count: int = 2, **changes: Any) -> Asked:
+    config = TINY.model_copy(update=changes)
+    return Asked(source, config, space.read(SECTION, config), folder, count, jobs=1)
 
 
 def test_configurations_fill_the_space_and_the_first_is_the_baseline(tmp_path: Path) -> None:
@@ -35,32 +37,23 @@ def test_configurations_fill_the_space_and_the_first_is_the_baseline(tmp_path: P
         assert sorted(int(16 * place) for place in axis) == list(range(16))
 
 
-def test_an_interrupted_training_goes_on_to_the_same_curves(
+def test_all_configurations_are_trained_to_their_last_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "SAY_EVERY_S", 0.2)
     write_images(tmp_path / "images")
-    source, said = str(tmp_path / "images"), list[str]()
-    straight = train_curves(asked(tmp_path / "straight", source), said.append)
-    assert said[-1].startswith("16 of 16 epochs of 2 configurations")
-    assert [len(records) for records in straight.records] == [8] * 2
-    assert straight.shared.images == 72
-
-    def interrupt(text: str) -> None:
-        if " of 16 epochs" in text and not text.startswith("0 "):
-            raise KeyboardInterrupt
-
-    folder = tmp_path / "interrupted"
-    with pytest.raises(KeyboardInterrupt):
-        train_curves(asked(folder, source, jobs=1), interrupt)
-    there = sum(len(read_records(path)) for path in folder.glob("*/epochs.jsonl"))
-    assert 0 < there < 16
-    assert train_curves(asked(folder, source, jobs=1), said.append).curves == straight.curves
+    what, said = asked(tmp_path / "runs", str(tmp_path / "images")), list[str]()
+    curves = train_curves(what, said.append)
+    assert said[-1].startswith("4 of 4 epochs of 2 configurations")
+    assert curves.shared.images == 72
+    assert curves.epochs == 2
+    assert set(READ_BY_RULES) < curves.curves[0].metrics.keys()
+    assert [curve.params for curve in curves.curves] == [i.params for i in configurations(what)]
+    assert curves.curves[0].metrics != curves.curves[1].metrics
 
 
 def test_what_the_data_cannot_serve_is_refused(tmp_path: Path) -> None:
-    large = TrainConfig(image_size=16, batch_size=10_000)
-    searched = space.read(SECTION, large)
     with pytest.raises(InputError, match="batch_size"):
-        train_curves(Asked("phantom", large, searched, tmp_path, 1, jobs=1), print)
+        train_curves(asked(tmp_path, batch_size=10_000), print)
+    with pytest.raises(InputError, match="the first 2 epochs are not judged"):
+        train_curves(asked(tmp_path, grace_fraction=1.0), print)
