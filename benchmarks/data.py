@@ -1,6 +1,6 @@
 """What images cost: packing, the second start, memory of several processes, a step's share.
 
-    python -m benchmarks.data --out docs/performance.md
+python -m benchmarks.data --out docs/performance.md
 """
 
 from __future__ import annotations

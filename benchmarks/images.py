@@ -32,9 +32,9 @@ def write_large(folder: Path, count: int, form: str) -> None:
     _write_folder(folder, count, form.lower(), write)
 
 
-def _enlarged(values: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> np.ndarray[
-    tuple[int, ...], np.dtype[np.float32]
-]:
+def _enlarged(
+    values: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
