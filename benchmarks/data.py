@@ -19,6 +19,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from acgan.augment import augment
@@ -66,7 +67,7 @@ def packing(folder: Path, scratch: Path, *, rounds: int) -> Packing:
     caches = (scratch / f"cache-{number}" for number in range(rounds + 1))
     seconds = alternating(
         {
-            "pillow": lambda: [_with_pillow(path) for path in paths],
+            "pillow": lambda: [with_pillow(path) for path in paths],
             "examined": lambda: [examine(path, image_size=IMAGE_SIZE) for path in paths],
             "packed": lambda: load(str(folder), image_size=IMAGE_SIZE, cache=next(caches)),
         },
@@ -82,7 +83,8 @@ def packing(folder: Path, scratch: Path, *, rounds: int) -> Packing:
     )
 
 
-def _with_pillow(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def with_pillow(path: str) -> NDArray[np.uint8]:
+    """Return the pixels of an 8-bit grey image file as Pillow alone makes them."""
     with Image.open(path) as image:
         size = (IMAGE_SIZE, IMAGE_SIZE)
         return np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from acgan import phantom
@@ -19,11 +21,11 @@ TEST_EVERY = 6
 
 def write_large(folder: Path, count: int, form: str) -> None:
     """Write phantoms as grey images of 1,024 pixels a side, "PNG" or "JPEG"."""
-    drawn, _ = phantom.make(256)
+    drawn = _drawn()
     random = np.random.default_rng(0)
 
     def write(path: Path, number: int) -> None:
-        pixels = _enlarged(drawn.images[number % len(drawn)].astype(np.float32))
+        pixels = _enlarged(drawn[number % len(drawn)].astype(np.float32))
         cloud = _enlarged(random.normal(0, CLOUD, (TINY, TINY)).astype(np.float32))
         grain = random.normal(0, GRAIN, (SIDE, SIDE)).astype(np.float32)
         grey = (pixels + cloud + grain).clip(0, 255).astype(np.uint8)
@@ -32,9 +34,12 @@ def write_large(folder: Path, count: int, form: str) -> None:
     _write_folder(folder, count, form.lower(), write)
 
 
-def _enlarged(
-    values: np.ndarray[tuple[int, int], np.dtype[np.float32]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+@functools.cache
+def _drawn() -> NDArray[np.uint8]:
+    return phantom.make(256)[0].images
+
+
+def _enlarged(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 

@@ -281,11 +281,11 @@ class Features:
 
 def features(extractor: Extractor, images: NDArray[np.uint8], *, rounds: int) -> Features:
     """Extract features of images [N, 3, H, W], in turn with the networks on ready batches."""
-    networks, batches = _networks(extractor, torch.from_numpy(images))
+    computed, batches = networks(extractor, torch.from_numpy(images))
 
     def alone() -> None:
         with torch.inference_mode():
-            for network in networks:
+            for network in computed:
                 for batch in batches:
                     network(batch)
 
@@ -295,16 +295,16 @@ def features(extractor: Extractor, images: NDArray[np.uint8], *, rounds: int) ->
     return Features(extractor.name, **rates, of_alone=ratio(seconds["alone"], seconds["pipeline"]))
 
 
-def _networks(
+def networks(
     extractor: Extractor, images: Tensor
-) -> tuple[list[Callable[[Tensor], object]], list[Tensor]]:
+) -> tuple[list[Callable[[Tensor], Any]], list[Tensor]]:
     """Return what an extractor computes of each batch, and the batches as it computes them."""
     batches = list(images.split(BATCH))
     if isinstance(extractor, Inception):
         return [extractor.network], batches
     assert isinstance(extractor, Cnn3), f"{extractor=}"
-    networks = [scorer.classifier.pooled_features_and_logits for scorer in extractor.scorers]
-    return [*networks], [to_rgb(batch) for batch in batches]
+    of_each = [scorer.classifier.pooled_features_and_logits for scorer in extractor.scorers]
+    return [*of_each], [to_rgb(batch) for batch in batches]
 
 
 @dataclass(frozen=True)
