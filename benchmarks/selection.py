@@ -303,7 +303,7 @@ def networks(
     if isinstance(extractor, Inception):
         return [extractor.network], batches
     assert isinstance(extractor, Cnn3), f"{extractor=}"
-    of_each = [scorer.classifier.pooled_features_and_logits for scorer in extractor.scorers]
+    of_each = [s.classifier.eval().pooled_features_and_logits for s in extractor.scorers]
     return [*of_each], [to_rgb(batch) for batch in batches]
 
 

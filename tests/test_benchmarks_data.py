@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from acgan import phantom
 from acgan.data import load
 from acgan.labels import read_table
 from benchmarks import data
@@ -71,7 +73,12 @@ def test_a_step_and_what_its_images_cost() -> None:
     assert found.update > found.fetch
 
 
-def test_the_command_fills_its_section(tmp_path: Path) -> None:
+def test_the_command_fills_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(folder: Path, cache: Path, *, processes: int) -> data.Memory:
+        return data.Memory(processes, images=10**6, whole=processes * 10**8)
+
+    monkeypatch.setattr(data, "memory", held)
+    monkeypatch.setattr(phantom, "make", functools.cache(phantom.make))
     page = tmp_path / "page.md"
     page.write_text("<!-- data -->\n<!-- /data -->\n")
     sizes = {"--images": 18, "--few": 60, "--many": 90, "--processes": 2, "--rounds": 1}
