@@ -85,7 +85,7 @@ def grey(raw: bytes) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return image.convert("RGB").convert("L")
+    return image if image.mode == "L" else image.convert("RGB").convert("L")
 
 
 def _from_deep_grey(values: NDArray[np.integer]) -> Image.Image:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,3 +55,14 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, *, repeats: int = 10) 
 
     seconds = alternating({"product": product}, repeats)["product"]
     return 2 * size**3 / min(seconds)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute on one thread, as a trial or a job of a pick does by default."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -392,24 +392,26 @@ class FidelityJob:
     def _measure(self, *, gpu: bool) -> Measured:
         data, device = self.work.data(), set_aside(gpu)
         extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
+        real = _real(self.work, self.extractor, gpu)
         images, labels = self.work.fidelity_images(self.weights.load(device))
         views = extractor.extract(images)
-        train, val = (cached_views(extractor, own.images) for own in (data.train, data.val))
-        classes, limit = len(data.classes), self.work.settings.reference_limit
-        features, of_train, of_val = (_features(own) for own in (views, train, val))
-        real = fidelity.reference(of_val, data.val.labels, classes=classes)
-        some = fidelity.reference(of_train, data.train.labels, classes=classes, limit=limit)
-        copies = self._copies(
-            memorisation.Sample(images, labels, features), data, (of_train, of_val), device
+        features = _features(views)
+        settings = self.work.settings
+        copies = memorisation.check(
+            memorisation.Sample(images, labels, features),
+            real.memorisation,
+            limit=settings.memorised_above,
+            seed=settings.seed,
         )
+        validation = real.validation
         found = Fidelity(
             metrics={
-                "validation": fidelity.metrics(extractor, features, labels, real, data.classes),
-                "training": fidelity.metrics(extractor, features, labels, some, data.classes),
-                "generated": fidelity.inception_scores(extractor, views),
-            },
-            rank_metric=fidelity.rank_metric(extractor, real),
-            influence=fidelity.rank_values(features, labels, real).tolist(),
+                name: fidelity.metrics(extractor, features, labels, reference, data.classes)
+                for name, reference in (("validation", validation), ("training", real.training))
+            }
+            | {"generated": fidelity.inception_scores(extractor, views)},
+            rank_metric=fidelity.rank_metric(extractor, validation),
+            influence=fidelity.rank_values(features, labels, validation).tolist(),
             reverse=utility.reverse(self._judges(data, device), images, labels),
             memorisation=[_space(finding) for finding in copies.findings],
             memorised=list(copies.reasons),
@@ -419,28 +421,8 @@ class FidelityJob:
         )
         replace_bytes(self.closest_path, sheet)
         replace_bytes(self.grid_path, sample_grid(images, labels))
-        self._keep_features(views, labels, val[0], data)
+        self._keep_features(views, labels, real.first_view, data)
         return Measured(fidelity=found)
-
-    def _copies(
-        self,
-        generated: memorisation.Sample,
-        data: Dataset,
-        real: tuple[list[Tensor], list[Tensor]],
-        device: torch.device,
-    ) -> memorisation.Memorisation:
-        """Check for copies; `real`: the features of the training and the validation images."""
-        train, val = (
-            memorisation.Sample(own.images, own.labels, features)
-            for own, features in zip((data.train, data.val), real, strict=True)
-        )
-        reference = memorisation.prepare(
-            train, val, data.val.patients, classes=data.classes, device=device
-        )
-        settings = self.work.settings
-        return memorisation.check(
-            generated, reference, limit=settings.memorised_above, seed=settings.seed
-        )
 
     def _judges(self, data: Dataset, device: torch.device) -> list[Classifier]:
         jobs = [CeilingJob(self.work, n) for n in range(self.work.settings.cnn_seeds[0])]
@@ -448,13 +430,13 @@ class FidelityJob:
         return [job.load(classes=len(data.classes), image_size=size, device=device) for job in jobs]
 
     def _keep_features(
-        self, views: Sequence[View], labels: NDArray[np.int64], real: View, data: Dataset
+        self, views: Sequence[View], labels: NDArray[np.int64], real: Tensor, data: Dataset
     ) -> None:
         """Write the features: the winner's t-SNE and look at the test images need them again."""
         tensors = {f"generated.{i}": view.features for i, view in enumerate(views)}
         chosen = fidelity.at_most(data.val.labels, T_SNE_IMAGES)
         tensors["generated_labels"] = torch.from_numpy(labels)
-        tensors["real"] = real.features[chosen]
+        tensors["real"] = real[chosen]
         tensors["real_labels"] = torch.from_numpy(data.val.labels[chosen])
         replace_bytes(self.features_path, weights_bytes(tensors, {}))
 
@@ -469,6 +451,39 @@ class FidelityJob:
         """Return the features of some validation images in the first view, and their labels."""
         tensors = read_weights(self.features_path)[0]
         return tensors["real"], tensors["real_labels"].numpy()
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real images that all candidates are compared with.
+
+    first_view: features of the validation images as the extractor's first network gives them
+    """
+
+    validation: fidelity.Reference
+    training: fidelity.Reference
+    memorisation: memorisation.Reference
+    first_view: Tensor
+
+
+@functools.lru_cache(maxsize=1)
+def _real(work: Work, known: ExtractorInfo, gpu: bool) -> Real:
+    # A process that measures several candidates computes once what depends on real images alone.
+    data, extractor = work.data(), work.open_extractor(gpu=gpu, known=known)
+    classes, limit = len(data.classes), work.settings.reference_limit
+    train, val = (_features(cached_views(extractor, own.images)) for own in (data.train, data.val))
+    return Real(
+        validation=fidelity.reference(val, data.val.labels, classes=classes),
+        training=fidelity.reference(train, data.train.labels, classes=classes, limit=limit),
+        memorisation=memorisation.prepare(
+            memorisation.Sample(data.train.images, data.train.labels, train),
+            memorisation.Sample(data.val.images, data.val.labels, val),
+            data.val.patients,
+            classes=data.classes,
+            device=set_aside(gpu),
+        ),
+        first_view=val[0],
+    )
 
 
 def _features(views: Sequence[View]) -> list[Tensor]:

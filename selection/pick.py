@@ -29,7 +29,7 @@ from selection.workers import LostError, Workers
 @command
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = pick_parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else argv
     again = tracking.shown(typed(["python", "-m", "selection.pick", *words]))
     return run_command(lambda: _pick(arguments, again), resume=f"type: {again}")
@@ -131,7 +131,8 @@ def _generate_command(plan: Plan) -> str:
     return typed([*words, *tracking.uri_flag(plan.tracking_uri)])
 
 
-def _parser() -> argparse.ArgumentParser:
+def pick_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
     parser = command_parser("selection.pick", __doc__)
     named = parser.add_mutually_exclusive_group(required=True)
     named.add_argument("--run-id", metavar="ID", help="MLflow run of a study, or of one trial")

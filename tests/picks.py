@@ -192,7 +192,7 @@ class Here(Workers):
 
 def plan_of(options: Sequence[str]) -> Plan:
     """Return the plan of a command with these options."""
-    return make_plan(pick._parser().parse_args(options))
+    return make_plan(pick.pick_parser().parse_args(options))
 
 
 def pick_here(options: Sequence[str]) -> Pick:
