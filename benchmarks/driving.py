@@ -40,7 +40,7 @@ def drive(trials: int, epochs: int, concurrency: int) -> Driven:
     with tempfile.TemporaryDirectory() as name, Path(os.devnull).open("w") as nowhere:
         words = simulated.flags(Path(name), trials=trials, epochs=epochs)
         words += ["--max-concurrent", str(concurrency)]
-        words += ["--cpus-per-trial", str(os.cpu_count() / concurrency)]
+        words += ["--cpus-per-trial", str(len(os.sched_getaffinity(0)) / concurrency)]
         plan = simulated.plan_of(words)
         study = simulated.begin_study(plan)
         ledger = plan.ledger(study.ledger_path)

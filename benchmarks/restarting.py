@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
 from benchmarks import simulated
-from benchmarks.process import Watch, watched
+from benchmarks.process import Watch, in_fresh_process, watched
 from search import summary, tracking
 from search.plan import Plan
 from search.recorder import Mirror
@@ -30,18 +30,27 @@ T = TypeVar("T")
 ROWS_A_CALL = 1000
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """How long a part took, and how much CPU: on a busy machine less than the time."""
+
+    wall: float
+    cpu: float
+
+
 @dataclass
 class Parts:
-    """What a body consists of, in seconds by name, and how its process went through it."""
+    """What a body consists of, by name, and how its process went through it."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, Seconds] = field(default_factory=dict)
     watch: Watch = field(default_factory=Watch)
 
     def timed(self, name: str, body: Callable[[], T]) -> T:
         """Return what a part returns, and note its seconds."""
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), time.process_time()
         result = body()
-        self.seconds[name] = time.perf_counter() - started
+        wall, cpu = time.perf_counter() - started, time.process_time() - spent
+        self.seconds[name] = Seconds(wall, cpu)
         return result
 
 
@@ -123,6 +132,7 @@ def restart(folder: Path, trials: int, epochs: int) -> Parts:
         assert (report.runs, report.complete) == (0, True)
         parts.timed("table", lambda: _table(study, plan))
     assert ledger.ended() == trials
+    parts.timed("one proposal", ledger.propose)  # after the watch: no part of this restart
     return parts
 
 
@@ -130,20 +140,28 @@ def _table(study: Study, plan: Plan) -> str:
     return summary.table(summary.lines(study, plan.search), plan.search)
 
 
-def command_s(words: list[str]) -> float:
+@dataclass(frozen=True)
+class Restarted:
+    """A restart: its parts, the command as it is typed, and what of that are imports."""
+
+    parts: Parts
+    command_s: float
+    imports_s: float
+
+
+def measure(folder: Path, trials: int, epochs: int) -> Restarted:
+    """Measure the restart of a study that is written there."""
+    words = simulated.flags(folder, trials=trials, epochs=epochs)
+    command = _command_s(["-m", "search.run", *words])
+    imports = _command_s(["-c", "import search.run"])
+    return Restarted(in_fresh_process(restart, folder, trials, epochs), command, imports)
+
+
+def _command_s(words: list[str]) -> float:
     """Return the seconds of a Python command that must succeed."""
     started = time.perf_counter()
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return time.perf_counter() - started
-
-
-def propose(folder: Path, trials: int, epochs: int) -> float:
-    """Return the seconds of one more proposal."""
-    plan = simulated.plan_of(simulated.flags(folder, trials=trials, epochs=epochs))
-    ledger = plan.ledger(plan.folder / "optuna.jsonl")
-    started = time.perf_counter()
-    ledger.propose()
     return time.perf_counter() - started
 
 

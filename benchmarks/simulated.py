@@ -66,11 +66,16 @@ def grace_of(plan: Plan) -> int:
     return grace_epochs(plan.train, len(plan.data.train))
 
 
+def quality_after(epoch: int) -> float:
+    """Return the score of an epoch, the same in every trial."""
+    return 100 + 900 / epoch
+
+
 def records(epochs: int, *, grace: int) -> Iterator[EpochRecord]:
     """Yield one trial's records: healthy, and better from epoch to epoch."""
     for epoch in range(1, epochs + 1):
         metrics = {name: 0.4 + 0.2 / (epoch + i) for i, name in enumerate(METRIC_NAMES)}
-        metrics[QUALITY] = metrics["best/fd_cnn"] = 100 + 900 / epoch
+        metrics[QUALITY] = metrics["best/fd_cnn"] = quality_after(epoch)
         yield EpochRecord(
             epoch=epoch,
             time=time.time(),
@@ -123,7 +128,7 @@ def write_study(plan: Plan) -> Study:
         run.weights_path(1).parent.mkdir()
         for epoch in kept:
             run.weights_path(epoch).touch()
-        write_end(trial)
+        write_end(trial, epochs=len(found))
     return study
 
 
@@ -133,15 +138,18 @@ def begin_trial(study: Study, row: Row, plan: Plan) -> Trial:
     path = study.path / row.name
     path.mkdir()
     _write(path / "trial.json", info)
-    content = {"train": study.info.train | info.params | {"seed": info.seed}}
+    content: dict[str, Any] = {"train": study.info.train | info.params | {"seed": info.seed}}
     content |= {"classes": study.info.classes, "fingerprint": study.info.fingerprint}
     (path / "config.json").write_text(json.dumps(content))
     return Trial(path, info)
 
 
-def write_end(trial: Trial) -> None:
+def write_end(trial: Trial, *, epochs: int) -> None:
     """Write that a trial has finished."""
-    _write(trial.path / "end.json", TrialEnd(outcome=Outcome.FINISHED, time=time.time()))
+    end = TrialEnd(
+        outcome=Outcome.FINISHED, time=time.time(), epochs=epochs, value=quality_after(epochs)
+    )
+    _write(trial.path / "end.json", end)
 
 
 def _write(path: Path, content: BaseModel) -> None:
@@ -156,7 +164,7 @@ def row_of(number: int, plan: Plan) -> Row:
         for name, dimension in plan.space.items():
             low, high = dimension.extremes()[0], dimension.extremes()[-1]
             params[name] = float(low) + share * (float(high) - float(low))
-    return Row(number, params, Outcome.FINISHED, "", 100 + 900 / plan.train.epochs)
+    return Row(number, params, Outcome.FINISHED, "", value=quality_after(plan.train.epochs))
 
 
 class _Collected(BaseJournalBackend):
@@ -180,15 +188,16 @@ def _write_ledger(study: Study, plan: Plan) -> list[Row]:
     number = storage.create_new_study([directions[plan.search.direction]], STUDY)
     spread = space.distributions(plan.space)
     rungs = rung_epochs(plan.train.epochs, grace_of(plan), plan.search)
+    value = quality_after(plan.train.epochs)
     rows = [row_of(n, plan) for n in range(plan.search.num_samples)]
     for row in rows:
         template = create_trial(state=TrialState.RUNNING, params=row.params, distributions=spread)
         trial = storage.create_new_trial(number, template)
-        for rung in rungs:
-            storage.set_trial_intermediate_value(trial, rung, 100 + 900 / rung)
+        for place, rung in enumerate(rungs):
+            storage.set_trial_intermediate_value(trial, rung, quality_after(rung))
+            storage.set_trial_system_attr(trial, f"completed_rung_{place}", quality_after(rung))
         storage.set_trial_user_attr(trial, "outcome", Outcome.FINISHED.value)
         storage.set_trial_user_attr(trial, "reason", "")
-        storage.set_trial_state_values(trial, TrialState.COMPLETE, [row.value])
+        storage.set_trial_state_values(trial, TrialState.COMPLETE, [value])
     JournalFileBackend(str(study.ledger_path)).append_logs(collected.logs)
     return rows
-
