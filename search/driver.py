@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,22 @@ OUT_OF_MEMORY = "OutOfMemoryError"
 
 
 class Driver:
-    """One start of a search, from the ledger as it is to the trials asked for."""
+    """One start of a search, from the ledger as it is to the trials asked for.
 
-    def __init__(self, plan: Plan, study: Study, ledger: Ledger, progress: Progress) -> None:
+    `trainable` is what Ray Tune runs for each trial, called as `run_trial` is.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        study: Study,
+        ledger: Ledger,
+        progress: Progress,
+        *,
+        trainable: Callable[..., None] = run_trial,
+    ) -> None:
         self._plan, self._study, self._ledger = plan, study, ledger
-        self._progress = progress
+        self._progress, self._trainable = progress, trainable
         self._started = time.monotonic()
 
     @property
@@ -141,7 +152,7 @@ class Driver:
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
-                    run_trial,
+                    self._trainable,
                     at=self._at,
                     gpu=self._needs["gpu"] > 0,
                     hang_after_s=self._plan.search.hang_after_s,
@@ -185,9 +196,11 @@ class Driver:
 
     def _on_end(self, name: str, decision: Decision) -> None:
         assert decision.outcome is not None
-        write_end(self._study, name, decision.outcome, decision.reason)
         records = self._study.trial(name).records()
-        self._progress.ended(name, decision, objective_value(records, self._plan.search))
+        value = objective_value(records, self._plan.search)
+        known = {"epochs": len(records), "value": value}
+        write_end(self._study, name, decision.outcome, decision.reason, **known)
+        self._progress.ended(name, decision, value)
 
     def _on_crash(self, name: str) -> None:
         write_end(self._study, name, Outcome.CRASHED, "out of retries")

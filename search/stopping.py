@@ -131,24 +131,29 @@ class TrialStopper(Stopper):
         )
         self._records_of = records_of
         self._on_end = on_end
-        self._seen: dict[str, list[EpochRecord]] = {}
+        self._seen: dict[str, list[EpochRecord]] = {}  # of the trials under way
+        self._entered: dict[str, set[int]] = {}  # their rungs that the ledger has
+        self._over: set[str] = set()
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002
         """Return whether Tune ends the trial now, before its last epoch."""
         name, epoch = result["trial"], result["epoch"]
+        if name in self._over:
+            return False  # Tune's last word
         seen = self._seen.setdefault(name, [])
         if seen and epoch <= seen[-1].epoch:
-            return False  # reported again, after a retry or as Tune's last word
+            return False  # reported again, after a retry
         if epoch == len(seen) + 1:
             seen.append(_record(result))
         else:
             seen[:] = [record for record in self._records_of(name) if record.epoch <= epoch]
-        number = int(name.removeprefix("t"))
-        decision = self._decide(number, seen)
+        decision = self._decide(name, seen)
         if decision.outcome is None:
             return False
         value = objective_value(seen, self._config)
+        number = _number(name)
         self._ledger.tell(number, decision.outcome, value=value, reason=decision.reason)
+        self._forget(name)
         self._on_end(name, decision)
         return decision.outcome is not Outcome.FINISHED
 
@@ -156,13 +161,22 @@ class TrialStopper(Stopper):
         """Return False: one trial's end never ends the others."""
         return False
 
-    def _decide(self, number: int, records: Sequence[EpochRecord]) -> Decision:
+    def _forget(self, name: str) -> None:
+        """Let go of a trial that has ended: the records of ten thousand do not fit in memory."""
+        self._over.add(name)
+        del self._seen[name]
+        self._entered.pop(name, None)
+
+    def _decide(self, name: str, records: Sequence[EpochRecord]) -> Decision:
         decision = decide(records, self._config, self._grace)
         if decision.outcome is not None:
             return decision
         last = records[-1].epoch
         reached = [rung for rung in self._rungs if rung <= last]
-        behind = [rung for rung in reached if self._is_behind(number, rung, records)]
+        entered = self._entered.setdefault(name, set())
+        due = [rung for rung in reached if rung not in entered]
+        behind = [rung for rung in due if self._is_behind(_number(name), rung, records)]
+        entered.update(due)
         if last >= self._epochs:
             return Decision(Outcome.FINISHED)
         if behind:
@@ -215,6 +229,10 @@ class RepeatStopper(Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its parts beside the trials; nothing reads them
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("t"))
 
 
 def _record(result: Mapping[str, Any]) -> EpochRecord:

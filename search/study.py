@@ -65,11 +65,17 @@ class _File(BaseModel):
 
 
 class TrialEnd(_File):
-    """`end.json`: how a trial ended, why in one phrase, and when (seconds since 1970)."""
+    """`end.json`: how a trial ended, why in one phrase, and when (seconds since 1970).
+
+    epochs, value: of a trial that counts, how many it has and its best windowed objective, so
+        that nobody has to read them all again; None where they were not at hand
+    """
 
     outcome: Outcome
     reason: str = ""
     time: float
+    epochs: int | None = None
+    value: float | None = None
 
 
 class TrialInfo(_File):
@@ -158,9 +164,9 @@ def write(path: Path, content: _File) -> None:
     replace_text(path, content.model_dump_json(indent=1) + "\n")
 
 
-def write_end(study: Study, name: str, outcome: Outcome, reason: str) -> None:
-    """Write how a trial ended, now."""
-    end = TrialEnd(outcome=outcome, reason=reason, time=time.time())
+def write_end(study: Study, name: str, outcome: Outcome, reason: str, **known: Any) -> None:
+    """Write how a trial ended, now; `known` are the further fields that are at hand."""
+    end = TrialEnd(outcome=outcome, reason=reason, time=time.time(), **known)
     write(study.path / name / "end.json", end)
 
 

@@ -30,12 +30,16 @@ class Line:
 
 def lines(study: Study, config: SearchConfig) -> list[Line]:
     """Read one line for each trial, the repeats too."""
-    found = []
-    for trial in study.trials():
-        records, end = trial.records(), trial.end()
-        outcome, reason = (None, "") if end is None else (end.outcome, end.reason)
-        found.append(Line(trial, len(records), objective_value(records, config), outcome, reason))
-    return found
+    return [_line(trial, config) for trial in study.trials()]
+
+
+def _line(trial: Trial, config: SearchConfig) -> Line:
+    end = trial.end()
+    if end is not None and end.epochs is not None and end.value is not None:
+        return Line(trial, end.epochs, end.value, end.outcome, end.reason)
+    records = trial.records()
+    outcome, reason = (None, "") if end is None else (end.outcome, end.reason)
+    return Line(trial, len(records), objective_value(records, config), outcome, reason)
 
 
 def best(found: Sequence[Line], config: SearchConfig) -> Line | None:

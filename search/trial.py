@@ -49,7 +49,7 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
         with _watched(trial.path / HANG, hang_after_s) as alive:
             for record in records:
                 alive()
-                _report(trial.name, record, run.notes)
+                report_epoch(trial.name, record, run.notes)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -57,7 +57,7 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
         tune.report({"trial": trial.name, "disk_error": (error.errno, error.filename)})
 
 
-def _report(name: str, record: EpochRecord, notes: list[str]) -> None:
+def report_epoch(name: str, record: EpochRecord, notes: list[str]) -> None:
     """Report an epoch, and what was found damaged on opening the run, which is said once."""
     told = {"trial": name, "epoch": record.epoch, "young": record.young, "notes": list(notes)}
     tune.report({**told, **record.metrics})

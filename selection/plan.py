@@ -111,8 +111,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     weights = arguments.inception_weights
     inception = _inception(weights, settings)
     data = _load(study, source, test=arguments.test)
-    records = {found.name: _records(found) for found in study.trials()}
-    judged = _judge_all(study, records, data.val, settings)
+    records = read_epochs(study)
+    judged = judge_all(study, records, data.val, settings)
     filtered = _choose(judged, trial, settings)
     candidates = _candidates(study, judged, filtered)
     return Plan(
@@ -215,6 +215,11 @@ def _check_counts(data: Dataset, images: ImageSet, least: int, what: str) -> Non
             raise InputError(f"class {name} has {count} of the {least} or more {what}")
 
 
+def read_epochs(study: Study) -> dict[str, list[EpochRecord]]:
+    """Return every trial's epochs; `InputError` for a file of them that is damaged."""
+    return {trial.name: _records(trial) for trial in study.trials()}
+
+
 def _records(trial: Trial) -> list[EpochRecord]:
     try:
         return trial.records()
@@ -222,12 +227,13 @@ def _records(trial: Trial) -> list[EpochRecord]:
         raise InputError(f"{error}; restore it, or remove the trial's folder") from error
 
 
-def _judge_all(
+def judge_all(
     study: Study,
     records: Mapping[str, Sequence[EpochRecord]],
     val: ImageSet,
     settings: SelectionConfig,
 ) -> dict[str, list[Epoch]]:
+    """Judge the recorded epochs of all trials."""
     chance = max(val.per_class(len(study.info.classes))) / len(val)
     return {
         name: judge(

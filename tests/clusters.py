@@ -221,9 +221,12 @@ def differences(study: Study, uri: str, *, latest_only: bool = False) -> list[st
 
 
 class Postgres:
-    """PostgreSQL on loopback with one database, `mlflow`; stopped and started at will."""
+    """PostgreSQL on loopback with one database, `mlflow`; stopped and started at will.
 
-    def __init__(self) -> None:
+    synced: it waits for the disk, as it does outside of tests
+    """
+
+    def __init__(self, *, synced: bool = False) -> None:
         self._bin = _postgres_programs()
         self.port = free_port()
         # It refuses to run as root.
@@ -243,7 +246,7 @@ class Postgres:
             "port": self.port,
             "unix_socket_directories": f"'{self._folder}'",
             "shared_buffers": "16MB",
-            "fsync": "off",
+            "fsync": "on" if synced else "off",
         }
         with (self._folder / "data" / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
@@ -291,19 +294,31 @@ class Postgres:
 
 def _postgres_programs() -> Path:
     """Return the folder of PostgreSQL's programs; skip the test where there is none."""
+    lacking = lacking_for_postgres()
+    if lacking:
+        pytest.skip(lacking)
+    return _postgres_folders()[-1]
+
+
+def lacking_for_postgres() -> str:
+    """Return what is not installed that MLflow on PostgreSQL needs, "" if all is there."""
     if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed, which MLflow needs for PostgreSQL")
+        return "psycopg is not installed, which MLflow needs for PostgreSQL"
+    if not _postgres_folders():
+        return "PostgreSQL is not installed (Debian: apt install postgresql)"
+    return ""
+
+
+def _postgres_folders() -> list[Path]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian: not on the PATH
     found += [Path(path).resolve() for path in [shutil.which("initdb")] if path]
-    if not found:
-        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
-    return found[-1].parent
+    return [path.parent for path in found]
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[Postgres]:
+def postgres(*, synced: bool = False) -> Iterator[Postgres]:
     """Start PostgreSQL with an empty database, and stop it with the context."""
-    server = Postgres()
+    server = Postgres(synced=synced)
     try:
         server.start()
         server.create()
