@@ -2,12 +2,13 @@
 # make test   lint, types and tests, from nothing
 # make chaos  every fault at random moments, for up to two hours; goes on where it was
 # make setup  the environment alone, in .venv
+# make peers  Keras on TensorFlow, which benchmarks.step compares with, in .venv-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint chaos
+.PHONY: setup demo test lint chaos peers
 
 setup: $(STAMP)
 
@@ -32,3 +33,8 @@ test: lint
 chaos: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --count 100000 --out fuzz.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.chaos --out docs/reliability.md
+
+peers:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		tensorflow-cpu==2.21.0 tf-keras==2.21.0

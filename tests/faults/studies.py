@@ -23,16 +23,17 @@ from tests.faults.lab import (
 def two_drivers(lab: Lab, rng: random.Random) -> Findings:
     """Start a second driver while the first is at work, and again when it was killed."""
     found = Findings()
+    options = (*OPTIONS, "--epochs", "30")  # the first is at work until it is killed
     with lab.search() as search:
-        first = search.start(*OPTIONS)
+        first = search.start(*options)
         wait_for_epochs(search, first, rng.randint(1, 8))
-        refusal = search.run(*OPTIONS, code=2)
+        refusal = search.run(*options, code=2)
         for text in (str(first.pid), socket.gethostname(), "since 20"):
             found.expect(text in refusal, refusal)
         found.expect(first.poll() is None, "the first driver ended")
         first.kill()
         first.communicate()
-        search.run(*OPTIONS)  # at once: the lock of a dead process is stale
+        search.run(*options)  # at once: the lock of a dead process is stale
         check_whole(search, TRIALS, found)
         check_nothing_runs(search, found)
     return found
