@@ -38,7 +38,7 @@ from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
 
 IMAGE_SIZE = 112
-COVIDX = 29_404  # images of COVIDx 9A
+COVIDX = 29_404  # images that the published system was trained on
 TARGET = 0.9
 STEPS = 20  # in a row, at the demo's size
 

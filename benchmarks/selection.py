@@ -82,7 +82,7 @@ STUDY = "bench"
 # The search and pick at full size that operations are counted of.
 FULL = TrainConfig()
 TRIALS = 32
-TRAIN_IMAGES = 29_404  # as many updates as were published
+TRAIN_IMAGES = 29_404  # 460 updates an epoch
 CANDIDATES, CNNS, CEILINGS = 24, 5, 3
 INCEPTION_FLOP = 11.4e9  # an image of 299 px: 5.7 G multiplications and additions
 # However short the trials are, their epochs pass step 1.
