@@ -5,6 +5,7 @@ Everything here is a pure function of records: training, search and selection sh
 
 from __future__ import annotations
 
+import bisect
 import math
 import stat
 import statistics
@@ -115,15 +116,15 @@ def best_by_quality(records: Sequence[EpochRecord], count: int) -> list[int]:
     order = sorted(
         (value, index) for index, value in enumerate(windowed(values)) if math.isfinite(value)
     )
-    chosen: list[int] = []
+    finite = [index for index, value in enumerate(values) if math.isfinite(value)]
+    chosen: dict[int, None] = {}
     for _, index in order:
-        finite = [i for i in range(index + 1) if math.isfinite(values[i])][-WINDOW:]
-        best = min(finite, key=lambda i: values[i])
-        if grown[best].epoch not in chosen:
-            chosen.append(grown[best].epoch)
+        end = bisect.bisect_right(finite, index)
+        best = min(finite[max(end - WINDOW, 0) : end], key=lambda i: values[i])
+        chosen[grown[best].epoch] = None
         if len(chosen) == count:
             break
-    return chosen
+    return list(chosen)
 
 
 def quantiles(values: Sequence[float]) -> list[float]:

@@ -23,7 +23,7 @@ from search.recorder import Mirror
 from search.restore import mark_interrupted, restore
 from search.study import Study, Trial, open_study
 from selection.candidates import choose
-from selection.plan import judge_all, read_epochs
+from selection.plan import Judged, Records
 from selection.settings import SelectionConfig
 
 T = TypeVar("T")
@@ -179,8 +179,7 @@ def step1(folder: Path, trials: int, epochs: int) -> FirstStep:
     plan = simulated.plan_of(simulated.flags(folder, trials=trials, epochs=epochs))
     study, settings = open_study(plan.folder), SelectionConfig()
     with watched(every_s=0.1) as parts.watch:
-        records = parts.timed("reading", lambda: read_epochs(study))
-        judged = parts.timed("judging", lambda: judge_all(study, records, plan.data.val, settings))
-        filtered = parts.timed("choosing", lambda: choose(list(judged.values()), settings))
+        judged = Judged(study, Records(study), plan.data.val, settings)
+        filtered = parts.timed("s", lambda: choose(judged.values(), settings))
     parts.recorded, parts.chosen = filtered.recorded, len(filtered.chosen)
     return parts

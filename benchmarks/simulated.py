@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
@@ -183,6 +184,7 @@ class _Collected(BaseJournalBackend):
 def _write_ledger(study: Study, plan: Plan) -> list[Row]:
     """Write the ledger line for line as a search does, but without a sync for each."""
     collected = _Collected()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(collected)
     directions = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
     number = storage.create_new_study([directions[plan.search.direction]], STUDY)

@@ -11,7 +11,7 @@ from pathlib import Path
 from acgan.config import derive_seed
 from acgan.errors import InputError
 from search.searcher import Ledger, Row
-from search.study import Outcome, Study, TrialInfo, write, write_end
+from search.study import Outcome, Study, TrialInfo, read_end, write, write_end
 
 
 def trial_info(row: Row, seed: int) -> TrialInfo:
@@ -44,7 +44,7 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
         if not _readable(partial(study.trial, row.name)):
             damaged.append(folder / "trial.json")
             write(folder / "trial.json", trial_info(row, seed))
-        if not _readable(study.trial(row.name).end):
+        if not _readable(partial(read_end, folder)):
             damaged.append(folder / "end.json")
         lines = folder / "epochs.jsonl"
         if row.outcome is Outcome.FINISHED and not (lines.is_file() and lines.stat().st_size):
@@ -80,9 +80,10 @@ def write_missing_ends(study: Study, ledger: Ledger) -> None:
     for row in ledger.rows():
         if row.outcome is None:
             continue
-        end = study.trial(row.name).end()
+        end = read_end(study.path / row.name)
         if end is None or end.outcome is not row.outcome:
-            write_end(study, row.name, row.outcome, row.reason)
+            trial = study.trial(row.name)  # `InputError` if its folder is gone
+            write_end(study, trial.name, row.outcome, row.reason)
 
 
 def mark_interrupted(study: Study) -> None:

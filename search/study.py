@@ -170,6 +170,11 @@ def write_end(study: Study, name: str, outcome: Outcome, reason: str, **known: A
     write(study.path / name / "end.json", end)
 
 
+def read_end(folder: Path) -> TrialEnd | None:
+    """Return how the trial in a folder ended; None while it runs or waits."""
+    return _read(TrialEnd, folder / "end.json")
+
+
 @dataclass(frozen=True)
 class Trial:
     """One trial's directory, read afresh at every call."""
@@ -188,7 +193,7 @@ class Trial:
 
     def end(self) -> TrialEnd | None:
         """Return how the trial ended; None while it runs or waits."""
-        return _read(TrialEnd, self.path / "end.json")
+        return read_end(self.path)
 
 
 @dataclass(frozen=True)

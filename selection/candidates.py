@@ -7,6 +7,7 @@ order the epochs of one trial only; between trials `val/fd_cnn` does. Nothing he
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -112,28 +113,33 @@ def fault(record: EpochRecord, *, chance: float, config: SelectionConfig) -> str
     return ""
 
 
-def choose(trials: Sequence[Sequence[Epoch]], config: SelectionConfig) -> Filtered:
-    """Return the candidates of judged trials.
+def choose(trials: Iterable[Sequence[Epoch]], config: SelectionConfig) -> Filtered:
+    """Return the candidates of judged trials, which are looked at one after another.
 
     The places of a trial are filled by turns from two orders: windowed `val/fd_cnn`, and the
     published one by losses and accuracies. Candidates beyond `max_candidates` are cut by
     `val/fd_cnn`.
     """
     chosen: list[Epoch] = []
-    better = 0
+    kept: list[Epoch] = []
+    reasons: Counter[str] = Counter()
+    usable = better = 0
     for epochs in trials:
-        taken = _by_turns([e for e in epochs if e.kept and not e.reason], config.per_trial)
+        with_weights = [epoch for epoch in epochs if epoch.kept]
+        candidates = [epoch for epoch in with_weights if not epoch.reason]
+        taken = _by_turns(candidates, config.per_trial)
         better += len(_better_without_weights(epochs, taken))
+        usable += len(candidates)
+        reasons.update(epoch.reason for epoch in epochs)
         chosen += taken
+        kept += with_weights
     chosen.sort(key=lambda e: (e.quality, e.trial, e.epoch))
-    everything = [epoch for epochs in trials for epoch in epochs]
-    usable = sum(1 for epoch in everything if epoch.kept and not epoch.reason)
     return Filtered(
         chosen=tuple(chosen[: config.max_candidates]),
-        kept=tuple(epoch for epoch in everything if epoch.kept),
-        reasons=_count(epoch.reason for epoch in everything if epoch.reason),
-        recorded=len(everything),
-        passed=sum(1 for epoch in everything if not epoch.reason),
+        kept=tuple(kept),
+        reasons={reason: count for reason, count in reasons.items() if reason},
+        recorded=reasons.total(),
+        passed=reasons[""],
         better_without_weights=better,
         over_per_trial=usable - len(chosen),
         over_cap=max(len(chosen) - config.max_candidates, 0),
@@ -173,10 +179,3 @@ def _better_without_weights(epochs: Sequence[Epoch], taken: Sequence[Epoch]) -> 
         for e in lost
         if order(e) < order(taken[turn::2][-1])
     }
-
-
-def _count(reasons: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in reasons:
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from acgan.generate import load_generator
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from search import tracking
-from search.study import LastStart, Study, Trial, driver_at_work, open_study, study_path, trial_name
+from search.study import LastStart, Study, driver_at_work, open_study, study_path, trial_name
 from selection.candidates import Epoch, Filtered, choose, judge, quality_order
 from selection.extractors import check_request, check_weights
 from selection.jobs import without_test
@@ -67,7 +67,7 @@ class Plan:
     scope: str
     source: str
     data: Dataset
-    records: dict[str, list[EpochRecord]]
+    records: Records
     filtered: Filtered
     candidates: tuple[Chosen, ...]
     test_images: int
@@ -111,10 +111,10 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     weights = arguments.inception_weights
     inception = _inception(weights, settings)
     data = _load(study, source, test=arguments.test)
-    records = read_epochs(study)
-    judged = judge_all(study, records, data.val, settings)
+    records = Records(study)
+    judged = Judged(study, records, data.val, settings)
     filtered = _choose(judged, trial, settings)
-    candidates = _candidates(study, judged, filtered)
+    candidates = _candidates(study, judged.get(BASELINE, []), filtered)
     return Plan(
         settings=settings,
         study=study,
@@ -215,43 +215,58 @@ def _check_counts(data: Dataset, images: ImageSet, least: int, what: str) -> Non
             raise InputError(f"class {name} has {count} of the {least} or more {what}")
 
 
-def read_epochs(study: Study) -> dict[str, list[EpochRecord]]:
-    """Return every trial's epochs; `InputError` for a file of them that is damaged."""
-    return {trial.name: _records(trial) for trial in study.trials()}
+class Records(Mapping[str, list[EpochRecord]]):
+    """Every trial's epochs by its name, read at each look: not all of a large study fit in memory.
+
+    A look raises `InputError` for a file that is damaged.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._trials = {trial.name: trial for trial in study.trials()}
+
+    def __getitem__(self, name: str) -> list[EpochRecord]:
+        try:
+            return self._trials[name].records()
+        except ValueError as error:
+            raise InputError(f"{error}; restore it, or remove the trial's folder") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
 
 
-def _records(trial: Trial) -> list[EpochRecord]:
-    try:
-        return trial.records()
-    except ValueError as error:
-        raise InputError(f"{error}; restore it, or remove the trial's folder") from error
+class Judged(Mapping[str, list[Epoch]]):
+    """Every trial's epochs as step 1 sees them, judged at each look."""
 
+    def __init__(
+        self, study: Study, records: Records, val: ImageSet, settings: SelectionConfig
+    ) -> None:
+        self._study, self._records, self._settings = study, records, settings
+        self._chance = max(val.per_class(len(study.info.classes))) / len(val)
 
-def judge_all(
-    study: Study,
-    records: Mapping[str, Sequence[EpochRecord]],
-    val: ImageSet,
-    settings: SelectionConfig,
-) -> dict[str, list[Epoch]]:
-    """Judge the recorded epochs of all trials."""
-    chance = max(val.per_class(len(study.info.classes))) / len(val)
-    return {
-        name: judge(
+    def __getitem__(self, name: str) -> list[Epoch]:
+        return judge(
             name,
-            epochs,
-            kept=RunDir(study.path / name).kept_weights(),
-            chance=chance,
-            config=settings,
+            self._records[name],
+            kept=RunDir(self._study.path / name).kept_weights(),
+            chance=self._chance,
+            config=self._settings,
         )
-        for name, epochs in records.items()
-    }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
 
 
 def _choose(
     judged: Mapping[str, list[Epoch]], trial: str | None, settings: SelectionConfig
 ) -> Filtered:
     """Filter the epochs of all trials, or of one; `InputError` if none is left."""
-    asked = [epochs for name, epochs in judged.items() if trial in (None, name)]
+    asked = (epochs for name, epochs in judged.items() if trial in (None, name))
     filtered = choose(asked, settings)
     what = "the study" if trial is None else f"trial {trial}"
     if not filtered.kept:
@@ -266,17 +281,17 @@ def _choose(
     return filtered
 
 
-def _candidates(
-    study: Study, judged: Mapping[str, list[Epoch]], filtered: Filtered
-) -> tuple[Chosen, ...]:
+def _candidates(study: Study, baseline: Sequence[Epoch], filtered: Filtered) -> tuple[Chosen, ...]:
     """Check the weights of step 1's candidates; add the baseline's best epoch to compare with."""
-    baseline = baseline_epoch(judged.get(BASELINE, []))
-    epochs = list(filtered.chosen)
-    if baseline is not None and baseline not in epochs:
-        epochs.append(baseline)
+    epochs = {(epoch.trial, epoch.epoch): epoch for epoch in filtered.chosen}
+    competing = set(epochs)
+    best = baseline_epoch(baseline)
+    compared = None if best is None else (best.trial, best.epoch)
+    if best is not None:
+        epochs.setdefault((best.trial, best.epoch), best)
     return tuple(
-        _checked(study, epoch, competes=epoch in filtered.chosen, baseline=epoch is baseline)
-        for epoch in epochs
+        _checked(study, epoch, competes=key in competing, baseline=key == compared)
+        for key, epoch in epochs.items()
     )
 
 

@@ -449,9 +449,9 @@ def curves_picture(pick: Pick, records: Mapping[str, Sequence[EpochRecord]]) -> 
     axes.set_yscale("log")
     looks = {pick.baseline.trial: (BASELINE, "baseline")} if pick.baseline else {}
     looks[pick.winner.trial] = (WINNER, "winner's trial")
-    for trial, epochs in sorted(records.items(), key=lambda item: item[0] in looks):
+    for trial in sorted(records, key=lambda name: name in looks):
         colour, role = looks.get(trial, (LEFT, ""))
-        _draw_curve(axes, epochs, colour=colour, label=role and f"{role}, {trial}")
+        _draw_curve(axes, records[trial], colour=colour, label=role and f"{role}, {trial}")
     at = [candidate.epoch for candidate in pick.candidates]
     values = [candidate.quality for candidate in pick.candidates]
     axes.plot(at, values, "o", color=TIED, markerfacecolor="white", label="candidate")
