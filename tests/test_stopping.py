@@ -364,13 +364,16 @@ def _curve(rng: np.random.Generator, epochs: int) -> list[float]:
 
 
 def test_of_a_trial_that_has_ended_no_record_is_held(path: Path) -> None:
+    def held() -> int:
+        gc.collect()
+        return sum(type(found) is EpochRecord for found in gc.get_objects())
+
     driver = Driver(path, epochs=9)
+    before = held()
     for number in range(3):
         driver.run(number, [5.0] * (9 if number < 2 else 8))
     driver.disk.clear()
-    gc.collect()
-    held = [found for found in gc.get_objects() if isinstance(found, EpochRecord)]
-    assert len(held) == 8, "but for those of the trial under way"
+    assert held() - before == 8, "but for those of the trial under way"
     assert not driver.report("t0000", records_of(9)[-1]), "Tune's last word"
     assert list(driver.ends) == ["t0000", "t0001"]
 
@@ -380,9 +383,12 @@ def test_the_ledger_is_looked_through_at_rungs_only(
 ) -> None:
     looks: list[int] = []
     reported = Ledger.reported
-    monkeypatch.setattr(
-        Ledger, "reported", lambda ledger, rung: looks.append(rung) or reported(ledger, rung)
-    )
+
+    def noted(ledger: Ledger, rung: int) -> set[int]:
+        looks.append(rung)
+        return reported(ledger, rung)
+
+    monkeypatch.setattr(Ledger, "reported", noted)
     driver = Driver(path, epochs=60)
     driver.run(0, [5.0] * 60)
     assert sorted(set(looks)) == [4, 12, 36]
