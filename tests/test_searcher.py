@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -350,3 +351,18 @@ def test_no_more_trials_are_handed_out_than_are_asked_for(path: Path) -> None:
         assert [open_ledger(path).rows()[int(c["trial"][1:])].params for c in suggested] == [
             {name: value for name, value in c.items() if name != "trial"} for c in suggested
         ]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_a_proposal_is_what_copies_of_the_trials_lead_to_and_changes_none(sampler: str) -> None:
+    ledger = open_ledger(None, sampler=sampler)
+    for number in range(10):
+        ledger.tell(number, Outcome.FINISHED, value=hardness(ledger.propose().params))
+    open_trial = ledger.propose()
+    before = copy.deepcopy(ledger._trials())
+    draft = optuna.create_study(sampler=ledger._sampler(11))
+    draft.add_trials(before)
+    expected = draft.ask(space.distributions(SPACE)).params
+    assert ledger.propose().params == expected
+    assert ledger._trials()[:11] == before
+    assert ledger.rows()[10] == open_trial

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 from collections.abc import Callable, Sequence
@@ -360,3 +361,35 @@ def _curve(rng: np.random.Generator, epochs: int) -> list[float]:
     epoch = np.arange(1, epochs + 1)
     values = (floor + 8 * np.exp(-speed * epoch)) * np.exp(rng.normal(0, 0.12, epochs))
     return [float(value) for value in values]
+
+
+def test_of_a_trial_that_has_ended_no_record_is_held(path: Path) -> None:
+    def held() -> int:
+        gc.collect()
+        return sum(type(found) is EpochRecord for found in gc.get_objects())
+
+    driver = Driver(path, epochs=9)
+    before = held()
+    for number in range(3):
+        driver.run(number, [5.0] * (9 if number < 2 else 8))
+    driver.disk.clear()
+    assert held() - before == 8, "but for those of the trial under way"
+    assert not driver.report("t0000", records_of(9)[-1]), "Tune's last word"
+    assert list(driver.ends) == ["t0000", "t0001"]
+
+
+def test_the_ledger_is_looked_through_at_rungs_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    reported = Ledger.reported
+
+    def noted(ledger: Ledger, rung: int) -> set[int]:
+        looks.append(rung)
+        return reported(ledger, rung)
+
+    monkeypatch.setattr(Ledger, "reported", noted)
+    driver = Driver(path, epochs=60)
+    driver.run(0, [5.0] * 60)
+    assert sorted(set(looks)) == [4, 12, 36]
+    assert len(looks) == 6

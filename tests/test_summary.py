@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from acgan.records import EpochRecord
 from search import summary
 from search.settings import SearchConfig
-from search.study import Outcome, Study, TrialEnd, TrialInfo, write
+from search.study import Outcome, Study, TrialEnd, TrialInfo, write, write_end
 from tests.studies import write_study
 
 CONFIG = SearchConfig()
@@ -106,3 +107,17 @@ def test_a_study_without_a_finished_trial_says_so(tmp_path: Path) -> None:
 
 def test_the_scale_of_the_score_is_said(study: Study) -> None:
     assert "1.5 for real images (the floor), 40.25 for" in summary.scale(study)
+
+
+def test_of_a_trial_that_has_ended_its_end_says_how(study: Study) -> None:
+    (before,) = [line for line in summary.lines(study, CONFIG) if line.trial.name == "t0001"]
+    write_end(study, "t0001", Outcome.FINISHED, "why", epochs=before.epochs, value=before.value)
+    (study.path / "t0001" / "epochs.jsonl").unlink()
+    (after,) = [line for line in summary.lines(study, CONFIG) if line.trial.name == "t0001"]
+    assert after == before
+
+
+def test_an_end_with_an_infinite_value_is_read_as_it_was_written(study: Study) -> None:
+    write_end(study, "t0001", Outcome.FINISHED, "", epochs=3, value=math.inf)
+    (line,) = [line for line in summary.lines(study, CONFIG) if line.trial.name == "t0001"]
+    assert (line.epochs, line.value) == (3, math.inf)
