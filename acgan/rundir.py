@@ -224,13 +224,28 @@ class RunDir:
                 continue
             if path != self.state_path:  # or the next commit would replace it by the damaged one
                 os.replace(path, self.state_path)
-            lines = "".join(record.model_dump_json() + "\n" for record in records)
-            self._write_lines(lines.encode())
+            self._write_records(records)
             return records, state[1]
         if self.epochs_path.exists() and self.epochs_path.stat().st_size:
             self._note(f"{self.path} has no state that can be used: it starts again")
         self._write_lines(b"")
         return None
+
+    def complete_lines(self) -> bool:
+        """Write the last record anew from the state, for a run that has ended with a torn line.
+
+        Returns whether that could be done; else nothing is written.
+        """
+        state = self._read_state(self.state_path)
+        records = None if state is None else self._records_up_to(state[0])
+        if records is None:
+            return False
+        self._write_records(records)
+        return True
+
+    def _write_records(self, records: Sequence[EpochRecord]) -> None:
+        lines = "".join(record.model_dump_json() + "\n" for record in records)
+        self._write_lines(lines.encode())
 
     def _write_lines(self, lines: bytes) -> None:
         """Write the records anew, into a new file, and open it for those that follow."""

@@ -55,6 +55,8 @@ def _connect(address: str, *, verbose: bool) -> None:
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.CRITICAL,
         )
+    except SystemExit as error:  # raised by Ray's own handler of SIGTERM, set before it is done
+        raise KeyboardInterrupt from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":
             raise

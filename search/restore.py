@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from acgan.config import derive_seed
 from acgan.errors import InputError
+from acgan.rundir import RunDir
 from search.searcher import Ledger, Row
 from search.study import Outcome, Study, TrialInfo, read_end, write, write_end
 
@@ -34,7 +36,7 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
             f"{study.ledger_path} is damaged: it lacks trials that are there ({lost[0]} and "
             f"{len(lost) - 1} more); restore it, or name a new study with --study NAME"
         )
-    damaged, emptied = [], []
+    damaged, mended, lacking = list[Path](), list[Path](), list[Path]()
     if not _readable(study.quality):
         damaged.append(study.path / "quality.json")
     for row in rows:
@@ -47,8 +49,10 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
         if not _readable(partial(read_end, folder)):
             damaged.append(folder / "end.json")
         lines = folder / "epochs.jsonl"
-        if row.outcome is Outcome.FINISHED and not (lines.is_file() and lines.stat().st_size):
-            emptied.append(lines)
+        if row.outcome is not None and _is_torn(lines):  # no process will open the run and mend it
+            (mended if RunDir(folder).complete_lines() else lacking).append(lines)
+        elif row.outcome is Outcome.FINISHED and not _size(lines):
+            lacking.append(lines)
         config = folder / "config.json"
         if config.is_file() and not _readable(partial(_parse, config)):
             damaged.append(config)
@@ -56,11 +60,25 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
         if path.name != "trial.json":  # the others are made again where they belong
             path.unlink()
     write_missing_ends(study, ledger)
-    return [f"{path} was damaged and is made again" for path in damaged] + [
-        f"{path} is empty, though its trial has finished: its value stays in the ledger, its "
-        "epochs are in MLflow alone and are no candidates; restore the file if you can"
-        for path in emptied
+    again = [f"{path} was damaged and is made again" for path in (*damaged, *mended)]
+    return again + [
+        f"{path} is damaged, though its trial has ended: its value stays in the ledger, epochs "
+        "that the file lacks are in MLflow alone and are no candidates; restore it if you can"
+        for path in lacking
     ]
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file's last line has no end."""
+    if not _size(path):
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _parse(path: Path) -> object:

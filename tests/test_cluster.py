@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import secrets
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -24,6 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from search.cluster import ray_cluster
 from search.study import Study, open_study
 from selection.registry import CHAMPION, NAME
 from selection.result import Pick, read_pick
@@ -338,3 +341,19 @@ def test_a_node_whose_folder_is_not_the_shared_one_ends_the_search_with_a_senten
         output, _ = process.communicate(timeout=200)
     assert process.returncode == 2, output
     assert "does not see the study's folder" in output
+
+
+def test_sigterm_while_ray_starts_interrupts_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: object) -> None:  # Ray takes the signal over before it has started
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ray.init", init)
+    try:
+        with pytest.raises(KeyboardInterrupt), ray_cluster(None):
+            pytest.fail("Ray has not started")
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,6 +6,7 @@ import pytest
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
+from acgan.rundir import checksum, weights_bytes
 from search import space
 from search.restore import mark_interrupted, restore, trial_info, write_missing_ends
 from search.searcher import Ledger
@@ -72,7 +73,28 @@ def test_a_finished_trial_without_records_is_said(study: Study, there: bool) -> 
         path.touch()
     (study.path / "t0002" / "epochs.jsonl").write_bytes(b"")  # it has not finished: it goes on
     (said,) = restore(study, open_ledger(study), seed=0)
-    assert said.startswith(f"{path} is empty, though its trial has finished")
+    assert said.startswith(f"{path} is damaged, though its trial has ended")
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_torn_last_line_of_an_ended_trial_comes_from_its_state(
+    study: Study, cut: int, whole: bool
+) -> None:
+    path = study.path / "t0001" / "epochs.jsonl"
+    lines, records = path.read_bytes(), study.trial("t0001").records()
+    text = records[-1].model_dump_json()
+    metadata = {"record": text, "checksum": checksum({}, text if whole else "")}
+    (path.parent / "state.safetensors").write_bytes(weights_bytes({}, metadata))
+    path.write_bytes(lines[:-cut])
+    (study.path / "t0002" / "epochs.jsonl").write_bytes(lines[:-cut])  # it goes on: it mends itself
+    (said,) = restore(study, open_ledger(study), seed=0)
+    if whole:
+        assert said == f"{path} was damaged and is made again"
+        assert path.read_bytes() == lines
+    else:
+        assert said.startswith(f"{path} is damaged, though its trial has ended")
+        assert path.read_bytes() == lines[:-cut]
 
 
 def test_a_ledger_that_lacks_trials_is_refused(study: Study) -> None:

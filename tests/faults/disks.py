@@ -188,5 +188,5 @@ def _said_of(path: Path, said: str) -> str:
     """Return what must be said; of a trial that has ended nothing is read again but its end."""
     ended = (path.parent / "end.json").exists()
     if ended and path.name == "epochs.jsonl":
-        return "is empty, though its trial has finished"
+        return "is damaged, though its trial has ended"
     return "" if ended and path.name in ("state.safetensors", "config.json") else said
