@@ -2,8 +2,8 @@
 
 All one after another, each on one thread: a search of N trials, then the same N configurations by
 `acgan.train`, a process each, then N by Ray Tune's own `OptunaSearch` and `MLflowLoggerCallback`.
-What a trial costs besides its epochs is taken from the times in its own records, so that a slow
-minute of the machine, which makes the epochs longer, does not count.
+What a trial costs besides its epochs, and an epoch besides its training steps, is taken from its
+own records, so that a slow minute of the machine, which makes all of it longer, does not count.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from acgan.command import run_command
 from acgan.config import TrainConfig
+from acgan.data import load
 from acgan.records import EpochRecord, read_records
 from benchmarks.report import ROOT, benchmark_parser, publish, table
 
 CONFIG = """\
 data: phantom
-train: {image_size: 32, width: 0.125, batch_size: 16}
+train: {image_size: 32, width: 0.0625, batch_size: 16}
 space: {learning_rate: {low: 5.0e-5, high: 8.0e-4, log: true}}
 search:
   max_concurrent: 1
@@ -38,7 +40,7 @@ search:
   stop_diverged: false
   stop_discriminator_won: false
 """
-TRAIN = TrainConfig(image_size=32, width=0.125, batch_size=16)
+TRAIN = TrainConfig(image_size=32, width=0.0625, batch_size=16)
 LONG_EPOCH_S = 5.0
 SHARE_AT_MOST = 0.03
 LATER_AT_MOST_S = 1.0
@@ -47,10 +49,14 @@ PUBLISHED_EPOCHS = TrainConfig().epochs
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train the trials: from its first process's start to its last one's end."""
+    """One way to train the trials: from its first process's start to its last one's end.
+
+    images: training images, which `perf/images_per_s` in the records counts
+    """
 
     started: float
     ended: float
+    images: int
     runs: list[list[EpochRecord]]
 
     @property
@@ -82,13 +88,22 @@ class Way:
             for before, run in itertools.pairwise(self.runs)
         )
 
-    def added_s(self, alone: Way) -> float:
-        """Return what a trial after the first takes beyond its epochs trained alone."""
-        return self.between_s + self.epochs * (self.epoch_s - alone.epoch_s)
+    @property
+    def besides(self) -> float:
+        """What an epoch takes besides its training steps, as a share of these: the median."""
+        return statistics.median(
+            duration * record.metrics["perf/images_per_s"] / self.images - 1
+            for run in self.runs
+            for duration, record in zip(_durations(run), run[1:], strict=True)
+        )
+
+    def longer_s(self, alone: Way) -> float:
+        """Return by how much an epoch is longer than alone, at the speed of that one's steps."""
+        return (self.besides - alone.besides) * alone.epoch_s / (1 + alone.besides)
 
     def share(self, alone: Way, *, epoch_s: float, epochs: int) -> float:
         """Return what is added to trials of so many epochs, as a share of these alone."""
-        return (self.between_s / epochs + self.epoch_s - alone.epoch_s) / epoch_s
+        return (self.between_s / epochs + self.longer_s(alone)) / epoch_s
 
 
 def _durations(run: Sequence[EpochRecord]) -> list[float]:
@@ -97,31 +112,30 @@ def _durations(run: Sequence[EpochRecord]) -> list[float]:
 
 def measure(trials: int, epochs: int) -> dict[str, Way]:
     """Train the trials in each way."""
+    images = len(load("phantom", image_size=TRAIN.image_size).train)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "overhead.yaml").write_text(CONFIG)
         # The images and the scoring CNN are there before any of them begins.
         _train(folder, folder / "warm-up", epochs=1)
-        searched = _timed(folder / "runs" / "overhead", lambda: _search(folder, trials, epochs))
-        points = [json.loads(path.read_bytes()) for path in _trials(folder)]
+        bodies = {
+            "`search.run`": (folder / "runs" / "overhead", _search),
+            "`acgan.train`": (folder / "alone", _alone),
+            "by hand": (folder / "hand" / "runs", _by_hand),
+        }
         return {
-            "`search.run`": searched,
-            "`acgan.train`": _timed(folder / "alone", lambda: _alone(folder, points, epochs)),
-            "by hand": _timed(folder / "hand" / "runs", lambda: _by_hand(folder, trials, epochs)),
+            name: timed(runs, images, partial(body, folder, trials, epochs))
+            for name, (runs, body) in bodies.items()
         }
 
 
-def _trials(folder: Path) -> list[Path]:
-    return sorted((folder / "runs" / "overhead").glob("t*/trial.json"))
-
-
-def _timed(runs: Path, body: Callable[[], None]) -> Way:
+def timed(runs: Path, images: int, body: Callable[[], None]) -> Way:
     """Return how a way went that leaves its runs in a folder."""
     started = time.time()
     body()
     ended = time.time()
     found = [read_records(path) for path in runs.glob("*/epochs.jsonl")]
-    return Way(started, ended, sorted(found, key=lambda run: run[0].time))
+    return Way(started, ended, images, sorted(found, key=lambda run: run[0].time))
 
 
 def _search(folder: Path, trials: int, epochs: int) -> None:
@@ -129,11 +143,13 @@ def _search(folder: Path, trials: int, epochs: int) -> None:
     _python(folder, *words, "--epochs", str(epochs))
 
 
-def _alone(folder: Path, points: Sequence[dict[str, object]], epochs: int) -> None:
-    for point in points:
-        params = point["params"]
-        assert isinstance(params, dict)
-        flags = {"learning-rate": params["learning_rate"], "seed": point["seed"]}
+def _alone(folder: Path, trials: int, epochs: int) -> None:
+    """Train the points that the search has trained."""
+    paths = sorted((folder / "runs" / "overhead").glob("t*/trial.json"))
+    assert len(paths) == trials
+    for path in paths:
+        point = json.loads(path.read_bytes())
+        flags = {"learning-rate": point["params"]["learning_rate"], "seed": point["seed"]}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         _train(folder, folder / "alone" / f"t{point['number']:04}", *words, epochs=epochs)
 
@@ -177,8 +193,9 @@ def text(ways: dict[str, Way]) -> str:
             way.trial_s,
             way.first_epoch_s,
             way.epoch_s,
+            1000 * way.longer_s(alone),
             way.between_s,
-            _percent(way.added_s(alone) / (alone.epochs * alone.epoch_s)),
+            _percent(way.share(alone, epoch_s=alone.epoch_s, epochs=alone.epochs)),
             _percent(way.share(alone, epoch_s=LONG_EPOCH_S, epochs=alone.epochs)),
             _percent(way.share(alone, epoch_s=LONG_EPOCH_S, epochs=PUBLISHED_EPOCHS)),
         ]
@@ -189,6 +206,7 @@ def text(ways: dict[str, Way]) -> str:
         "s a trial",
         "s to the first epoch",
         "s an epoch",
+        "ms an epoch beyond alone",
         "s a trial after the first, besides its epochs",
         "added to the epochs alone, as measured",
         f"of {LONG_EPOCH_S:g} s an epoch",
