@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tests.studies import sample_png
 
 TICK_S = 0.1
 DRAIN_S = 3600.0
+BURST_S = 20  # of epochs at the fixed rate, written at once
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,17 @@ class Recorded:
 
     written, backlog: epochs on disk at each look, and those of them that were not in MLflow
     drain_s: from the last epoch to its arrival
-    images: the sample grids that arrived before the last epoch
+    burst_per_s: what arrived a second of many epochs that were written at once
+    images, images_s: the sample grids, and when after the burst all of them had arrived
     """
 
-    per_s: float
     watch: Watch
     written: list[int]
     backlog: list[int]
     drain_s: float
+    burst_per_s: float
     images: int
+    images_s: float
 
     @property
     def drained_per_s(self) -> float:
@@ -62,7 +65,8 @@ class _Search:
 
     def __init__(self, study: Study, plan: Plan, concurrency: int, *, images: bool) -> None:
         self.written = 0
-        self._study, self._plan, self._images = study, plan, images
+        self.images = images
+        self._study, self._plan = study, plan
         self._numbers = itertools.count()
         self._trials = itertools.cycle([self._epochs() for _ in range(concurrency)])
 
@@ -85,7 +89,7 @@ class _Search:
                 yield
 
     def _write(self, trial: Trial, record: EpochRecord) -> None:
-        if self._images:
+        if self.images:
             png = sample_png(trial.info.number, record.epoch)
             (trial.path / str(record.samples)).write_bytes(png)
         else:
@@ -114,9 +118,15 @@ def record(
             for _ in _seconds(minutes * 60, search, per_s):
                 written.append(search.written)
                 backlog.append(search.written - recorder.epochs)
-        arrived = recorder.images
-        drain_s = _drained(recorder, search.written)
-        return Recorded(per_s, watch, written, backlog, drain_s, arrived)
+        drain_s = _arrived(recorder, search.written)
+        search.images, before = False, search.written
+        for _ in range(round(BURST_S * per_s)):
+            search.write_one()
+        burst_s = _arrived(recorder, search.written)
+        images_s = _timed(lambda: recorder.close(DRAIN_S))
+        assert recorder.images == (before if images else 0)
+        burst_per_s = (search.written - before) / burst_s
+        return Recorded(watch, written, backlog, drain_s, burst_per_s, recorder.images, images_s)
 
 
 def _seconds(seconds: float, search: _Search, per_s: float) -> Iterator[None]:
@@ -133,8 +143,19 @@ def _seconds(seconds: float, search: _Search, per_s: float) -> Iterator[None]:
     yield
 
 
-def _drained(recorder: Recorder, written: int) -> float:
-    """Return the seconds until all that was written has arrived, images too."""
+def _arrived(recorder: _Counting, written: int) -> float:
+    """Wait until the metrics of so many epochs have arrived; return how long that took."""
+
+    def wait() -> None:
+        deadline = time.perf_counter() + DRAIN_S
+        while recorder.epochs < written:
+            assert time.perf_counter() < deadline, f"{written} epochs did not arrive"
+            time.sleep(0.02)
+
+    return _timed(wait)
+
+
+def _timed(body: Callable[[], object]) -> float:
     started = time.perf_counter()
-    assert recorder.close(DRAIN_S), f"{written} epochs did not arrive in {DRAIN_S:g} s"
+    body()
     return time.perf_counter() - started

@@ -98,6 +98,8 @@ def test_all_epochs_reach_mlflow_and_the_backlog_is_what_has_not() -> None:
     assert found.written[-1] == pytest.approx(40 * 3, abs=10)
     assert all(0 <= left <= there for left, there in zip(found.backlog, found.written, strict=True))
     assert found.watch.samples[-1].done == found.written[-1] - found.backlog[-1]
+    assert found.images == found.written[-1]
+    assert found.burst_per_s > 0
     text = scale.recorder_text({"SQLite": found, "PostgreSQL": None})
     assert "| SQLite | 0.05" in text
 
