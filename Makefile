@@ -1,6 +1,7 @@
 # make demo   a search of four trials on phantom images and a pick of one, from nothing
 # make test   lint, types and tests, from nothing
-# make chaos  every fault at random moments, for up to two hours; goes on where it was
+# make chaos  damaged input by the hundred thousand, then every fault at random moments: about two
+#             hours; the faults go on where they were
 # make setup  the environment alone, in .venv
 # make peers  Keras on TensorFlow, which benchmarks.step compares with, in .venv-peers
 
@@ -32,7 +33,7 @@ test: lint
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --count 100000 --out fuzz.jsonl
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.chaos --out docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.chaos --minutes 75 --out docs/reliability.md
 
 peers:
 	$(PYTHON) -m venv .venv-peers

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from acgan.augment import augment
-from acgan.command import run_command
+from acgan.command import command, run_command
 from acgan.config import TrainConfig, find_file, read_file, user_path, validate
 from acgan.covidx import image_paths
 from acgan.data import PHANTOM, load
@@ -358,7 +358,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None) -> int:
     """Run the benchmark; return its exit code."""
     asked = _parser().parse_args(arguments)
     return run_command(lambda: _measure(asked), resume="type the same command again")
@@ -371,4 +372,4 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from acgan.command import run_command
+from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.data import load
 from acgan.records import EpochRecord, read_records
@@ -239,7 +239,8 @@ def _words(ways: dict[str, Way], alone: Way) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     parser = benchmark_parser("overhead", __doc__)
     parser.add_argument("--trials", type=int, default=8, help="trials of each way (default: 8)")
@@ -255,4 +256,4 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

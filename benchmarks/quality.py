@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from acgan.command import run_command
+from acgan.command import command, run_command
 from acgan.config import TrainConfig, find_file, read_file, user_path, validate
 from acgan.data import PHANTOM
 from acgan.errors import InputError
@@ -40,7 +40,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)  # of the compute, at which the searches are com
 Replays = Mapping[Searcher, Sequence[Replay]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(argv)
     return run_command(lambda: _measure(options), resume="type the same command again")
@@ -253,4 +254,4 @@ def checked(found: Mapping[Searcher, Found]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acgan.command import run_command
+from acgan.command import command, run_command
 from acgan.train import METRIC_NAMES
 from benchmarks import driving, recording, restarting
 from benchmarks.driving import Driven
@@ -42,7 +42,8 @@ IMAGES_SHARE = 0.1  # of the time: images take five times as long to send as to 
 GPUS = 1000
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
     return run_command(lambda: _measure(arguments), resume="type the same command again")
@@ -311,4 +312,4 @@ def outlook(rates: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from acgan.classifier import fit_last, to_rgb
-from acgan.command import run_command
+from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.data import PHANTOM
 from acgan.generate import generate_all, load_generator
@@ -495,7 +495,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None) -> int:
     """Run the benchmark; return its exit code."""
     asked = _parser().parse_args(arguments)
     return run_command(lambda: _measure(asked), resume="type the same command again")
@@ -509,4 +510,4 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

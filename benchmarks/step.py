@@ -19,13 +19,14 @@ from typing import Any, Self
 
 import torch
 
-from acgan.command import run_command
+from acgan.command import command, run_command
+from acgan.config import TrainConfig
 from acgan.device import default_device
 from benchmarks.peers.worker import Settings
 from benchmarks.report import ROOT, benchmark_parser, publish, table
-from benchmarks.timing import matrix_rate, ratio
+from benchmarks.timing import ratio
+from search.estimate import matrix_rate, step_flop
 
-STEP_FLOP = 2.06e12  # published size, batch 64
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 KERAS, PLAIN, PROJECT = "Keras on TensorFlow, as published", "plain PyTorch port", "this project"
 
@@ -129,7 +130,9 @@ HEADER = (
 
 def flop(settings: Settings) -> float:
     """Return the operations of one step."""
-    return STEP_FLOP * settings.batch / 64 * (settings.size / 112) ** 2 * settings.width**2
+    return step_flop(
+        TrainConfig(image_size=settings.size, width=settings.width, batch_size=settings.batch)
+    )
 
 
 def section(settings: Settings, peers_python: Path, rounds: int) -> tuple[str, bool]:
@@ -137,9 +140,9 @@ def section(settings: Settings, peers_python: Path, rounds: int) -> tuple[str, b
     device = default_device()
     torch.set_num_threads(settings.threads)
     with workers(settings, peers_python) as ways:
-        before = matrix_rate(device, torch.float32)
+        before = matrix_rate(device)
         answers = measure(ways, rounds)
-        rate = max(before, matrix_rate(device, torch.float32))
+        rate = max(before, matrix_rate(device))
         profile = ways[PROJECT].ask("profile")
     title = (
         f"**{settings.size} px, width {settings.width:g}, batch {settings.batch}, "
@@ -151,7 +154,8 @@ def section(settings: Settings, peers_python: Path, rounds: int) -> tuple[str, b
     return text, KERAS not in answers
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None) -> int:
     """Run the command; return 1 if a row is missing."""
     parser = benchmark_parser("step", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="steps at full size (default: 5)")
@@ -177,4 +181,4 @@ def _step(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -45,18 +45,6 @@ def ratio(of: Sequence[float], to: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(found), min(found), max(found))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, *, repeats: int = 10) -> float:
-    """Return the operations a second of the fastest of some square matrix products."""
-    size = 8192 if device.type == "cuda" else 2048
-    matrix = torch.rand(size, size, device=device).to(dtype)
-
-    def product() -> None:
-        float((matrix @ matrix)[0, 0])  # fetched: a GPU answers before it is done
-
-    seconds = alternating({"product": product}, repeats)["product"]
-    return 2 * size**3 / min(seconds)
-
-
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let PyTorch compute on one thread, as a trial or a job of a pick does by default."""

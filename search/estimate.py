@@ -78,12 +78,15 @@ def trial_seconds(config: TrainConfig, images: int, device: torch.device | None 
     The published step's operations, scaled to this size, over a quarter of the rate at which the
     device multiplies matrices now.
     """
-    side = config.image_size / 112
     updates = config.epochs * images / config.batch_size
-    step = STEP_FLOP * config.batch_size / 64 * side**2 * config.width**2
-    return updates * max(
-        step / (_matrix_rate(device or default_device()) * SHARE_OF_PEAK), SHORTEST_STEP_S
-    )
+    rate = matrix_rate(device or default_device()) * SHARE_OF_PEAK
+    return updates * max(step_flop(config) / rate, SHORTEST_STEP_S)
+
+
+def step_flop(config: TrainConfig) -> float:
+    """Return roughly the operations of one step of a full batch."""
+    side = config.image_size / 112
+    return STEP_FLOP * config.batch_size / 64 * side**2 * config.width**2
 
 
 def search_seconds(
@@ -100,7 +103,7 @@ def search_seconds(
     return trials / a_second
 
 
-def _matrix_rate(device: torch.device) -> float:
+def matrix_rate(device: torch.device) -> float:
     """Return the float32 operations a second of a matrix product."""
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.rand(size, size, device=device)

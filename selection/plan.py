@@ -114,7 +114,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     records = Records(study)
     judged = Judged(study, records, data.val, settings)
     filtered = _choose(judged, trial, settings)
-    candidates = _candidates(study, judged.get(BASELINE, []), filtered)
+    # A pick of another trial has not looked at the baseline.
+    baseline = [epoch for epoch in filtered.kept if epoch.trial == BASELINE]
+    candidates = _candidates(study, baseline or judged.get(BASELINE, []), filtered)
     return Plan(
         settings=settings,
         study=study,

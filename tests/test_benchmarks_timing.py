@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import torch
-
-from benchmarks.timing import alternating, matrix_rate, ratio
+from benchmarks.timing import alternating, ratio
 
 
 def test_bodies_take_turns_after_a_call_that_does_not_count() -> None:
@@ -17,8 +15,3 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     found = ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0])
     assert (found.median, found.low, found.high) == (2.0, 1.0, 3.0)
     assert str(found) == "2.00 (1.00 to 3.00)"
-
-
-def test_the_rate_of_a_matrix_product_is_one_of_this_machine() -> None:
-    rate = matrix_rate(torch.device("cpu"), torch.float32, repeats=2)
-    assert 1e9 < rate < 1e14
