@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import subprocess
@@ -21,9 +22,22 @@ def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentPar
     """Return a parser for `python -m benchmarks.NAME` with the flag `--out`."""
     parser = command_parser(f"benchmarks.{name}", description)
     parser.add_argument(
-        "--out", type=Path, metavar="PAGE", help="the page whose section is written anew"
+        "--out",
+        type=functools.partial(_page, name),
+        metavar="PAGE",
+        help="the page whose section is written anew",
     )
     return parser
+
+
+def _page(name: str, text: str) -> Path:
+    """Return the page that a flag names; it must have the section before anything is measured."""
+    page = Path(text)
+    try:
+        _parts(page.read_text(), name)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{page} cannot keep the result: {error}") from error
+    return page
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -90,9 +104,15 @@ def replace_section(page: Path, name: str, text: str) -> None:
 
     Raises `ValueError` for a page without these marks.
     """
+    before, after = _parts(page.read_text(), name)
+    page.write_text(f"{before}\n{text}\n{after}")
+
+
+def _parts(text: str, name: str) -> tuple[str, str]:
+    """Return a page up to a section's first mark and from its last one on, both included."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found, rest = page.read_text().partition(begin)
+    before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"{page} has no section {begin} … {end}")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+        raise ValueError(f"it has no section {begin} … {end}")
+    return before + begin, end + after

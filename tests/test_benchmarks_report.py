@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import provenance, publish, replace_section, table
+from benchmarks.report import benchmark_parser, provenance, publish, replace_section, table
 
 
 def test_a_table_shows_three_digits() -> None:
@@ -40,3 +40,17 @@ def test_what_is_published_says_where_it_was_measured(
     assert "`python -m benchmarks.step`" in provenance("step")
     assert "cores" in said
     assert "commit" in said
+
+
+@pytest.mark.parametrize("content", [None, "no marks", "<!-- /step --> <!-- step -->"])
+def test_a_page_that_cannot_keep_the_result_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    page = tmp_path / "page.md"
+    if content is not None:
+        page.write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        benchmark_parser("step", "").parse_args(["--out", str(page)])
+    assert "cannot keep the result" in capsys.readouterr().err
+    page.write_text("<!-- step -->\n<!-- /step -->")
+    assert benchmark_parser("step", "").parse_args(["--out", str(page)]).out == page
