@@ -28,6 +28,7 @@ PIXEL_LIMIT = 64_000_000
 SIDE_LIMIT = 65_535  # of a JPEG; resizing a longer side would need gigabytes
 
 _BATCH = 1 << 20
+_HASHED_SIDE = 256  # pixels that the shorter side keeps, at least, for the hash
 # The kinds of error that Pillow's decoders raise on broken files; it documents no common base.
 _BROKEN = (
     OSError,
@@ -75,7 +76,8 @@ def grey(raw: bytes) -> Image.Image:
             raise ValueError("it has several frames; keep the one that is meant")
         # Pillow takes every CMYK JPEG for Adobe's, which is stored inverted.
         inverted = opened.mode == "CMYK" and opened.format == "JPEG" and "adobe" not in opened.info
-        image = ImageOps.exif_transpose(opened)
+        ImageOps.exif_transpose(opened, in_place=True)
+        image: Image.Image = opened
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range")
     if image.mode.startswith("I"):
@@ -103,6 +105,7 @@ def near_hash(image: Image.Image) -> bytes:
 
     Two hashes differ by a Hamming distance that `acgan.split.near_duplicates` judges.
     """
+    image = image.reduce(max(1, min(image.size) // _HASHED_SIDE))  # the whole is read only once
     across = np.asarray(image.resize((17, 16), Image.Resampling.BOX))
     down = np.asarray(image.resize((16, 17), Image.Resampling.BOX))
     bits = np.concatenate([across[:, 1:] > across[:, :-1], down[1:] > down[:-1]])

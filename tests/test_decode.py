@@ -276,6 +276,12 @@ def test_the_near_hash_is_the_sign_of_neighbouring_differences() -> None:
     assert not bits[1].any()
 
 
+def test_the_near_hash_of_a_larger_copy_is_the_same() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (17 * 16, 17 * 16), np.uint8)
+    larger = values.repeat(4, axis=0).repeat(4, axis=1)
+    assert near_hash(Image.fromarray(larger)) == near_hash(Image.fromarray(values))
+
+
 def test_threads_give_what_one_thread_gives_in_the_same_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     paths = []
