@@ -114,6 +114,9 @@ def _conclude(pick: Pick, plan: Plan) -> None:
             f"balanced accuracy of CNNs trained on its images alone: {score}, optimistic because "
             f"it was picked; trained on the real images: {ceiling}"
         )
+    if pick.at_chance:
+        print("warning: that is not told from chance: its images teach a CNN nothing yet; search")
+        print("with more --epochs or --num-samples before you use them")
     if winner.baseline:
         print("it is the baseline's own best epoch")
     elif baseline is not None:

@@ -238,6 +238,12 @@ class Pick(_File):
         return f"not judged: {', '.join(self.unjudged)}" if self.unjudged else "passed"
 
     @property
+    def at_chance(self) -> bool:
+        """CNNs trained on the winner's images cannot be told from one constant answer."""
+        utility = self.winner.utility
+        return utility is not None and utility.balanced_accuracy.low <= 1 / len(self.classes)
+
+    @property
     def baseline(self) -> Candidate | None:
         """The baseline's best epoch; None if none kept weights."""
         return next((c for c in self.candidates if c.baseline), None)

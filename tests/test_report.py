@@ -520,6 +520,16 @@ def test_the_winners_validation_score_is_called_optimistic() -> None:
     assert not shown.row("t0000, epoch 10")[4].endswith("optimistic")
 
 
+@pytest.mark.parametrize(("score", "teaches"), [(0.39, True), (0.38, False), (0.32, False)])
+def test_a_winner_at_chance_is_said_to_teach_nothing(score: float, teaches: bool) -> None:
+    pick = make_pick()  # three classes: chance is 0.33, intervals are ± 0.05
+    pick = with_candidate(pick, pick.decision.winner, utility=make_utility(score))
+    shown = report(pick)
+    assert ("at-chance" not in shown.ids) == teaches
+    assert teaches or f"balanced accuracy {score} (" in shown.text
+    assert teaches or "one constant answer has 0.33" in shown.text
+
+
 def test_ties_are_called_ties_and_named() -> None:
     shown = report(make_pick(5, ties=3))
     words = "from 2 other candidates: they are ties (t0000, epoch 10; t0000, epoch 11 )"
