@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -79,8 +81,17 @@ class _Worker:
 
 def _begin_worker(stop: Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller is interrupted too, and says so
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     torch.set_num_threads(1)
     _Worker.stop = stop
+
+
+def _end_with_caller() -> None:
+    """End this process when the caller has ended without a word; a pool's worker would wait on."""
+    caller = multiprocessing.parent_process()
+    assert caller is not None  # it began this process
+    caller.join()
+    os._exit(1)
 
 
 def _train(run: Run) -> None:

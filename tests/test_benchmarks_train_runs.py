@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from acgan.errors import InputError
@@ -46,6 +52,49 @@ def test_interrupted_runs_go_on_to_the_same_curves(
     assert said[-1].startswith("12 of 12 epochs of 2 configurations")
     for run in runs:
         assert learned(run.records()) == learned(straight)
+
+
+CALLER = """
+import os, sys
+from pathlib import Path
+from benchmarks.train_runs import Run, train_runs
+from tests.kit import tiny_config
+
+if __name__ == "__main__":
+    run = Run(Path(sys.argv[1]), "phantom", tiny_config(epochs=1000))
+
+    def say(text):
+        if not text.startswith("0 "):
+            os.kill(os.getpid(), 9)
+
+    train_runs.__globals__["SAY_EVERY_S"] = 0.1
+    train_runs([run], jobs=1, say=say)
+"""
+
+
+def test_a_caller_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "caller.py").write_text(CALLER)
+    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[1])}
+    words = [sys.executable, str(tmp_path / "caller.py"), str(tmp_path / "run")]
+    caller = subprocess.Popen(words, env=environment, start_new_session=True)
+    assert caller.wait(timeout=300) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while (left := processes_of(caller.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        process.kill()
+    assert left == []
+
+
+def processes_of(session: int) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if in_session(process, session)]
+
+
+def in_session(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
 
 
 def test_what_a_run_raises_ends_all(tmp_path: Path) -> None:
