@@ -23,7 +23,7 @@ from search import tracking
 from search.study import driver_lock
 from selection import study_publish, testset
 from selection.report import interval
-from selection.result import write_json
+from selection.result import Estimate, write_json
 from selection.settings import SelectionConfig
 from selection.study_arms import CLASSICAL, REAL, Arm, generated_counts
 from selection.study_plan import SETTINGS, StudyPlan, make_study_plan, rough_seconds
@@ -185,15 +185,13 @@ def _caveats(plan: StudyPlan) -> str:
 def _arm_result(plan: StudyPlan, arm: Arm, runs: dict[str, list[Run]]) -> ArmResult:
     counts = plan.train_images[1]
 
-    def scores(other: Arm | None) -> dict[str, object]:
-        return dict(
-            measured(
-                runs[arm.name],
-                other and runs[other.name],
-                plan.images,
-                sources=plan.sources,
-                classes=plan.data.classes,
-            )
+    def scores(other: Arm | None) -> dict[str, Estimate]:
+        return measured(
+            runs[arm.name],
+            None if other is None else runs[other.name],
+            plan.images,
+            sources=plan.sources,
+            classes=plan.data.classes,
         )
 
     return ArmResult(

@@ -43,7 +43,7 @@ class Arm:
     @property
     def key(self) -> tuple[object, ...]:
         """What decides the arm's CNNs: arms that are the same by another name share them."""
-        return self.fill, self.augmented, self.amount
+        return self.fill, self.augmented, float(self.amount)
 
 
 REAL = Arm("real-only", "real only", "nothing")

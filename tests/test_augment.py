@@ -61,7 +61,7 @@ def test_warp_is_keras_affine_transform_inside_and_at_the_edges(
 
 
 def test_a_shift_moves_the_whole_image_by_so_many_half_images() -> None:
-    images = torch.from_numpy(pictures(2, 10))[:, None]
+    images = torch.from_numpy(pictures(2, 10)).reshape(2, 1, 10, 10)
     still = torch.eye(2, dtype=images.dtype).expand(2, 2, 2)
     shifts = torch.tensor([[0.2, 0.0], [0.0, -0.4]], dtype=images.dtype)  # 1 column, -2 rows
     moved = warp(images, still, shifts)

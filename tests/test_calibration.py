@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from selection.calibration import BINS, calibration_gaps
 from selection.intervals import interval
@@ -63,16 +64,10 @@ def test_intervals_hold_the_true_error_of_an_overconfident_classifier() -> None:
         confidence = random.uniform(0.5, 1, (5, len(patients)))
         shared = random.standard_normal(90)[patients] * 0.3
         level = shared + random.standard_normal(confidence.shape) * np.sqrt(1 - 0.3**2)
-        right = _uniform(level) < confidence - 0.3
+        right = norm.cdf(level) < confidence - 0.3
         answers = np.array([calibration_gaps(c, r) for c, r in zip(confidence, right, strict=True)])
         images = Images(labels=[0] * len(patients), patients=patients.tolist())
         found = interval(answers, images, "accuracy")
         assert found is not None
         held.append(found.low <= 0.3 <= found.high)
     assert 0.92 <= np.mean(held) <= 0.98
-
-
-def _uniform(normal: np.ndarray) -> np.ndarray:
-    from scipy.stats import norm
-
-    return np.asarray(norm.cdf(normal))

@@ -244,8 +244,8 @@ def test_differences_that_hold_together_have_their_part_of_the_error_each() -> N
 
 def test_where_only_seeds_differ_a_paired_difference_is_the_paired_t_test_over_seeds() -> None:
     first, second = np.array([0.61, 0.64, 0.68, 0.60]), np.array([0.58, 0.62, 0.63, 0.59])
-    answers = [np.tile(each[:, None], 9000) for each in (first, second)]
-    found = paired(*answers, each_its_own_patient([0, 1, 2] * 3000))
+    one, two = (np.tile(each[:, None], 9000) for each in (first, second))
+    found = paired(one, two, each_its_own_patient([0, 1, 2] * 3000))
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert bounds(found) == pytest.approx((expected.low, expected.high), rel=1e-2)
 

@@ -13,6 +13,7 @@ from selection.study_arms import (
     REAL,
     UNDERSAMPLING,
     WEIGHTS,
+    Arm,
     Pool,
     curve_arm,
     generated_counts,
@@ -39,12 +40,12 @@ def generated(label: int, count: int) -> NDArray[np.uint8]:
     return np.broadcast_to(values[:, None, None], (count, 6, 6))
 
 
-def drawn(arm: object, *, seed: int = 0) -> Pool:
-    return pool(arm, real(), classes=3, generate=generated, seed=seed)  # type: ignore[arg-type]
+def drawn(arm: Arm, *, seed: int = 0) -> Pool:
+    return pool(arm, real(), classes=3, generate=generated, seed=seed)
 
 
 def per_class(found: Pool) -> list[int]:
-    return np.bincount(found.labels[found.rows], minlength=3).tolist()
+    return list(map(int, np.bincount(found.labels[found.rows], minlength=3)))
 
 
 def test_real_only_and_class_weights_draw_every_real_image_once() -> None:
@@ -78,7 +79,7 @@ def test_classical_oversampling_repeats_all_images_of_a_class_equally_often() ->
 
 
 @pytest.mark.parametrize("arm", [GAN, BOTH])
-def test_gan_oversampling_fills_each_class_with_its_first_generated_images(arm: object) -> None:
+def test_gan_oversampling_fills_each_class_with_its_first_generated_images(arm: Arm) -> None:
     found = drawn(arm)
     assert per_class(found) == [9, 9, 9]
     np.testing.assert_array_equal(found.images[:20], real().images)

@@ -6,6 +6,7 @@ then type the command, which finds the study there.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ from mlflow.entities import Run as TrackedRun
 from acgan.rundir import RunDir
 from search.study import driver_lock
 from selection import study
+from selection.jobs import without_test
+from selection.plan import study_images
 from selection.result import read_pick
 from selection.study_arms import GAN, REAL, curve_arm
 from selection.study_jobs import ArmJob
@@ -194,9 +197,9 @@ def test_it_leaves_all_its_files_and_every_arm_with_every_cnn(story: Story) -> N
     assert [arm.name for arm in found.arms] == [*names, "gan-2"]
     assert all(len(arm.runs) == 5 for arm in found.arms)
     assert found.split == "validation"
-    assert (
-        found.pick == read_pick(story.place.study.path / "selection" / found.pick / "pick.json").id
-    )  # type: ignore[union-attr]
+    made = read_pick(story.place.study.path / "selection" / found.pick / "pick.json")
+    assert made is not None
+    assert made.id == found.pick
 
 
 def test_on_validation_images_every_output_is_optimistic_and_the_test_images_are_not_touched(
@@ -306,11 +309,9 @@ def test_the_look_is_recorded_before_it_happens(place: Place) -> None:
 def test_without_test_images_it_says_what_to_type(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selection import study_plan
-    from selection.jobs import without_test
-
-    load = study_plan.study_images
-    monkeypatch.setattr(study_plan, "study_images", lambda *known: without_test(load(*known)))
+    monkeypatch.setattr(
+        "selection.study_plan.study_images", lambda *known: without_test(study_images(*known))
+    )
     assert study.main(place.options(*QUICK, "--test")) == 2
     assert "no test images; type the same without --test" in capsys.readouterr().err
 
@@ -328,11 +329,8 @@ def test_more_seeds_and_amounts_train_only_what_is_new(place: Place) -> None:
 
 def test_a_generator_decides_only_the_arms_that_have_generated_images(place: Place) -> None:
     plan = plan_of(place)
-    other = Path(plan.setting.weights.path)
-    changed = type(plan.setting.weights)("other", other, "0" * 64)
-    setting = plan.setting.__class__(
-        plan.setting.work, changed, plan.setting.budget, plan.setting.kept, plan.setting.split
-    )
+    changed = dataclasses.replace(plan.setting.weights, sha256="0" * 64)
+    setting = dataclasses.replace(plan.setting, weights=changed)
     assert ArmJob(setting, REAL, 0).path == ArmJob(plan.setting, REAL, 0).path
     assert ArmJob(setting, GAN, 0).path != ArmJob(plan.setting, GAN, 0).path
     assert ArmJob(setting, curve_arm(1), 0).path == ArmJob(setting, GAN, 0).path

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from acgan.errors import InputError
 from selection.intervals import interval, paired
@@ -26,9 +27,11 @@ from tests.kit import CLASSES
 LABELS = np.array(IMAGES.labels)
 
 
-def hits(found: list[Run]) -> np.ndarray:
+def hits(found: list[Run]) -> NDArray[np.bool_]:
     """Whether each answer is right, [S, 3, N], read digit by digit."""
-    return np.array([[[int(d) for d in row] for row in run.predicted] for run in found]) == LABELS
+    digits = np.array([[[int(d) for d in row] for row in run.predicted] for run in found])
+    right: NDArray[np.bool_] = digits == LABELS
+    return right
 
 
 def scores(found: list[Run], other: list[Run] | None = None) -> dict[str, Estimate]:
@@ -63,10 +66,10 @@ def test_the_calibration_error_is_the_mean_of_that_of_each_cnn_at_each_moment() 
 
 def test_intervals_are_those_of_the_answers() -> None:
     first, second = runs(0.7), runs(0.6, seed=1)
-    shares = [hits(each).mean(axis=1) for each in (first, second)]
-    assert scores(first)[BALANCED] == interval(shares[0], IMAGES)
-    assert scores(first, second)[BALANCED] == paired(*shares, IMAGES)
-    assert scores(first, second)["recall of normal"] == paired(*shares, IMAGES, 1)
+    one, two = (hits(each).mean(axis=1) for each in (first, second))
+    assert scores(first)[BALANCED] == interval(one, IMAGES)
+    assert scores(first, second)[BALANCED] == paired(one, two, IMAGES)
+    assert scores(first, second)["recall of normal"] == paired(one, two, IMAGES, 1)
 
 
 def test_an_arm_does_not_differ_from_itself() -> None:
