@@ -1,15 +1,18 @@
-"""Augmentation studies by hand, whose CNNs answer as they are told."""
+"""Augmentation studies: by hand, whose CNNs answer as they are told, and as a user types them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from selection import study
 from selection.result import Images
 from selection.study_arms import ARMS, Arm, curve_arm, generated_counts
+from selection.study_plan import StudyPlan, make_study_plan
 from selection.study_result import ArmResult, AugmentationStudy, Run, Split, measured
 from tests.kit import CLASSES
+from tests.picks import Here
 
 COUNT = 150
 SEEDS = 5
@@ -39,6 +42,18 @@ def runs(accuracy: float, *, seed: int = 0, seeds: int = SEEDS) -> list[Run]:
 
 def all_arms() -> list[Arm]:
     return [*ARMS, curve_arm(0.5), curve_arm(2)]
+
+
+def plan_of(options: Sequence[str]) -> StudyPlan:
+    """Return the plan of a command with these options."""
+    return make_study_plan(study.study_parser().parse_args(options))
+
+
+def study_here(options: Sequence[str]) -> AugmentationStudy:
+    """Do all the work of a command with these options in this process, save for MLflow's part."""
+    plan = plan_of(options)
+    workers = Here(plan.setting.work.settings, address=None, verbose=False)
+    return study.carry_out(plan, workers)
 
 
 def made_study(

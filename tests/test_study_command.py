@@ -28,9 +28,10 @@ from selection.plan import study_images
 from selection.result import read_pick
 from selection.study_arms import GAN, REAL, curve_arm
 from selection.study_jobs import ArmJob
-from selection.study_plan import StudyPlan, make_study_plan
+from selection.study_plan import StudyPlan
 from selection.study_result import AugmentationStudy, comparisons, read_study, sentence
 from selection.testset import touches
+from tests.augmentations import plan_of, study_here
 from tests.kit import CLASSES
 from tests.picks import Here, Place, pick_here, send, train_study, type_pick, write_covidx
 from tests.searches import wait_for
@@ -91,15 +92,12 @@ def all_runs(place: Place) -> list[TrackedRun]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def plan_of(place: Place, *options: str) -> StudyPlan:
-    return make_study_plan(study.study_parser().parse_args(place.options(*QUICK, *options)))
+def planned(place: Place, *options: str) -> StudyPlan:
+    return plan_of(place.options(*QUICK, *options))
 
 
-def study_here(place: Place, *options: str) -> AugmentationStudy:
-    """Do all the work of the command in this process, save for MLflow's part."""
-    plan = plan_of(place, *options)
-    workers = Here(plan.setting.work.settings, address=None, verbose=False)
-    return study.carry_out(plan, workers)
+def done(place: Place, *options: str) -> AugmentationStudy:
+    return study_here(place.options(*QUICK, *options))
 
 
 def stored(place: Place) -> dict[Path, int]:
@@ -249,7 +247,7 @@ def test_typed_again_a_study_that_is_there_changes_nothing(
 
 
 def test_the_same_cnns_in_this_process_answer_the_same(story: Story, place: Place) -> None:
-    here = study_here(place)
+    here = done(place)
     for one, two in zip(here.arms, story.study.arms, strict=True):
         for own, other in zip(one.runs, two.runs, strict=True):
             assert own.predicted == other.predicted, one.name
@@ -271,7 +269,7 @@ def test_dry_run_says_what_it_would_cost_and_writes_nothing(
 def test_with_test_the_look_is_recorded_once_and_the_sentence_is_said(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = study_here(place, "--test")
+    found = done(place, "--test")
     (touch,) = touches(place.study)
     assert touch.pick == f"study-{found.id}"
     assert touch.weights == [found.weights]
@@ -288,12 +286,12 @@ def test_with_test_the_look_is_recorded_once_and_the_sentence_is_said(
     (run,) = [r for r in all_runs(place) if r.data.tags.get("stage") == "augmentation"]
     assert run.data.tags["sentence"] == said
 
-    assert study_here(place, "--test", "--seeds", "6").touch == 2
+    assert done(place, "--test", "--seeds", "6").touch == 2
     assert [touch.reason for touch in touches(place.study)] == ["augmentation study"] * 2
 
 
 def test_the_look_is_recorded_before_it_happens(place: Place) -> None:
-    plan = plan_of(place, "--test")
+    plan = planned(place, "--test")
 
     class Dying(Here):
         def do(self, jobs: object, what: str) -> None:
@@ -303,7 +301,7 @@ def test_the_look_is_recorded_before_it_happens(place: Place) -> None:
     with pytest.raises(KeyboardInterrupt):
         study.carry_out(plan, Dying(plan.setting.work.settings, address=None, verbose=False))
     assert len(touches(place.study)) == 1
-    assert study_here(place, "--test").touch == 1
+    assert done(place, "--test").touch == 1
 
 
 def test_without_test_images_it_says_what_to_type(
@@ -320,15 +318,15 @@ def test_without_test_images_it_says_what_to_type(
 
 
 def test_more_seeds_and_amounts_train_only_what_is_new(place: Place) -> None:
-    study_here(place)
-    jobs = plan_of(place, "--seeds", "6", "--amounts", "2,3").jobs()
+    done(place)
+    jobs = planned(place, "--seeds", "6", "--amounts", "2,3").jobs()
     missing = [job.name for job in jobs if not job.done()]
     assert len(jobs) == 6 * 8
     assert len(missing) == 6 * 8 - 5 * ARMS
 
 
 def test_a_generator_decides_only_the_arms_that_have_generated_images(place: Place) -> None:
-    plan = plan_of(place)
+    plan = planned(place)
     changed = dataclasses.replace(plan.setting.weights, sha256="0" * 64)
     setting = dataclasses.replace(plan.setting, weights=changed)
     assert ArmJob(setting, REAL, 0).path == ArmJob(plan.setting, REAL, 0).path
@@ -339,7 +337,7 @@ def test_a_generator_decides_only_the_arms_that_have_generated_images(place: Pla
 def test_keep_thins_a_class_out_and_says_what_that_means(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = study_here(place, "--keep", "COVID-19=0.25", "--test")
+    found = done(place, "--keep", "COVID-19=0.25", "--test")
     before = found.train_images
     after = round(before[0] * 0.25)
     assert found.arm("real-only").real == [after, *before[1:]]
@@ -356,7 +354,7 @@ def test_keep_thins_a_class_out_and_says_what_that_means(
 
 
 def test_where_classes_are_even_it_says_how_to_make_one_rare(place: Place) -> None:
-    (note,) = plan_of(place).notes
+    (note,) = planned(place).notes
     assert note.startswith("the classes are nearly even (")
     assert note.endswith("--keep COVID-19=0.1 makes one rare")
 
@@ -365,13 +363,13 @@ def test_the_budget_is_step_twos_epochs_of_evened_out_images_unless_told_otherwi
     place: Place,
 ) -> None:
     options = place.options("--cnn-epochs", "40", "--cnn-batch-size", "8")
-    plan = make_study_plan(study.study_parser().parse_args(options))
+    plan = plan_of(options)
     largest = max(plan.train_images[1])
     assert plan.setting.budget.updates == 40 * -(-3 * largest // 8)
     assert plan.setting.budget.updates > 500
-    few = make_study_plan(study.study_parser().parse_args(place.options()))
+    few = plan_of(place.options())
     assert few.setting.budget.updates == 500
-    assert plan_of(place).setting.budget.updates == 6
+    assert planned(place).setting.budget.updates == 6
 
 
 # --- what cannot be done ---------------------------------------------------------------------
@@ -435,7 +433,7 @@ def test_a_study_that_is_being_searched_or_picked_from_is_left_alone(
 def test_weights_that_are_gone_or_others_are_named(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = plan_of(place)
+    plan = planned(place)
     path = plan.setting.weights.path
     other = next(p for p in path.parent.glob("*.safetensors") if p != path)
     shutil.copy(other, path)
@@ -447,7 +445,7 @@ def test_weights_that_are_gone_or_others_are_named(
 
 
 def test_the_images_are_those_of_the_winner_of_the_pick(place: Place) -> None:
-    plan = plan_of(place)
+    plan = planned(place)
     winner = plan.pick.winner
     run = RunDir(place.study.path / winner.trial)
     assert plan.setting.weights.path == run.weights_path(winner.epoch)
