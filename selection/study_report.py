@@ -97,6 +97,7 @@ def arms_picture(study: AugmentationStudy) -> bytes:
         axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=5)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
     for height, arm in enumerate(arms):
@@ -143,8 +144,9 @@ def curve_picture(study: AugmentationStudy) -> bytes:
     )
     both = study.arm(BOTH.name)
     score = both.scores[BALANCED]
+    beside = sum(both.generated) + 0.015 * max(counts)  # not on top of the curve's own point
     axes.errorbar(
-        [sum(both.generated)],
+        [beside],
         [score.value],
         yerr=[[score.value - score.low], [score.high - score.value]],
         fmt="s",
