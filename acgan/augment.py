@@ -23,9 +23,14 @@ def matrices(count: int, *, shear_degrees: float, zoom: float, random: torch.Gen
     return torch.stack([x, y], dim=1)
 
 
-def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Resample images [B, C, H, W] through maps [B, 2, 2]: bilinear, edges repeated outside."""
-    theta = F.pad(maps, (0, 1))  # no shift: [B, 2, 3]
+def warp(images: Tensor, maps: Tensor, shifts: Tensor | None = None) -> Tensor:
+    """Resample images [B, C, H, W] through maps [B, 2, 2]: bilinear, edges repeated outside.
+
+    shifts: [B, 2] (x, y) in half images, from the output's centre to the input's; None for none
+    """
+    theta = F.pad(maps, (0, 1))  # [B, 2, 3]
+    if shifts is not None:
+        theta[..., 2] = shifts
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

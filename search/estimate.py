@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from acgan.classifier import Classifier
 from acgan.config import TrainConfig
 from acgan.device import default_device
 from acgan.errors import InputError
@@ -23,6 +25,7 @@ COPIES = 10  # of the networks' parameters: gradients, moments, and what a state
 TRAINED_BYTES = 3_100  # of activations, for each pixel of an image of a batch at full width
 EVALUATED_BYTES = 120_000  # the same, for each pixel of the images that are scored together
 STEP_FLOP = 2.06e12  # published size, batch 64
+IMAGE_FLOP = 3.92e9  # generated, published size
 SHORTEST_STEP_S = 0.01  # what the many small operations take at any size
 SHARE_OF_PEAK = 0.25  # of the matrix-product rate: what an eager step reaches, roughly
 
@@ -87,6 +90,32 @@ def step_flop(config: TrainConfig) -> float:
     """Return roughly the operations of one step of a full batch."""
     side = config.image_size / 112
     return STEP_FLOP * config.batch_size / 64 * side**2 * config.width**2
+
+
+def fit_seconds(
+    *, classes: int, image_size: int, batch_size: int, updates: int, device: torch.device
+) -> float:
+    """Return roughly how long the published CNN takes to be trained on a device."""
+    rate = matrix_rate(device) * SHARE_OF_PEAK
+    flop = fit_flop(classes=classes, image_size=image_size, batch_size=batch_size)
+    return updates * max(flop / rate, SHORTEST_STEP_S)
+
+
+def fit_flop(*, classes: int, image_size: int, batch_size: int) -> float:
+    """Return the operations of one update of the published CNN: convolutions and matrices."""
+    with torch.device("meta"):  # counted, not computed
+        model = Classifier(classes=classes, image_size=image_size)
+        images = torch.empty(batch_size, 3, image_size, image_size)
+    with FlopCounterMode(display=False) as counter:
+        model(images).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def generate_seconds(config: TrainConfig, images: int, device: torch.device) -> float:
+    """Return roughly how long a device takes to generate so many images."""
+    side = config.image_size / 112
+    flop = images * IMAGE_FLOP * side**2 * config.width**2
+    return flop / (matrix_rate(device) * SHARE_OF_PEAK)
 
 
 def search_seconds(

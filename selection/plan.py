@@ -93,20 +93,8 @@ class Plan:
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
-    uri = tracking.resolve_uri(arguments.tracking_uri)
-    tracking.check_there(uri)
-    try:
-        study, parent_id, trial = _find_study(tracking.connect(uri), arguments)
-    except tracking.FAILURES as error:
-        reason = tracking.one_line(error)
-        raise InputError(
-            f"MLflow at {tracking.shown(uri)} does not answer ({reason}); see --tracking-uri"
-        ) from error
-    if driver_at_work(study.path):
-        raise InputError(
-            f"the study at {study.path} is being searched; wait for its end, or interrupt it: "
-            "trials under way still replace their weights"
-        )
+    uri, study, parent_id, trial = find_study(arguments)
+    require_idle(study)
     settings, source = _request(study, arguments)
     weights = arguments.inception_weights
     inception = _inception(weights, settings)
@@ -136,6 +124,15 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
+def require_idle(study: Study) -> None:
+    """Raise `InputError` while the study is being searched."""
+    if driver_at_work(study.path):
+        raise InputError(
+            f"the study at {study.path} is being searched; wait for its end, or interrupt it: "
+            "trials under way still replace their weights"
+        )
+
+
 def _request(study: Study, arguments: argparse.Namespace) -> tuple[SelectionConfig, str]:
     """Return the settings and where the images are: the search's, unless told otherwise."""
     content = read_file(find_file(arguments.config)) if arguments.config else {}
@@ -150,6 +147,22 @@ def _inception(path: Path | None, settings: SelectionConfig) -> str:
     """Check what was asked for as an extractor; return the weights file's hash, "" without one."""
     check_request(settings.extractor, path)
     return "" if path is None else check_weights(path, settings.inception_sha256)
+
+
+def find_study(arguments: argparse.Namespace) -> tuple[str, Study, str, str | None]:
+    """Return MLflow's address, and there the study, its run, and the trial if it is one's run.
+
+    Raises `InputError` for what is not there.
+    """
+    uri = tracking.resolve_uri(arguments.tracking_uri)
+    tracking.check_there(uri)
+    try:
+        return uri, *_find_study(tracking.connect(uri), arguments)
+    except tracking.FAILURES as error:
+        reason = tracking.one_line(error)
+        raise InputError(
+            f"MLflow at {tracking.shown(uri)} does not answer ({reason}); see --tracking-uri"
+        ) from error
 
 
 def _find_study(
@@ -187,8 +200,8 @@ def _open(run: tracking.StudyRun, storage: str | None) -> Study:
     )
 
 
-def _load(study: Study, source: str, *, test: bool) -> Dataset:
-    """Load the study's images; `InputError` if they are others, or too few to measure on."""
+def study_images(study: Study, source: str) -> Dataset:
+    """Load the study's images; `InputError` if they are others."""
     config = validate(TrainConfig, "train", study.info.train)
     data = load(
         source,
@@ -202,6 +215,12 @@ def _load(study: Study, source: str, *, test: bool) -> Dataset:
             f"{data.fingerprint[:12]}, the study's {study.info.fingerprint[:12]}); name the "
             "study's with --data"
         )
+    return data
+
+
+def _load(study: Study, source: str, *, test: bool) -> Dataset:
+    """Load the study's images; `InputError` if they are others, or too few to measure on."""
+    data = study_images(study, source)
     more = "search on more images, or with another --val-fraction"
     _check_counts(data, data.val, FEWEST_VALIDATION, f"validation images; {more}")
     _check_counts(data, data.train, FEWEST_TRAINING, f"training images; {more}")

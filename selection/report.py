@@ -420,7 +420,7 @@ def scores_picture(pick: Pick) -> bytes:
     axes.set_ylim(-0.7, len(places) - 0.3)
     axes.set_xlabel("balanced accuracy on real validation images, 95 % interval")
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _draw_score(axes: Axes, pick: Pick, place: int, *, height: int) -> None:
@@ -461,7 +461,7 @@ def curves_picture(pick: Pick, records: Mapping[str, Sequence[EpochRecord]]) -> 
     axes.set_xlabel("epoch")
     axes.set_ylabel(QUALITY)
     axes.legend(frameon=False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _draw_curve(axes: Axes, epochs: Sequence[EpochRecord], *, colour: str, label: str) -> None:
@@ -474,7 +474,8 @@ def _draw_curve(axes: Axes, epochs: Sequence[EpochRecord], *, colour: str, label
     axes.plot(numbers[grown:], values[grown:], color=colour, linewidth=width, label=name)
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG."""
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
         return file.getvalue()

@@ -123,13 +123,13 @@ def send(study: Study, uri: str) -> None:
     sync_study(study, uri=uri, experiment="acgan-search", driving=False)
 
 
-def type_pick(folder: Path, *options: str) -> subprocess.Popen[str]:
+def type_pick(folder: Path, *options: str, module: str = "selection.pick") -> subprocess.Popen[str]:
     """Type the command in a folder; the caller waits for it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
         environment.pop(name, None)
     return subprocess.Popen(
-        [sys.executable, "-m", "selection.pick", *options],
+        [sys.executable, "-m", module, *options],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

@@ -60,6 +60,17 @@ def test_warp_is_keras_affine_transform_inside_and_at_the_edges(
     np.testing.assert_allclose(warped.numpy(), expected, atol=1e-9)
 
 
+def test_a_shift_moves_the_whole_image_by_so_many_half_images() -> None:
+    images = torch.from_numpy(pictures(2, 10)).reshape(2, 1, 10, 10)
+    still = torch.eye(2, dtype=images.dtype).expand(2, 2, 2)
+    shifts = torch.tensor([[0.2, 0.0], [0.0, -0.4]], dtype=images.dtype)  # 1 column, -2 rows
+    moved = warp(images, still, shifts)
+    torch.testing.assert_close(moved[0, 0, :, :-1], images[0, 0, :, 1:])
+    torch.testing.assert_close(moved[0, 0, :, -1], images[0, 0, :, -1])  # the edge is repeated
+    torch.testing.assert_close(moved[1, 0, 2:], images[1, 0, :-2])
+    torch.testing.assert_close(warp(images, still, 0 * shifts), warp(images, still))
+
+
 def test_shear_moves_rows_sideways() -> None:
     column = np.zeros((1, 1, 9, 9))
     column[..., 4] = 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
@@ -38,6 +39,30 @@ def test_too_little_disk_is_one_sentence(tmp_path: Path) -> None:
 def test_time_grows_with_the_work() -> None:
     small, large = (estimate.trial_seconds(TrainConfig(epochs=n), 1000) for n in (1, 100))
     assert 0 < small < large
+
+
+def test_an_update_of_the_cnn_has_the_operations_of_its_convolutions_and_matrices() -> None:
+    batch, side, third = 5, 12, 4
+    first = 2 * batch * side**2 * 9 * 3 * 16
+    others = 2 * batch * side**2 * 9 * 16 * 32
+    others += 2 * batch * third**2 * (9 * 32 * 64 + 4 * 64 * 128)
+    others += 2 * batch * (128 * 128 + 128 * 3)
+    # Forward, and backward to weights and inputs; images need no gradient.
+    expected = 2 * first + 3 * others
+    assert estimate.fit_flop(classes=3, image_size=side, batch_size=batch) == expected
+
+
+def test_a_fit_and_generated_images_take_as_long_as_there_are_many() -> None:
+    cpu = torch.device("cpu")
+    few, many = (
+        estimate.fit_seconds(classes=3, image_size=16, batch_size=8, updates=n, device=cpu)
+        for n in (10, 10_000)
+    )
+    assert 0 < few < many
+    small, full = (
+        estimate.generate_seconds(config, 1000, cpu) for config in (tiny_config(), TrainConfig())
+    )
+    assert 0 < small < full
 
 
 def test_bytes_are_shown_in_a_fitting_unit() -> None:

@@ -18,7 +18,14 @@ PACKAGES = ("acgan", "search", "selection")
 BELOW = {
     "acgan": (),
     "search": ("acgan",),
-    "selection": ("acgan", "search.study", "search.tracking", "search.cluster", "search.node"),
+    "selection": (
+        "acgan",
+        "search.study",
+        "search.tracking",
+        "search.cluster",
+        "search.node",
+        "search.estimate",
+    ),
 }
 ACGAN_NEEDS = {"PIL", "numpy", "pydantic", "safetensors", "torch", "tqdm", "yaml"}
 # The only modules that may import a library.
@@ -41,6 +48,7 @@ HOMES = {
         "selection.publish",
         "selection.registered_model",
         "selection.registry",
+        "selection.study_publish",
     },
     "torch_fidelity": {"selection.extractors"},
 }

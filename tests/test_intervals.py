@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from selection.intervals import Answers, Measure, compare, difference, interval
+from selection.intervals import Answers, Measure, compare, difference, interval, paired
 from selection.result import Estimate, Images
 
 Array = NDArray[np.float64]
@@ -159,6 +159,17 @@ def test_intervals_hold_the_truth_in_92_to_98_of_100_cases(name: str) -> None:
     assert found.best >= 0.95
 
 
+@pytest.mark.parametrize("deviation", [SMALL, LARGE])
+def test_paired_differences_hold_the_truth_in_92_to_98_of_100_cases(deviation: float) -> None:
+    world = World((deviation,) * 2, gaps=(0.2, 0), seeds=5)
+    random, recalls = np.random.default_rng(0), world.recalls.mean(axis=1)
+    held = []
+    for _ in range(CASES):
+        (first, second), images = world.draw(random)
+        held.append(holds(paired(first, second, images), recalls[0] - recalls[1]))
+    assert 0.92 <= np.mean(held) <= 0.98
+
+
 def test_a_candidate_that_is_better_by_far_wins_alone() -> None:
     found = covered(World((LARGE,) * 4, gaps=(2, 0, 0, 0)), cases=200)
     assert found.alone >= 0.95
@@ -215,9 +226,38 @@ def test_without_seed_noise_a_score_of_patients_with_one_image_has_students_inte
 def test_without_seed_noise_a_difference_has_the_interval_of_the_paired_t_test() -> None:
     first = np.random.default_rng(0).uniform(0.5, 1, 40)
     second = first - np.tile([0.0, 0.4], 20)
-    found = difference(seeds_alike(first), seeds_alike(second), each_its_own_patient([0] * 40))
+    answers = seeds_alike(first), seeds_alike(second)
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
+    for found in (difference, paired):
+        estimate = found(*answers, each_its_own_patient([0] * 40))
+        assert bounds(estimate) == pytest.approx((expected.low, expected.high))
+
+
+def test_differences_that_hold_together_have_their_part_of_the_error_each() -> None:
+    first = np.random.default_rng(0).uniform(0.5, 1, 40)
+    second = first - np.tile([0.0, 0.4], 20)
+    images = each_its_own_patient([0] * 40)
+    found = paired(seeds_alike(first), seeds_alike(second), images, together=3)
+    expected = stats.ttest_rel(first, second).confidence_interval(1 - 0.05 / 3)
     assert bounds(found) == pytest.approx((expected.low, expected.high))
+
+
+def test_where_only_seeds_differ_a_paired_difference_is_the_paired_t_test_over_seeds() -> None:
+    first, second = np.array([0.61, 0.64, 0.68, 0.60]), np.array([0.58, 0.62, 0.63, 0.59])
+    one, two = (np.tile(each[:, None], 9000) for each in (first, second))
+    found = paired(one, two, each_its_own_patient([0, 1, 2] * 3000))
+    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert bounds(found) == pytest.approx((expected.low, expected.high), rel=1e-2)
+
+
+def test_what_a_seed_does_to_both_does_not_blur_a_paired_difference() -> None:
+    lift = np.linspace(-0.2, 0.2, 5)[:, None]
+    first, second = 0.6 + lift + np.zeros((5, 900)), 0.55 + lift + np.zeros((5, 900))
+    images = each_its_own_patient([0, 1, 2] * 300)
+    assert width(paired(first, second, images)) < 0.02
+    assert width(difference(first, second, images)) > 0.2
+    low, high = bounds(paired(first, second, images))
+    assert bounds(paired(second, first, images)) == pytest.approx((-high, -low))
 
 
 def test_where_only_seeds_differ_a_score_has_students_interval_over_seeds() -> None:
@@ -356,6 +396,7 @@ def test_what_has_no_image_has_no_interval() -> None:
     images, answers = each_its_own_patient([0, 2, 0, 2]), seeds_alike([0, 1, 1, 0])
     assert interval(answers, images, 1) is None
     assert difference(answers, answers, images, 1) is None
+    assert paired(answers, answers, images, 1) is None
     nothing = Images(labels=[], patients=[])
     assert interval(np.zeros((3, 0)), nothing) is None
     assert difference(np.zeros((3, 0)), np.zeros((3, 0)), nothing, "accuracy") is None

@@ -596,12 +596,13 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     def users(pattern: str) -> set[str]:
         return {name for name, source in functions.items() if re.search(pattern, source)}
 
-    assert users(r"\.all_data\(") == {"jobs.Work.data", "jobs.TouchJob.run"}
+    asked = {"jobs.Work.data", "jobs.TouchJob.run", "study_jobs.ArmJob.run"}
+    assert users(r"\.all_data\(") == asked
     assert users(r"\bsame_data\(") == {"jobs.Work.all_data"}
-    assert users(r"(?<!def )(?<![.\w])load\(") == {"plan._load"}
+    assert users(r"(?<!def )(?<![.\w])load\(") == {"plan.study_images"}
     look, counted = (
-        {"jobs.TouchJob.run", "jobs.TouchJob._metrics"},
-        {"plan.make_plan", "plan._load"},
+        {"jobs.TouchJob.run", "jobs.TouchJob._metrics", "study_jobs.ArmJob.run"},
+        {"plan.make_plan", "plan._load", "study_plan.make_study_plan"},
     )
     assert users(r"data\.test\b") == look | counted
     assert users(r"\._metrics\(") == {"jobs.TouchJob.run"}

@@ -23,7 +23,8 @@ from acgan.config import TrainConfig, validate
 from acgan.errors import InputError
 from search.node import StudyAt, same_data
 from search.study import Outcome, TrialEnd, write
-from selection import pick
+from selection import pick, study
+from tests.augmentations import study_here
 from tests.kit import CLASSES, tiny_images
 from tests.picks import Place, pick_here, send, train_study
 
@@ -51,7 +52,7 @@ def write_named_images(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Place]:
-    """A study over such images, searched and picked from, and MLflow with all of it."""
+    """A study over such images, searched, picked from and augmented with, and MLflow with it."""
     place = Place(tmp_path_factory.mktemp("place"))
     shutil.copy(migrated_database, place.database)
     images = place.folder / FOLDER / "images"
@@ -62,6 +63,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
         send(place.study, place.uri)
         pick_here(place.options())
         assert pick.main(place.options()) == 0
+        augmented = place.options("--updates", "6", "--cnn-epochs", "3", "--test")
+        study_here(augmented)
+        assert study.main(augmented) == 0
         yield place
 
 
@@ -136,6 +140,7 @@ def test_no_patient_file_or_folder_of_images_is_named_in_mlflows_database(place:
 def test_no_patient_file_or_folder_of_images_is_named_in_an_artifact(place: Place) -> None:
     files = stored(place)
     kinds = {path.suffix for path in files}
+    assert "study.json" in {path.name for path in files}
     assert {".png", ".html", ".csv", ".json", ".safetensors", ".webp", ".txt"} <= kinds
     assert [path.name for path, content in files.items() if names_in(content)] == []
 

@@ -1,0 +1,256 @@
+"""What an augmentation study was asked for, found and checked before any long work."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from acgan.command import typed
+from acgan.config import TrainConfig, derive_seed, find_file, nearest, read_file, resolve, validate
+from acgan.data import named_source
+from acgan.dataset import Dataset
+from acgan.device import default_device
+from acgan.errors import InputError
+from acgan.rundir import RunDir
+from search import estimate
+from search.node import StudyAt
+from search.study import LastStart, Study
+from selection.jobs import Weights, Work, without_test
+from selection.plan import find_study, require_idle, study_images
+from selection.result import Images, Pick, read_pick
+from selection.settings import PLACEMENT, SelectionConfig
+from selection.study_arms import ARMS, Arm, curve_arm, generated_counts, keep
+from selection.study_fit import Budget
+from selection.study_jobs import ArmJob, Setting
+from selection.study_result import FORMAT, Split
+
+FEWEST_SEEDS = 5
+FEWEST_UPDATES = 500  # where the data set is so small that the epochs would be fewer
+LARGEST_AMOUNT = 100.0
+NEARLY_EVEN = 0.8  # of the largest class: nothing much to balance
+SETTINGS = {"cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"} | PLACEMENT
+"""What of the section `selection:` a study uses: step 2's CNN, and where the work is done."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """All that was asked for, checked.
+
+    pick: the pick whose winner generates; data: without test images
+    images, sources: of the split that is scored
+    train_images: real training images of each class, before and after `--keep`
+    """
+
+    study: Study
+    parent_id: str
+    pick: Pick
+    setting: Setting
+    data: Dataset
+    images: Images
+    sources: tuple[str, ...]
+    train_images: tuple[list[int], list[int]]
+    arms: tuple[Arm, ...]
+    seeds: int
+    tracking_uri: str
+    address: str | None
+
+    @property
+    def split(self) -> Split:
+        """Which images are scored."""
+        return self.setting.split
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """The fractions of classes that `--keep` leaves."""
+        return {self.data.classes[label]: fraction for label, fraction in self.setting.kept}
+
+    @property
+    def id(self) -> str:
+        """The study's name: the same request for the same pick has the same."""
+        own, arms = self.setting, [(arm.name, arm.key) for arm in self.arms]
+        parts = (FORMAT, self.pick.id, own.weights.sha256, own.budget, own.kept, own.split)
+        seed = own.work.settings.seed
+        return f"{derive_seed(*parts, arms, self.seeds, seed):016x}"[-8:]
+
+    @property
+    def folder(self) -> Path:
+        """Where the study leaves its files."""
+        return self.study.path / "selection" / f"study-{self.id}"
+
+    def jobs(self) -> list[ArmJob]:
+        """Return a job for each CNN of each arm, the first of all arms first."""
+        return [
+            ArmJob(self.setting, arm, number) for number in range(self.seeds) for arm in self.arms
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of how the question was asked."""
+        before, after = self.train_images
+        found = [
+            f"only {after[label]} of the {before[label]} training images of {name} are given to "
+            f"the CNNs (--keep), but the generator was trained on all {before[label]}: that "
+            "favours the arms with generated images; a fair answer needs a search on a data set "
+            "without the other images"
+            for label, name in enumerate(self.data.classes)
+            if after[label] < before[label]
+        ]
+        if min(after) >= NEARLY_EVEN * max(after):
+            found.append(
+                f"the classes are nearly even ({_counted(self.data.classes, after)}): there is "
+                f"little to balance; --keep {self.data.classes[0]}=0.1 makes one rare"
+            )
+        return found
+
+
+def make_study_plan(arguments: argparse.Namespace) -> StudyPlan:
+    """Find and check all that was asked for; `InputError` says what is wrong."""
+    seeds, amounts = _seeds(arguments.seeds), _amounts(arguments.amounts)
+    uri, study, parent_id, trial = find_study(arguments)
+    require_idle(study)
+    pick = _find_pick(study, trial, arguments)
+    settings, source = _request(study, pick, arguments)
+    data = study_images(study, source)
+    kept = _kept(arguments.keep, data)
+    scored = data.test if arguments.test else data.val
+    if not len(scored):
+        raise InputError("the data set has no test images; type the same without --test")
+    winner = pick.winner
+    weights = Weights(
+        winner.name,
+        RunDir(study.path / winner.trial).weights_path(winner.epoch),
+        winner.weights,
+    )
+    weights.load(torch.device("cpu"))  # now, rather than in every process
+    train = keep(data.train, dict(kept), seed=settings.seed)
+    counts = train.per_class(len(data.classes))
+    at = StudyAt(study.path, study.info.uuid, source)
+    setting = Setting(
+        work=Work(at, settings, data.fingerprint, None),
+        weights=weights,
+        budget=_budget(settings, counts, arguments.updates),
+        kept=kept,
+        split="test" if arguments.test else "validation",
+    )
+    return StudyPlan(
+        study=study,
+        parent_id=parent_id,
+        pick=pick,
+        setting=setting,
+        data=without_test(data),
+        images=Images.of(scored),
+        sources=scored.sources,
+        train_images=(list(data.train.per_class(len(data.classes))), list(counts)),
+        arms=(*ARMS, *map(curve_arm, amounts)),
+        seeds=seeds,
+        tracking_uri=uri,
+        address=arguments.address,
+    )
+
+
+def _seeds(count: int) -> int:
+    if count < FEWEST_SEEDS:
+        raise InputError(
+            f"--seeds must be at least {FEWEST_SEEDS}, got {count}: one CNN's accuracy says little"
+        )
+    return count
+
+
+def _amounts(text: str) -> list[float]:
+    """Return the amounts of the curve besides 1, which is always there."""
+    try:
+        found = sorted({float(word) for word in text.split(",") if word.strip()})
+    except ValueError:
+        found = [math.nan]
+    if not all(0 < amount <= LARGEST_AMOUNT for amount in found):
+        raise InputError(
+            f"--amounts must be numbers above 0 and up to {LARGEST_AMOUNT:g}, for example 0.5,2,4, "
+            f"got {text!r}"
+        )
+    return [amount for amount in found if amount != 1]
+
+
+def _find_pick(study: Study, trial: str | None, arguments: argparse.Namespace) -> Pick:
+    """Return the named pick, else the latest of the study or of the trial that was asked for."""
+    paths = sorted((study.path / "selection").glob("*/pick.json"))
+    found = [pick for path in paths if (pick := read_pick(path)) is not None]
+    named, scope = arguments.pick, trial or "study"
+    what = f"pick {named}" if named else f"pick of {trial or 'the study'}"
+    own = [pick for pick in found if pick.id == named or (not named and pick.scope == scope)]
+    if not own:
+        words = ["--run-id", arguments.run_id] if arguments.run_id else ["--study", arguments.study]
+        command = typed(["python", "-m", "selection.pick", *words])
+        there = f"; there are: {', '.join(pick.id for pick in found)}" if named and found else ""
+        raise InputError(f"there is no {what} in {study.path}{there}; to make one, type: {command}")
+    return max(own, key=lambda pick: pick.created)
+
+
+def _request(
+    study: Study, pick: Pick, arguments: argparse.Namespace
+) -> tuple[SelectionConfig, str]:
+    """Return the settings and where the images are: the pick's, unless told otherwise."""
+    content = read_file(find_file(arguments.config)) if arguments.config else {}
+    started = study.last_start() or LastStart(source="")
+    section = started.selection | pick.settings | (content.get("selection") or {})
+    settings = resolve(SelectionConfig, "selection", section, vars(arguments))
+    source = arguments.data or content.get("data") or started.source
+    return settings, named_source(source, {})
+
+
+def _kept(texts: Sequence[str], data: Dataset) -> tuple[tuple[int, float], ...]:
+    """Return the fractions of classes by label; `InputError` for what is none."""
+    found = {}
+    for text in texts:
+        name, equals, number = text.partition("=")
+        try:
+            fraction = float(number)
+        except ValueError:
+            fraction = math.nan
+        if not equals or not 0 < fraction <= 1:
+            raise InputError(
+                f"--keep must be CLASS=FRACTION with a fraction above 0 and up to 1, for example "
+                f"{data.classes[0]}=0.1, got {text!r}"
+            )
+        if name not in data.classes:
+            raise InputError(f"--keep {text}: no such class{nearest(name, data.classes)}")
+        found[data.classes.index(name)] = fraction
+    return tuple(sorted(found.items()))
+
+
+def _budget(settings: SelectionConfig, counts: Sequence[int], updates: int | None) -> Budget:
+    """Return what every arm's CNN gets: by default step 2's epochs of the evened-out images."""
+    epochs, batch_size = settings.cnn_epochs, settings.cnn_batch_size
+    a_pass = math.ceil(len(counts) * max(counts) / batch_size)
+    asked = max(epochs * a_pass, FEWEST_UPDATES) if updates is None else updates
+    if asked < epochs:
+        raise InputError(f"--updates must be at least {epochs}, one for each of --cnn-epochs")
+    return Budget(asked, epochs, batch_size, settings.cnn_learning_rate)
+
+
+def _counted(classes: Sequence[str], counts: Sequence[int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in zip(classes, counts, strict=True))
+
+
+def rough_seconds(plan: StudyPlan, jobs: Sequence[ArmJob]) -> float:
+    """Return roughly how long these CNNs take on this machine, with all of its cores or its GPU.
+
+    Their training, and the images that are generated for it.
+    """
+    budget, classes, device = plan.setting.budget, len(plan.data.classes), default_device()
+    size = plan.data.train.images.shape[-1]
+    fit = estimate.fit_seconds(
+        classes=classes,
+        image_size=size,
+        batch_size=budget.batch_size,
+        updates=budget.updates,
+        device=device,
+    )
+    counts = plan.train_images[1]
+    images = sum(sum(generated_counts(counts, job.arm.amount)) for job in jobs if job.arm.amount)
+    config = validate(TrainConfig, "train", plan.study.info.train)
+    return fit * len(jobs) + estimate.generate_seconds(config, images, device)

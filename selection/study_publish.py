@@ -1,0 +1,69 @@
+"""What an augmentation study leaves in MLflow: a child run of the search's study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow.entities import Metric, Param, RunTag
+
+from search import tracking
+from selection.study_result import AugmentationStudy
+
+STAGE = "augmentation"
+
+
+def publish(client: tracking.Client, study: AugmentationStudy, parent_id: str, folder: Path) -> str:
+    """Bring a study to MLflow, if it is not there; return its run. FINISHED is written last.
+
+    parent_id: the search's run
+    """
+    run_id = _run(client, study, parent_id)
+    if client.get_run(run_id).info.status == "FINISHED":
+        return run_id
+    moment = tracking.milliseconds(study.created)
+    settings = {**study.budget, "seeds": study.seeds, "seed": study.seed, "split": study.split}
+    settings |= {f"keep.{name}": share for name, share in study.kept.items()}
+    tags = {"sentence": study.sentence} if study.sentence else {"optimistic": "validation images"}
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, moment, 0) for name, value in metrics(study).items()],
+        params=[Param(f"augmentation.{name}", str(value)) for name, value in settings.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+        synchronous=True,
+    )
+    client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _run(client: tracking.Client, study: AugmentationStudy, parent_id: str) -> str:
+    found = tracking.find_runs(
+        client, f"tags.study_id = '{study.study_id}' AND tags.augmentation = '{study.id}'"
+    )
+    if found:
+        return str(found[0].info.run_id)
+    tags = {
+        "study_id": study.study_id,
+        "stage": STAGE,
+        "augmentation": study.id,
+        "pick": study.pick,
+        "mlflow.parentRunId": parent_id,
+    }
+    run = client.create_run(
+        client.get_run(parent_id).info.experiment_id,
+        start_time=tracking.milliseconds(study.created),
+        run_name=f"augmentation-{study.id}",
+        tags=tags,
+    )
+    return str(run.info.run_id)
+
+
+def metrics(study: AugmentationStudy) -> dict[str, float]:
+    """Return the scores as they stand in MLflow, `gan/balanced_accuracy` and so on."""
+    found = {}
+    for arm in study.arms:
+        for name, score in arm.scores.items():
+            if " of source " not in name:
+                key = name.replace(" of ", "/").replace(" ", "_")
+                found[f"{arm.name}/{key}"] = score.value
+    return found
