@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -141,20 +141,20 @@ def looks(entries: Sequence[Entry]) -> list[Look]:
     return sorted(map(_look, own.values()), key=lambda look: look.first)
 
 
+_STANDING: dict[str, Review] = {"kept": "kept", "rejected": "rejected"}
+
+
 def _look(entries: Sequence[Entry]) -> Look:
-    decided = [e for e in entries if e.action in ("kept", "rejected", "undecided")]
+    decided = [entry for entry in entries if entry.action in get_args(Decision)]
     last = decided[-1] if decided else entries[-1]
     quizzes = [entry.quiz for entry in entries if entry.quiz is not None]
-    decision: Review = ""
-    if last.action == "kept" or last.action == "rejected":
-        decision = last.action
     return Look(
         candidate=last.candidate,
         weights=last.weights,
         reviewer=last.reviewer,
         first=entries[0].time,
         last=entries[-1].time,
-        decision=decision,
+        decision=_STANDING.get(last.action, ""),
         blind=last.blind,
         generated=_total([quiz.taken_for_real(GENERATED) for quiz in quizzes]),
         real=_total([quiz.taken_for_real(REAL) for quiz in quizzes]),
