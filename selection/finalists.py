@@ -104,10 +104,8 @@ def _of_step_1(study: Study, chosen: Chosen) -> Found:
 
 
 def _known(params: Mapping[str, object], quality: float) -> dict[str, str]:
-    return {
-        **{name: significant(value) for name, value in params.items()},
-        QUALITY: f"{quality:.4g}",
-    }
+    facts = {name: significant(value) for name, value in params.items()}
+    return facts | {QUALITY: significant(quality)}
 
 
 def make_images(found: Sequence[Found], *, seed: int, device: torch.device) -> list[Finalist]:

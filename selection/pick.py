@@ -129,13 +129,9 @@ def _conclude(pick: Pick, plan: Plan) -> None:
     if pick.memorisation != "passed":
         print(f"warning: the memorisation check says {pick.memorisation}")
     if not any(look.weights == winner.weights for look in looks(read_reviews(plan.study))):
-        review = [
-            "python",
-            "-m",
-            "selection.review",
-            *tracking.naming(plan.study, plan.tracking_uri),
-        ]
-        print(f"nobody has looked at its images; to do so: {typed(review)}")
+        named = tracking.naming(plan.study, plan.tracking_uri)
+        review = typed(["python", "-m", "selection.review", *named])
+        print(f"nobody has looked at its images; to do so: {review}")
     print(f"report: {plan.folder / 'report.html'}")
 
 

@@ -15,6 +15,8 @@ function make(name, properties, ...children) {
   return element;
 }
 
+class Gone extends Error {}
+
 async function ask(what, body) {
   const request = body === undefined ? {} : {
     method: "POST",
@@ -25,7 +27,7 @@ async function ask(what, body) {
   try {
     answer = await fetch(what, request);
   } catch {
-    throw new Error("The server does not answer: nothing more is stored. Start it again, and open the address that it prints.");
+    throw new Gone("The server does not answer: nothing more is stored. Start it again, and open the address that it prints.");
   }
   const text = await answer.text();
   const isJson = answer.headers.get("Content-Type") === "application/json";
@@ -38,6 +40,11 @@ async function ask(what, body) {
 function warn(text) {
   byId("problem").textContent = text || "";
   byId("problem").hidden = !text;
+}
+
+function tell(error) {
+  if (error instanceof Gone) warn(error.message);
+  else say(error.message);
 }
 
 function say(text) {
@@ -70,7 +77,7 @@ function show(place) {
 }
 
 function compare(other) {
-  if (other === view.at) other = step(other, 1);
+  if (other === view.at) return say("There is no other candidate.");
   Object.assign(view, { mode: "compare", other, facts: null });
 }
 
@@ -147,7 +154,7 @@ async function act(action) {
     await action();
     draw();
   } catch (error) {
-    warn(error.message);
+    tell(error);
   } finally {
     busy = false;
   }
@@ -179,7 +186,6 @@ function button([key, name, action]) {
   element.ariaKeyShortcuts = key;
   const decision = { Keep: "kept", Reject: "rejected" }[name];
   if (decision) element.ariaPressed = String(current().decision === decision);
-  if (known.finalists.length < 2) element.disabled = ["n", "p", "c"].includes(key);
   return element;
 }
 
@@ -235,7 +241,7 @@ function drawScore() {
   const { this: own, all } = view.score;
   head(`Quiz of candidate ${current().label}`);
   const part = (title, told) => make("section", {}, make("h2", {}, title), make("dl", {},
-    make("dt", {}, "generated, taken for real"), make("dd", { id: all && told === own ? "" : "fooling" }, told.generated),
+    make("dt", {}, "generated, taken for real"), make("dd", {}, told.generated),
     make("dt", {}, "real, taken for real"), make("dd", {}, told.real),
     make("dt", {}, "difference"), make("dd", {}, told.apart)), make("p", {}, told.sentence));
   const note = "The first line is the fooling rate. Brackets hold the 95 % interval. Who cannot tell takes as many generated images for real as real ones; by how much you can is the difference.";
@@ -245,10 +251,10 @@ function drawScore() {
 function look(one) {
   if (one.looked) return;
   one.looked = true;
-  ask("look", { finalist: one.id }).catch((error) => { one.looked = false; warn(error.message); });
+  ask("look", { finalist: one.id }).catch((error) => { one.looked = false; tell(error); });
 }
 
 // MLflow may take a while, or come back, while nobody presses a key.
-setInterval(() => ask("state").catch((error) => warn(error.message)), 5000);
+setInterval(() => ask("state").catch(tell), 5000);
 
 act(async () => { known = await ask("state"); });
