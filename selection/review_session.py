@@ -94,11 +94,9 @@ class Session:
         self._images: dict[str, bytes] = {}
         self._seen: set[str] = set()
         self._quiz: _QuizUnderWay | None = None
-        # Everybody sees the same finalist as A, whatever the numbers say of it.
-        whole = sorted(finalists, key=lambda own: own.weights)
-        seed = derive_seed(study.info.uuid, *(own.weights for own in whole))
-        order = np.random.default_rng(seed).permutation(len(whole))
-        self._finalists = {_random_name(): whole[i] for i in order}
+        # The order of their hashes says nothing, and everybody has the same finalist as A.
+        order = sorted(finalists, key=lambda own: own.weights)
+        self._finalists = {_random_name(): own for own in order}
         self._grids = {
             name: [self._add(_grid(images)) for _, images in sorted(own.generated.items())]
             for name, own in self._finalists.items()
