@@ -121,8 +121,8 @@ const KEYS = {
     ["k", "Keep", () => decide("kept")],
     ["r", "Reject", () => decide("rejected")],
     ["u", "Undo", () => decide("undecided")],
-    ["n", "Next", () => show(step(view.at, 1)), "ArrowRight"],
     ["p", "Back", () => show(step(view.at, -1)), "ArrowLeft"],
+    ["n", "Next", () => show(step(view.at, 1)), "ArrowRight"],
     ["c", "Compare", () => compare(step(view.at, 1))],
     ["q", "Quiz", beginQuiz],
     ["i", "Numbers", reveal],
@@ -131,8 +131,8 @@ const KEYS = {
     ["k", "Keep", () => decide("kept")],
     ["r", "Reject", () => decide("rejected")],
     ["u", "Undo", () => decide("undecided")],
-    ["n", "Next", () => nextToCompare(1), "ArrowRight"],
     ["p", "Back", () => nextToCompare(-1), "ArrowLeft"],
+    ["n", "Next", () => nextToCompare(1), "ArrowRight"],
     ["s", "Swap", swap],
     ["Escape", "One", leave, "c"],
   ],
@@ -147,6 +147,7 @@ const KEYS = {
 
 const SIGNS = { ArrowLeft: "←", ArrowRight: "→", Escape: "Esc" };
 
+// A key that comes while the last one is under way is about what is not yet to be seen: it is lost.
 async function act(action) {
   if (busy) return;
   busy = true;
@@ -241,10 +242,10 @@ function drawScore() {
   const { this: own, all } = view.score;
   head(`Quiz of candidate ${current().label}`);
   const part = (title, told) => make("section", {}, make("h2", {}, title), make("dl", {},
-    make("dt", {}, "generated, taken for real"), make("dd", {}, told.generated),
+    make("dt", {}, "fooling rate: generated, taken for real"), make("dd", {}, told.generated),
     make("dt", {}, "real, taken for real"), make("dd", {}, told.real),
     make("dt", {}, "difference"), make("dd", {}, told.apart)), make("p", {}, told.sentence));
-  const note = "The first line is the fooling rate. Brackets hold the 95 % interval. Who cannot tell takes as many generated images for real as real ones; by how much you can is the difference.";
+  const note = "Brackets hold the 95 % interval. Who cannot tell takes as many generated images for real as real ones: the difference says how well you can.";
   return [make("div", { className: "score" }, part("This quiz", own), ...(all ? [part("All your quizzes of this candidate", all)] : []), make("p", { className: "note" }, note))];
 }
 

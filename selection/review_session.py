@@ -273,13 +273,13 @@ def _told(generated: Counts, real: Counts) -> Answer:
     """Return a quiz's score as the page shows it."""
     found: Score = score(generated, real)
     return {
-        "generated": f"{generated[0]} of {generated[1]}: {_percent(found.fooling_rate)}",
-        "real": f"{real[0]} of {real[1]}: {_percent(found.real)}",
-        "apart": _percent(found.apart),
+        "generated": f"{generated[0]} of {generated[1]}: {_in_hundredths(found.fooling_rate, '%')}",
+        "real": f"{real[0]} of {real[1]}: {_in_hundredths(found.real, '%')}",
+        "apart": _in_hundredths(found.apart, "points"),
         "sentence": in_a_sentence(found),
     }
 
 
-def _percent(estimate: Estimate) -> str:
+def _in_hundredths(estimate: Estimate, unit: str) -> str:
     value, low, high = (round(100 * v) for v in (estimate.value, estimate.low, estimate.high))
-    return f"{value} % ({low} to {high} %)".replace("-", "\N{MINUS SIGN}")
+    return f"{value} {unit} ({low} to {high} {unit})".replace("-", "\N{MINUS SIGN}")
