@@ -84,7 +84,6 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
         client = tracking.connect(plan.tracking_uri)
         run_id = publish.selection_run(client, pick, plan.parent_id)
         version = publish.register(client, pick, run_id, weights, reviews)
-        publish.send_reviews(client, plan.study)
         links = TrackingLinks(
             run_id=run_id,
             model=registry.NAME,
@@ -94,6 +93,7 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
         )
         write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
         publish.finish(client, pick, run_id, plan.folder)
+        publish.send_reviews(client, plan.study)
     except tracking.FAILURES as error:
         if links is None:
             write_report(pick, plan.folder, records=plan.records, tracking=None, reviews=reviews)

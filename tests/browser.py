@@ -74,6 +74,11 @@ class Browser:
         metrics = {"deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, **metrics)
 
+    def cut_off(self, offline: bool) -> None:
+        """Take the network away from the page, or give it back."""
+        speed = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.call("Network.emulateNetworkConditions", offline=offline, **speed)
+
     def value(self, expression: str) -> Any:
         """Return what an expression is worth in the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)

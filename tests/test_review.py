@@ -239,15 +239,6 @@ def test_without_any_mlflow_it_starts_by_the_studys_name_and_loses_nothing(
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_ctrl_c_before_it_serves_is_130(study: Study, tmp_path: Path) -> None:
-    review = Review(tmp_path, "--study", "demo")
-    try:
-        assert review.end() == 130
-        assert "interrupted" in review.output
-    finally:
-        review.close()
-
-
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -302,13 +302,12 @@ def test_the_page_asks_its_own_server_only_and_complains_of_nothing(
 
 
 def test_when_the_server_is_gone_the_page_says_that_nothing_is_stored(
-    page: Browser, server: ReviewServer, study: Study
+    page: Browser, study: Study
 ) -> None:
     page.until(lambda: page.value(ALL_LOADED), "all images")
-    server.shutdown()
-    server.server_close()
-    page.call("Network.clearBrowserCache")
+    page.cut_off(True)
     page.press("k")
     page.shows("The server does not answer: nothing more is stored", "#problem")
     assert "kept" not in page.text("#said")
+    page.cut_off(False)
     assert {action for action, _ in told(study)} <= {"looked"}
