@@ -216,9 +216,10 @@ def test_sending_reviews_again_changes_nothing_and_a_crash_is_made_good(
         raise Killed
 
     add_review(study, entry("kept"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(client, "set_tag", killed)
-        send_reviews(client, study)
+        with pytest.raises(Killed):
+            send_reviews(client, study)
     assert "reviews" not in study_tags(client, study)
     send_reviews(client, study)
     first = content(client.get_run(pick.run_id))

@@ -43,11 +43,11 @@ def validation(patients: int, images_of_each: int = 3) -> ImageSet:
     )
 
 
-def mark(image: np.ndarray) -> int:  # type: ignore[type-arg]
+def mark(image: np.ndarray) -> int:
     return int(image[0, 0]) + 250 * int(image[0, 1])
 
 
-def generated() -> dict[int, np.ndarray]:  # type: ignore[type-arg]
+def generated() -> dict[int, np.ndarray]:
     """Return generated images that are marked by their place, with three equal channels."""
     images = tiny_images(GENERATED).images.copy()
     images[:, 0, 0] = np.arange(GENERATED)
