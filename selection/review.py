@@ -48,9 +48,13 @@ class Sender(threading.Thread):
 
     def __init__(self, study: Study, uri: str) -> None:
         super().__init__(daemon=True)
-        self._study, self._uri = study, uri
+        self._study, self.uri = study, uri
         self._grown, self._ended = threading.Event(), threading.Event()
         self.problem = ""
+
+    def says(self) -> str:
+        """Return what MLflow lacks and why in words, "" for nothing."""
+        return f"MLflow at {tracking.shown(self.uri)} {self.problem}" if self.problem else ""
 
     def grown(self) -> None:
         """Say that the ledger has a further line."""
@@ -66,12 +70,12 @@ class Sender(threading.Thread):
     def _try(self) -> None:
         self._grown.clear()
         try:
-            tracking.check_there(self._uri)
-            send_reviews(tracking.connect(self._uri), self._study)
+            tracking.check_there(self.uri)
+            send_reviews(tracking.connect(self.uri), self._study)
         except tracking.FAILURES as error:
             self.problem = f"takes no data: {tracking.one_line(error)}"
         except InputError as error:
-            self.problem = str(error)
+            self.problem = f"lacks what was decided: {error}"
         else:
             self.problem = ""
 
@@ -121,11 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _review(arguments: argparse.Namespace, again: str) -> int:
-    if arguments.finalists < 1:
-        raise InputError(f"--finalists must be at least 1, got {arguments.finalists}")
-    if not 0 <= arguments.port < 2**16:
-        raise InputError(f"--port must be between 0 and 65535, got {arguments.port}")
-    check_host(arguments.host)
+    _check(arguments)
     reviewer = _reviewer(arguments.reviewer)
     device = named_device(arguments.device)
     uri = tracking.resolve_uri(arguments.tracking_uri)
@@ -138,13 +138,8 @@ def _review(arguments: argparse.Namespace, again: str) -> int:
     real = draw_real(data.val, classes=len(data.classes), seed=settings.seed)
     sender = Sender(study, uri)
     session = Session(study, reviewer, finalists, real, sender.grown)
-    place = tracking.shown(uri)
-
-    def tracked() -> str:
-        return f"MLflow at {place} {sender.problem}" if sender.problem else ""
-
-    with ReviewServer(arguments.host, arguments.port, session, tracked) as server:
-        print(f"{len(finalists)} finalists {where}; the reviewer is {reviewer}", flush=True)
+    with ReviewServer(arguments.host, arguments.port, session, sender.says) as server:
+        print(f"{len(finalists)} finalists {where}; the reviewer is {reviewer}")
         print(f"open {server.address} in a browser; Ctrl-C ends", flush=True)
         sender.start()
         try:
@@ -152,23 +147,31 @@ def _review(arguments: argparse.Namespace, again: str) -> int:
         except KeyboardInterrupt:
             print()
     sender.finish()
-    return _conclude(study, reviewer, uri, sender.problem, again)
+    return _conclude(study, reviewer, sender, again)
 
 
-def _conclude(study: Study, reviewer: str, uri: str, problem: str, again: str) -> int:
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.finalists < 1:
+        raise InputError(f"--finalists must be at least 1, got {arguments.finalists}")
+    if not 0 <= arguments.port < 2**16:
+        raise InputError(f"--port must be between 0 and 65535, got {arguments.port}")
+    check_host(arguments.host)
+
+
+def _conclude(study: Study, reviewer: str, sender: Sender, again: str) -> int:
     own = [look for look in looks(read_reviews(study)) if look.reviewer == reviewer]
     counts = Counter(look.decision or "undecided" for look in own)
     what = ", ".join(f"{count} {decision}" for decision, count in counts.items())
     print(f"{reviewer} looked at {len(own)} candidates{f' ({what})' if what else ''}")
-    if problem:
-        print(f"error: MLflow at {tracking.shown(uri)} {problem}", file=sys.stderr)
+    if sender.problem:
+        print(f"error: {sender.says()}", file=sys.stderr)
         print(
             f"nothing is lost, all stands in {ledger_path(study)}; selection.pick sends it, and "
             f"so does: {again}",
             file=sys.stderr,
         )
         return 1
-    pick = ["python", "-m", "selection.pick", *tracking.naming(study, uri)]
+    pick = ["python", "-m", "selection.pick", *tracking.naming(study, sender.uri)]
     print(f"to pick with what was decided: {typed(pick)}")
     return 0
 

@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from acgan.errors import InputError
-from acgan.files import DISK_ERRORS
 from selection.review_session import RefusedError, Session
 
 BODY_LIMIT_BYTES = 1000
@@ -178,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.server.files and self.path.count("/") == 2:
             return _Reply(HTTPStatus.OK, *self.server.files[name])
         if name == "state":
-            return self._json(self.server.session.state())
+            return self._answered(self.server.session.state)
         image = self.server.session.image(name.removeprefix("image/"))
         if image is None or not name.startswith("image/"):
             return _text(HTTPStatus.NOT_FOUND, "there is nothing here")
@@ -196,18 +195,21 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _done(self) -> _Reply:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
             asked = _Asked.model_validate_json(body)
-            return self._json(self._do(asked))
         except ValidationError:
             return _json(HTTPStatus.BAD_REQUEST, {"error": "the page asked for nothing known"})
+        return self._answered(lambda: self._do(asked))
+
+    def _answered(self, ask: Callable[[], Mapping[str, Any]]) -> _Reply:
+        """Return what the session says, or why it cannot."""
+        try:
+            return _json(HTTPStatus.OK, {**ask(), "tracked": self.server.tracked()})
         except (RefusedError, InputError) as error:
             return _json(HTTPStatus.CONFLICT, {"error": str(error)})
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            problem = f"not stored: {error.strerror}; free some space, then try again"
+            problem = f"not stored: {error.strerror}; when that is mended, try again"
             return _json(HTTPStatus.INSUFFICIENT_STORAGE, {"error": problem})
 
     def _do(self, asked: _Asked) -> dict[str, Any]:
@@ -224,9 +226,6 @@ class _Handler(BaseHTTPRequestHandler):
             case "answer":
                 return session.answer(asked.image, asked.real)
         raise RefusedError("the page asked for nothing known")
-
-    def _json(self, content: Mapping[str, Any]) -> _Reply:
-        return _json(HTTPStatus.OK, {**content, "tracked": self.server.tracked()})
 
 
 def _name(host: str) -> str:

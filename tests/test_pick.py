@@ -369,21 +369,21 @@ def review(place: Place, candidate: Candidate, action: str) -> None:
 
 
 def test_a_pick_honours_what_people_decided_and_computes_nothing_for_it(
-    repicked: Place, story: Story, capsys: pytest.CaptureFixture[str]
+    unpicked: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = repicked.options("--no-test")
+    options = unpicked.options("--no-test")
     unseen = pick_here(options)
     ties = [unseen.candidates[i] for i in unseen.decision.tie_set]
     assert len(ties) > 2  # else this test would show nothing
     winner = unseen.winner
     kept = next(c for c in reversed(ties) if c.weights != winner.weights and not c.baseline)
-    review(repicked, winner, "rejected")
-    review(repicked, kept, "kept")
-    stored = {path for path in results(repicked) if path.name.startswith("utility")}
+    review(unpicked, winner, "rejected")
+    review(unpicked, kept, "kept")
+    stored = {path for path in results(unpicked) if path.name.startswith("utility")}
 
     found = pick_here(options)
     assert found.id != unseen.id
-    assert {path for path in results(repicked) if path.name.startswith("utility")} == stored
+    assert {path for path in results(unpicked) if path.name.startswith("utility")} == stored
     (out,) = [c for c in found.candidates if c.weights == winner.weights]
     assert (out.competes, out.review, out.verdict) == (
         False,
@@ -402,16 +402,16 @@ def test_a_pick_honours_what_people_decided_and_computes_nothing_for_it(
     assert "people rejected 1; people kept 1" in output
     assert "starting Ray" not in output
     assert "nobody has looked" not in output
-    folder = repicked.study.path / "selection" / found.id
+    folder = unpicked.study.path / "selection" / found.id
     page = (folder / "report.html").read_text()
     assert "Who looked" in page
     assert page.count("anna") == 2
-    assert parent_run(repicked).data.tags["reviews"] == "2"
-    version = MlflowClient(repicked.uri).get_model_version_by_alias(registry.NAME, "champion")
+    assert parent_run(unpicked).data.tags["reviews"] == "2"
+    version = MlflowClient(unpicked.uri).get_model_version_by_alias(registry.NAME, "champion")
     assert "kept by anna" in version.tags["reviewed"]
 
     for each in (winner, kept):
-        review(repicked, each, "undecided")
+        review(unpicked, each, "undecided")
     assert plan_of(options).id == unseen.id
 
 
