@@ -25,6 +25,8 @@ from selection.settings import SelectionConfig
 
 UNMEASURED = "highest step-2 score, because step 3 could measure none of the tie set"
 ONLY_ONE = "only one left of the tie set"
+ONLY_KEPT = "the only one of the tie set that a person kept"
+KEPT = "kept by a person; of those: {rule}"
 LOWEST = "lowest mean {metric}"
 HIGHER_SCORE = "highest step-2 score of those that the mean {metric} cannot tell apart"
 EARLIER = "lower trial and epoch, because nothing else told them apart"
@@ -95,17 +97,21 @@ def decide(
         return None
     fidelity = {i: found for i in tie_set if (found := candidates[i].fidelity) is not None}
     passed = {i: found for i, found in fidelity.items() if not found.memorised}
-    finalists = passed or fidelity
-    tied = _lowest(finalists, images, settings) if finalists else tie_set
+    whole = passed or fidelity
+    kept = [i for i in whole or tie_set if candidates[i].review == "kept"]
+    finalists = {i: found for i, found in whole.items() if i in kept or not kept}
+    tied = _lowest(finalists, images, settings) if finalists else kept or tie_set
     metric = next((found.rank_metric for found in finalists.values()), "")
     order = sorted(tied, key=lambda i: _order(candidates[i]))
+    rule = _rule([candidates[i] for i in order], len(finalists), metric)
     return Decision(
         winner=order[0],
         tie_set=tie_set,
         tied=tied,
         rank_metric=metric,
-        rule=_rule([candidates[i] for i in order], len(finalists), metric),
+        rule=_with_people(rule, kept=len(kept), of=len(whole or tie_set)),
         memorisation_failed=not passed,
+        kept=kept,
     )
 
 
@@ -149,11 +155,20 @@ def _rule(order: Sequence[Candidate], finalists: int, metric: str) -> str:
     return EARLIER
 
 
+def _with_people(rule: str, *, kept: int, of: int) -> str:
+    """Return a rule with what people's decisions did before it."""
+    if kept in (0, of):
+        return rule
+    return ONLY_KEPT if kept == 1 else KEPT.format(rule=rule)
+
+
 def verdict(candidate: Candidate, place: int, decision: Decision) -> str:
     """Return in one phrase how far a candidate came, and why."""
     found, fidelity = "", candidate.fidelity
     if candidate.failed:
         found = f"could not be scored: {candidate.failed}"
+    elif candidate.review == "rejected":
+        found = "a person rejected its images"
     elif not candidate.competes:
         found = "the baseline's best epoch, for comparison only"
     elif place == decision.winner:
@@ -164,6 +179,8 @@ def verdict(candidate: Candidate, place: int, decision: Decision) -> str:
         found = "in the tie set, but step 3 could not measure it"
     elif fidelity.memorised and not decision.memorisation_failed:
         found = f"in the tie set, but {'; '.join(fidelity.memorised)}"
+    elif decision.kept and place not in decision.kept:
+        found = "in the tie set, but a person kept others"
     elif place in decision.tied:
         found = "tied with the winner to the end; the last rule decided against it"
     else:

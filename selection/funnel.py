@@ -90,7 +90,7 @@ class Funnel:
 
     def _step_2(self) -> None:
         """Train CNNs for all candidates, then more for those that are still in, rung by rung."""
-        running = list(range(len(self._candidates)))
+        running = [i for i, c in enumerate(self._candidates) if c.competes or c.baseline]
         extractor = ExtractorJob(self._work)
         for rung, seeds in enumerate(self._settings.cnn_seeds, start=1):
             jobs = {i: self._utility_job(i, seeds) for i in running}
@@ -304,6 +304,7 @@ def _candidate(plan: Plan, chosen: Chosen) -> Candidate:
         filter_score=chosen.epoch.filter_score,
         competes=chosen.competes,
         baseline=chosen.baseline,
+        review=chosen.review,
     )
 
 

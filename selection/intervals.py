@@ -8,13 +8,14 @@ add a variance of their own, which must be estimated from few.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from acgan.config import derive_seed
 from selection.result import Estimate, Images
@@ -284,3 +285,29 @@ def _critical(deviations: Array, free: float, error: float, random: np.random.Ge
     chance = np.sqrt(random.chisquare(free, len(standard)) / free)
     largest = np.abs(standard).max(axis=1) / chance
     return float(max(np.quantile(largest, 1 - error), stdtrit(free, 1 - error / 2)))
+
+
+def proportion(hits: int, count: int) -> Estimate:
+    """Return a share of `count` independent answers with its interval.
+
+    The score interval of Wilson 1927, J. Am. Stat. Assoc. 22, 209-212, which is an interval also
+    where all or none hit.
+    """
+    assert 0 <= hits <= count > 0, f"{hits=}, {count=}"
+    z, value = float(ndtri(1 - ERROR / 2)), hits / count
+    middle = (value + z * z / (2 * count)) / (1 + z * z / count)
+    root = math.sqrt(value * (1 - value) / count + (z / (2 * count)) ** 2)
+    half = z / (1 + z * z / count) * root
+    low, high = min(middle - half, value), max(middle + half, value)  # despite rounding
+    return Estimate(value=value, low=max(low, 0), high=min(high, 1))
+
+
+def proportion_difference(first: Estimate, second: Estimate) -> Estimate:
+    """Return the first share minus the second, both from `proportion` and of different answers.
+
+    The square-and-add interval, method 10 of Newcombe 1998, Stat. Med. 17, 873-890.
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value=value, low=value - below, high=value + above)

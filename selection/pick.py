@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from search import tracking
 from search.study import driver_lock
 from selection import publish, registry
 from selection.funnel import Funnel
-from selection.plan import Plan, make_plan
+from selection.plan import Plan, add_study_options, make_plan
 from selection.report import TrackingLinks, interval, write_report
 from selection.result import Pick, read_pick
+from selection.reviews import looks, read_reviews
 from selection.settings import SelectionConfig
 from selection.workers import LostError, Workers
 
@@ -69,17 +71,19 @@ def _filtered(plan: Plan) -> str:
         text += f"; --max-candidates cut {found.over_cap}"
     if found.better_without_weights:
         text += f"; {found.better_without_weights} that look better kept no weights"
-    return text
+    decided = Counter(chosen.review for chosen in plan.candidates if chosen.review)
+    return text + "".join(f"; people {review} {count}" for review, count in decided.items())
 
 
 def _publish(plan: Plan, pick: Pick, again: str) -> int:
     """Bring a pick to MLflow and write its report; return the exit code."""
     weights = plan.candidates[pick.decision.winner].weights
     links = None
+    reviews = read_reviews(plan.study)
     try:
         client = tracking.connect(plan.tracking_uri)
         run_id = publish.selection_run(client, pick, plan.parent_id)
-        version = publish.register(client, pick, run_id, weights)
+        version = publish.register(client, pick, run_id, weights, reviews)
         links = TrackingLinks(
             run_id=run_id,
             model=registry.NAME,
@@ -87,11 +91,12 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
             alias=registry.CHAMPION,
             code=registry.usage(pick.classes[0]),
         )
-        write_report(pick, plan.folder, records=plan.records, tracking=links)
+        write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
         publish.finish(client, pick, run_id, plan.folder)
+        publish.send_reviews(client, plan.study)
     except tracking.FAILURES as error:
         if links is None:
-            write_report(pick, plan.folder, records=plan.records, tracking=None)
+            write_report(pick, plan.folder, records=plan.records, tracking=None, reviews=reviews)
         _conclude(pick, plan)
         reason = tracking.one_line(error)
         place = tracking.shown(plan.tracking_uri)
@@ -126,6 +131,10 @@ def _conclude(pick: Pick, plan: Plan) -> None:
         print(f"on the test images: {interval(row.winner)}{beside}")
     if pick.memorisation != "passed":
         print(f"warning: the memorisation check says {pick.memorisation}")
+    if not any(look.weights == winner.weights for look in looks(read_reviews(plan.study))):
+        named = tracking.naming(plan.study, plan.tracking_uri)
+        review = typed(["python", "-m", "selection.review", *named])
+        print(f"nobody has looked at its images; to do so: {review}")
     print(f"report: {plan.folder / 'report.html'}")
 
 
@@ -137,17 +146,7 @@ def _generate_command(plan: Plan) -> str:
 def pick_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = command_parser("selection.pick", __doc__)
-    named = parser.add_mutually_exclusive_group(required=True)
-    named.add_argument("--run-id", metavar="ID", help="MLflow run of a study, or of one trial")
-    named.add_argument("--study", metavar="NAME", help="name of a study, instead of --run-id")
-    parser.add_argument("--config", type=Path, help="YAML file (default: the search's settings)")
-    parser.add_argument("--data", help="folder of the study's images (default: where they were)")
-    parser.add_argument(
-        "--storage-path", metavar="DIR", help="folder of studies (default: as MLflow knows it)"
-    )
-    parser.add_argument(
-        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
-    )
+    add_study_options(parser)
     parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
     parser.add_argument(
         "--inception-weights", type=Path, metavar="FILE", help="torch-fidelity's Inception weights"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from selection.extractors import check_request, check_weights
 from selection.jobs import without_test
 from selection.metrics import SMALLEST_SET
 from selection.result import FORMAT
+from selection.reviews import Review, read_reviews, standing
 from selection.settings import PLACEMENT, SelectionConfig
 
 FEWEST_VALIDATION = 10  # of a class
@@ -43,13 +45,14 @@ BASELINE = trial_name(0)
 
 @dataclass(frozen=True)
 class Chosen:
-    """A candidate's weights, whose hash was checked, and what step 1 knows of them."""
+    """A candidate's weights, whose hash was checked, and what step 1 and people know of them."""
 
     epoch: Epoch
     weights: Path
     sha256: str
     competes: bool
     baseline: bool
+    review: Review = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ class Plan:
     def id(self) -> str:
         """The pick's name: the same request over the same candidates has the same."""
         settings = self.settings.model_dump(mode="json", exclude=PLACEMENT)
-        weights = [(chosen.sha256, chosen.competes) for chosen in self.candidates]
+        # As long as nobody has decided anything, the name is that of a pick without people.
+        weights = [
+            (c.sha256, c.competes, *([c.review] if c.review else [])) for c in self.candidates
+        ]
         parts = (FORMAT, self.study.info.uuid, self.scope, sorted(settings.items()), weights)
         return f"{derive_seed(*parts, self.look_at_test, self.inception_sha256):016x}"[-8:]
 
@@ -91,20 +97,41 @@ class Plan:
         return self.study.path / "selection" / self.id
 
 
+def add_study_options(
+    parser: argparse.ArgumentParser, *, settings: str = "the search's settings"
+) -> None:
+    """Add the options by which a command of selection finds a study, its images and MLflow.
+
+    settings: what holds where no configuration is named
+    """
+    named = parser.add_mutually_exclusive_group(required=True)
+    named.add_argument("--run-id", metavar="ID", help="MLflow run of a study, or of one trial")
+    named.add_argument("--study", metavar="NAME", help="name of a study, instead of --run-id")
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {settings})")
+    parser.add_argument("--data", help="folder of the study's images (default: where they were)")
+    parser.add_argument(
+        "--storage-path", metavar="DIR", help="folder of studies (default: as MLflow knows it)"
+    )
+    parser.add_argument(
+        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+
+
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
-    uri, study, parent_id, trial = find_study(arguments)
+    uri, study, parent_id, trial = find_run(arguments)
     require_idle(study)
-    settings, source = _request(study, arguments)
+    settings, source = request(study, arguments)
     weights = arguments.inception_weights
     inception = _inception(weights, settings)
-    data = _load(study, source, test=arguments.test)
-    records = Records(study)
-    judged = Judged(study, records, data.val, settings)
-    filtered = _choose(judged, trial, settings)
-    # A pick of another trial has not looked at the baseline.
-    baseline = [epoch for epoch in filtered.kept if epoch.trial == BASELINE]
-    candidates = _candidates(study, baseline or judged.get(BASELINE, []), filtered)
+    data = load_data(study, source, test=arguments.test)
+    records, filtered, candidates = step_1(study, trial, data.val, settings)
+    if not any(chosen.competes for chosen in candidates):
+        review = typed(["python", "-m", "selection.review", *tracking.naming(study, uri)])
+        raise InputError(
+            f"people rejected all {len(filtered.chosen)} candidates; take a rejection back "
+            f"({review}), or ask for more candidates with --per-trial and --max-candidates"
+        )
     return Plan(
         settings=settings,
         study=study,
@@ -124,6 +151,31 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
+def step_1(
+    study: Study, trial: str | None, val: ImageSet, settings: SelectionConfig
+) -> tuple[Records, Filtered, tuple[Chosen, ...]]:
+    """Return all trials' epochs, what the filter says of them, and the candidates.
+
+    The last candidate is the baseline's best epoch if it is there for comparison only. A place
+    that a rejected one leaves is not filled: another epoch of that trial would cost hours and is
+    seldom better. Raises `InputError` if none is left.
+    """
+    records = Records(study)
+    judged = Judged(study, records, val, settings)
+    filtered = _choose(judged, trial, settings)
+    # A pick of another trial has not looked at the baseline.
+    baseline = [epoch for epoch in filtered.kept if epoch.trial == BASELINE]
+    return records, filtered, _candidates(study, baseline or judged.get(BASELINE, []), filtered)
+
+
+def unanswered(uri: str, error: Exception) -> InputError:
+    """Return the error to raise where MLflow does not answer."""
+    reason = tracking.one_line(error)
+    return InputError(
+        f"MLflow at {tracking.shown(uri)} does not answer ({reason}); see --tracking-uri"
+    )
+
+
 def require_idle(study: Study) -> None:
     """Raise `InputError` while the study is being searched."""
     if driver_at_work(study.path):
@@ -133,7 +185,7 @@ def require_idle(study: Study) -> None:
         )
 
 
-def _request(study: Study, arguments: argparse.Namespace) -> tuple[SelectionConfig, str]:
+def request(study: Study, arguments: argparse.Namespace) -> tuple[SelectionConfig, str]:
     """Return the settings and where the images are: the search's, unless told otherwise."""
     content = read_file(find_file(arguments.config)) if arguments.config else {}
     started = study.last_start() or LastStart(source="")
@@ -149,7 +201,7 @@ def _inception(path: Path | None, settings: SelectionConfig) -> str:
     return "" if path is None else check_weights(path, settings.inception_sha256)
 
 
-def find_study(arguments: argparse.Namespace) -> tuple[str, Study, str, str | None]:
+def find_run(arguments: argparse.Namespace) -> tuple[str, Study, str, str | None]:
     """Return MLflow's address, and there the study, its run, and the trial if it is one's run.
 
     Raises `InputError` for what is not there.
@@ -157,20 +209,17 @@ def find_study(arguments: argparse.Namespace) -> tuple[str, Study, str, str | No
     uri = tracking.resolve_uri(arguments.tracking_uri)
     tracking.check_there(uri)
     try:
-        return uri, *_find_study(tracking.connect(uri), arguments)
+        return uri, *_find_run(tracking.connect(uri), arguments)
     except tracking.FAILURES as error:
-        reason = tracking.one_line(error)
-        raise InputError(
-            f"MLflow at {tracking.shown(uri)} does not answer ({reason}); see --tracking-uri"
-        ) from error
+        raise unanswered(uri, error) from error
 
 
-def _find_study(
+def _find_run(
     client: tracking.Client, arguments: argparse.Namespace
 ) -> tuple[Study, str, str | None]:
     """Return the study, its MLflow run, and the trial if only one was asked for."""
     if arguments.run_id is None:
-        study = open_study(study_path(arguments.storage_path or "runs", arguments.study))
+        study, _ = find_study(client.tracking_uri, arguments)
         parent = tracking.find_parent(client, study)
         if parent is None:
             sync = ["python", "-m", "search.sync", *tracking.naming(study, client.tracking_uri)]
@@ -179,8 +228,27 @@ def _find_study(
                 f"with --tracking-uri, or send the study there: {typed(sync)}"
             )
         return study, parent.info.run_id, None
+    study, found = _by_run_id(client, arguments)
+    return study, found.parent_id, found.trial
+
+
+def find_study(uri: str, arguments: argparse.Namespace) -> tuple[Study, str | None]:
+    """Return the study, and the trial if only one was asked for; by its name without MLflow."""
+    if arguments.run_id is None:
+        return open_study(study_path(arguments.storage_path or "runs", arguments.study)), None
+    tracking.check_there(uri)
+    try:
+        study, found = _by_run_id(tracking.connect(uri), arguments)
+    except tracking.FAILURES as error:
+        raise unanswered(uri, error) from error
+    return study, found.trial
+
+
+def _by_run_id(
+    client: tracking.Client, arguments: argparse.Namespace
+) -> tuple[Study, tracking.StudyRun]:
     found = tracking.study_by_run_id(client, arguments.run_id)
-    return _open(found, arguments.storage_path), found.parent_id, found.trial
+    return _open(found, arguments.storage_path), found
 
 
 def _open(run: tracking.StudyRun, storage: str | None) -> Study:
@@ -218,7 +286,7 @@ def study_images(study: Study, source: str) -> Dataset:
     return data
 
 
-def _load(study: Study, source: str, *, test: bool) -> Dataset:
+def load_data(study: Study, source: str, *, test: bool) -> Dataset:
     """Load the study's images; `InputError` if they are others, or too few to measure on."""
     data = study_images(study, source)
     more = "search on more images, or with another --val-fraction"
@@ -310,10 +378,19 @@ def _candidates(study: Study, baseline: Sequence[Epoch], filtered: Filtered) -> 
     compared = None if best is None else (best.trial, best.epoch)
     if best is not None:
         epochs.setdefault((best.trial, best.epoch), best)
-    return tuple(
+    decided = standing(read_reviews(study))
+    chosen = [
         _checked(study, epoch, competes=key in competing, baseline=key == compared)
         for key, epoch in epochs.items()
-    )
+    ]
+    return tuple(_reviewed(each, decided.get(each.sha256, "")) for each in chosen)
+
+
+def _reviewed(chosen: Chosen, review: Review) -> Chosen:
+    """Return a candidate with what people decided about it; it says nothing of a comparison."""
+    if not chosen.competes:
+        return chosen
+    return dataclasses.replace(chosen, review=review, competes=review != "rejected")
 
 
 def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
@@ -322,8 +399,13 @@ def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
     return min(usable, key=quality_order, default=None)
 
 
+def weights_path(study: Study, trial: str, epoch: int) -> Path:
+    """Return where the weights of an epoch are."""
+    return RunDir(study.path / trial).weights_path(epoch)
+
+
 def _checked(study: Study, epoch: Epoch, *, competes: bool, baseline: bool) -> Chosen:
-    path = RunDir(study.path / epoch.trial).weights_path(epoch.epoch)
+    path = weights_path(study, epoch.trial, epoch.epoch)
     sha256 = file_sha256(path)
     if epoch.record.weights not in (None, sha256):
         raise InputError(

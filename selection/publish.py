@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, RunTag
 
+from acgan.command import typed
+from acgan.errors import InputError
 from search import tracking
+from search.study import Study
 from selection import registry
 from selection.result import Pick
+from selection.reviews import Entry, Look, in_words, ledger_path, looks, read_reviews
 
 STAGE = "selection"
+REVIEWS = "reviews"
+TEXT_LIMIT = 5000  # characters of a tag
 
 
 def selection_run(client: tracking.Client, pick: Pick, parent_id: str) -> str:
@@ -38,15 +45,23 @@ def selection_run(client: tracking.Client, pick: Pick, parent_id: str) -> str:
     return str(run.info.run_id)
 
 
-def register(client: tracking.Client, pick: Pick, run_id: str, weights: Path) -> int:
+def register(
+    client: tracking.Client,
+    pick: Pick,
+    run_id: str,
+    weights: Path,
+    reviews: Sequence[Entry] = (),
+) -> int:
     """Make the winner the champion of the registry; return its version."""
     winner = pick.winner
+    seen = [look for look in looks(reviews) if look.weights == winner.weights]
     tags: dict[str, object] = {
         "study": pick.study,
         "trial": winner.trial,
         "epoch": winner.epoch,
         "data_fingerprint": pick.fingerprint,
         "memorisation": pick.memorisation,
+        "reviewed": in_words(seen)[:TEXT_LIMIT] if seen else "nobody looked",
         **{name.replace("/", "."): f"{value:.6g}" for name, value in scores(pick).items()},
     }
     return registry.register(client, run_id=run_id, pick=pick.id, weights=weights, tags=tags)
@@ -67,8 +82,12 @@ def scores(pick: Pick) -> dict[str, float]:
 
 
 def finish(client: tracking.Client, pick: Pick, run_id: str, folder: Path) -> None:
-    """Write a pick's settings, scores and files to its run; FINISHED, written last, means all."""
+    """Write a pick's settings, scores and files to its run; FINISHED, written last, means all.
+
+    The report of one that is finished is written again: somebody may have looked since.
+    """
     if client.get_run(run_id).info.status == "FINISHED":
+        client.log_artifact(run_id, str(folder / "report.html"), STAGE)
         return
     moment = tracking.milliseconds(pick.created)
     winner = pick.winner
@@ -81,3 +100,31 @@ def finish(client: tracking.Client, pick: Pick, run_id: str, folder: Path) -> No
     )
     client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
     client.set_terminated(run_id, "FINISHED")
+
+
+def send_reviews(client: tracking.Client, study: Study) -> None:
+    """Bring what people saw and decided to the study's run: a tag a candidate, and the ledger.
+
+    Raises `InputError` if MLflow does not have the study. The tag `reviews`, written last, says
+    how many lines of the ledger are there; sending them again changes nothing.
+    """
+    entries = read_reviews(study)
+    if not entries:
+        return
+    parent = tracking.find_parent(client, study)
+    if parent is None:
+        sync = ["python", "-m", "search.sync", *tracking.naming(study, client.tracking_uri)]
+        raise InputError(f"it does not have the study; send it there: {typed(sync)}")
+    if parent.data.tags.get(REVIEWS) == str(len(entries)):
+        return
+    run_id = parent.info.run_id
+    of_one: dict[str, list[Look]] = {}
+    for look in looks(entries):
+        of_one.setdefault(look.weights, []).append(look)
+    tags = [
+        RunTag(f"review.{weights[:12]}", in_words(own)[:TEXT_LIMIT])
+        for weights, own in of_one.items()
+    ]
+    client.log_artifact(run_id, str(ledger_path(study)), REVIEWS)
+    client.log_batch(run_id, tags=tags, synchronous=True)
+    client.set_tag(run_id, REVIEWS, str(len(entries)))

@@ -13,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -23,7 +22,9 @@ from matplotlib.figure import Figure
 from acgan.files import replace_bytes, replace_text
 from acgan.records import QUALITY, EpochRecord, metric
 from selection.fidelity import ENOUGH_FOR_FID
+from selection.intervals import proportion
 from selection.result import Candidate, Estimate, Fidelity, Pick, Utility
+from selection.reviews import Counts, Entry, looks, moment
 from selection.settings import SelectionConfig
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -72,18 +73,19 @@ def write_report(
     *,
     records: Mapping[str, Sequence[EpochRecord]],
     tracking: TrackingLinks | None,
+    reviews: Sequence[Entry] = (),
 ) -> None:
     """Write `candidates.csv`, `scores.png`, `curves.png` and `report.html` into a folder.
 
     records: every trial's epochs; tracking: None where nothing is registered yet. Pictures that
     already stand in the folder are taken into the page: `real.png`, `tsne.png`, `closest.png`,
-    and the finalists' samples (see `grid_name`).
+    and the finalists' samples (see `grid_name`). reviews: what people saw and decided by now.
     """
     replace_text(folder / "candidates.csv", candidates_csv(pick))
     replace_bytes(folder / "scores.png", scores_picture(pick))
     replace_bytes(folder / "curves.png", curves_picture(pick, records))
     pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
-    replace_text(folder / "report.html", page(pick, pictures, tracking=tracking))
+    replace_text(folder / "report.html", page(pick, pictures, tracking=tracking, reviews=reviews))
 
 
 def grid_name(candidate: Candidate) -> str:
@@ -92,7 +94,11 @@ def grid_name(candidate: Candidate) -> str:
 
 
 def page(
-    pick: Pick, pictures: Mapping[str, bytes], *, tracking: TrackingLinks | None = None
+    pick: Pick,
+    pictures: Mapping[str, bytes],
+    *,
+    tracking: TrackingLinks | None = None,
+    reviews: Sequence[Entry] = (),
 ) -> str:
     """Return `report.html` with these PNGs, by file name, inside it.
 
@@ -102,7 +108,7 @@ def page(
         pick=pick,
         tracking=tracking,
         descriptions={k: v.description for k, v in SelectionConfig.model_fields.items()},
-        created=f"{datetime.fromtimestamp(pick.created, UTC):%Y-%m-%d %H:%M} UTC",
+        created=moment(pick.created),
         enough=ENOUGH_FOR_FID,
         ranked=ranked(pick),
         finalists=finalists(pick),
@@ -113,6 +119,8 @@ def page(
         tested=tested_metrics(pick),
         pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
         grid_name=grid_name,
+        looks=looks(reviews),
+        taken_for_real=taken_for_real,
     )
 
 
@@ -126,6 +134,7 @@ def _template() -> Template:
         "percent": percent,
         "significant": significant,
         "counted": counted,
+        "moment": moment,
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
@@ -156,6 +165,12 @@ def percent(estimate: Estimate | None) -> str:
         return "not judged"
     value, low, high = (f"{100 * v:.0f} %" for v in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"
+
+
+def taken_for_real(counts: Counts) -> str:
+    """Return a quiz's count as `9 of 24, 38 % (21 % to 57 %)`; a dash where there was none."""
+    taken, judged = counts
+    return f"{taken} of {judged}, {percent(proportion(taken, judged))}" if judged else "–"
 
 
 def significant(value: object) -> str:
@@ -204,7 +219,8 @@ class Stage:
 def funnel(pick: Pick) -> list[Stage]:
     """Return the stages from all recorded epochs to the winner."""
     step1, competing = pick.filter, [c for c in pick.candidates if c.competes]
-    usable = len(competing) + step1.over_cap + step1.over_per_trial
+    rejected = sum(1 for candidate in pick.candidates if candidate.review == "rejected")
+    usable = len(competing) + rejected + step1.over_cap + step1.over_per_trial
     ties = [pick.candidates[place] for place in pick.decision.tie_set]
     passed = [c for c in ties if c.fidelity and not c.fidelity.memorised]
     trials = f"of {counted(step1.trials, 'trial')}"
@@ -216,6 +232,7 @@ def funnel(pick: Pick) -> list[Stage]:
         Stage(len(competing), "candidates, scored in step 2", tuple(_cap_notes(pick))),
         Stage(len(ties), "in the tie set, measured in step 3", tuple(_left_notes(competing))),
         Stage(len(passed), "passed the memorisation check"),
+        *([Stage(len(pick.decision.kept), "kept by a person")] if pick.decision.kept else []),
         Stage(1, "picked", (f"rule: {pick.decision.rule}",)),
     ]
 
@@ -239,6 +256,9 @@ def _cap_notes(pick: Pick) -> Iterator[str]:
                 f"{cut:,} cut by {limit} = {pick.settings[limit]}, before any was scored: "
                 "whether they would have tied is not known"
             )
+    rejected = sum(1 for candidate in pick.candidates if candidate.review == "rejected")
+    if rejected:
+        yield f"{rejected:,} rejected by people who saw the images"
 
 
 def _left_notes(competing: Sequence[Candidate]) -> Iterator[str]:
@@ -364,6 +384,7 @@ def _row(pick: Pick, place: int) -> dict[str, object]:
         "tied": place in pick.decision.tie_set,
         "competes": candidate.competes,
         "baseline": candidate.baseline,
+        "review": candidate.review,
         "weights": candidate.weights,
         **{f"params/{name}": value for name, value in candidate.params.items()},
         QUALITY: candidate.quality,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from acgan.dataset import ImageSet
 from acgan.errors import InputError
 from acgan.files import replace_text
+from selection.reviews import Review
 
 FORMAT = 1
 LAST_EPOCHS = 3  # of a CNN's fit; an image is hit by none to all of them
@@ -99,7 +100,9 @@ class Candidate(_File):
     quality: the epoch's own `val/fd_cnn`
     failed: why it could not be scored; it then counts as worst
     left_at: the rung (CNNs a candidate) at which it was told apart from the best
-    competes: False for the baseline's best epoch where it is there for comparison only
+    competes: False for the baseline's best epoch where it is there for comparison only, and for
+        one that a person rejected
+    review: what people decided about one that step 1 chose
     """
 
     trial: str
@@ -116,6 +119,7 @@ class Candidate(_File):
     behind_best: Estimate | None = None
     fidelity: Fidelity | None = None
     verdict: str = ""
+    review: Review = ""
 
     @property
     def name(self) -> str:
@@ -150,6 +154,8 @@ class Decision(_File):
 
     Candidates are named by their places in `Pick.candidates`.
     tie_set: those that step 2 cannot tell from the best
+    kept: those of them that passed the memorisation check and that a person kept; where there are
+        any, one of them wins
     tied: those of them that passed the memorisation check and that the rank metric cannot tell
         from the lowest
     """
@@ -160,6 +166,7 @@ class Decision(_File):
     rank_metric: str
     rule: str
     memorisation_failed: bool
+    kept: list[int] = []
 
 
 class Difference(_File):

@@ -15,13 +15,13 @@ import importlib.metadata
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from acgan.command import command, command_parser, duration, run_command, typed
 from acgan.config import add_flags
 from search import tracking
 from search.study import driver_lock
 from selection import study_publish, testset
+from selection.plan import add_study_options
 from selection.report import interval
 from selection.result import Estimate, write_json
 from selection.settings import SelectionConfig
@@ -243,14 +243,10 @@ def _conclude(plan: StudyPlan, study: AugmentationStudy, again: str) -> None:
 def study_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = command_parser("selection.study", __doc__)
-    named = parser.add_mutually_exclusive_group(required=True)
-    named.add_argument("--run-id", metavar="ID", help="MLflow run of a study, or of one trial")
-    named.add_argument("--study", metavar="NAME", help="name of a study, instead of --run-id")
+    add_study_options(parser, settings="the pick's settings")
     parser.add_argument(
         "--pick", metavar="ID", help="which pick's generator (default: the latest of the run)"
     )
-    parser.add_argument("--config", type=Path, help="YAML file (default: the pick's settings)")
-    parser.add_argument("--data", help="folder of the study's images (default: where they were)")
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="CNNs of each arm (default: 5)"
     )
@@ -279,12 +275,6 @@ def study_parser() -> argparse.ArgumentParser:
         "--test",
         action="store_true",
         help="score on the test images, on the record, and say whether it helps",
-    )
-    parser.add_argument(
-        "--storage-path", metavar="DIR", help="folder of studies (default: as MLflow knows it)"
-    )
-    parser.add_argument(
-        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
     parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")

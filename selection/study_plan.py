@@ -21,7 +21,7 @@ from search import estimate
 from search.node import StudyAt
 from search.study import LastStart, Study
 from selection.jobs import Weights, Work, without_test
-from selection.plan import find_study, require_idle, study_images
+from selection.plan import find_run, require_idle, study_images
 from selection.result import Images, Pick, read_pick
 from selection.settings import PLACEMENT, SelectionConfig
 from selection.study_arms import ARMS, Arm, curve_arm, generated_counts, keep
@@ -111,7 +111,7 @@ class StudyPlan:
 def make_study_plan(arguments: argparse.Namespace) -> StudyPlan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
     seeds, amounts = _seeds(arguments.seeds), _amounts(arguments.amounts)
-    uri, study, parent_id, trial = find_study(arguments)
+    uri, study, parent_id, trial = find_run(arguments)
     require_idle(study)
     pick = _find_pick(study, trial, arguments)
     settings, source = _request(study, pick, arguments)

@@ -275,3 +275,61 @@ def test_a_utility_holds_plain_shares_of_the_hits() -> None:
     assert found.accuracy.value == pytest.approx(shares.mean())
     assert [own.value for own in found.recall] == pytest.approx(recalls)
     assert found.balanced_accuracy.value == pytest.approx(np.mean(recalls))
+
+
+def reviewed(candidates: list[Candidate], **decisions: str) -> list[Candidate]:
+    """Return candidates with people's decisions, by name: t1="kept"."""
+    return [
+        c.model_copy(update={"review": decisions.get(f"t{i}", "")})
+        for i, c in enumerate(candidates)
+    ]
+
+
+def test_of_ties_a_kept_one_goes_before_one_that_ranks_better() -> None:
+    candidates = equal([0.9, 0.1, 0.5])
+    assert decided(candidates).winner == 1
+    found = decided(reviewed(candidates, t0="kept"))
+    assert (found.winner, found.kept, found.tied) == (0, [0], [0])
+    assert found.tie_set == [0, 1, 2]
+    assert found.rule == rules.ONLY_KEPT
+    assert verdict(candidates[1], 1, found) == "in the tie set, but a person kept others"
+
+
+def test_among_kept_ones_the_numbers_decide() -> None:
+    found = decided(reviewed(equal([0.9, 0.1, 0.5]), t0="kept", t2="kept"))
+    assert (found.winner, found.kept) == (2, [0, 2])
+    assert found.rule == rules.KEPT.format(rule=rules.LOWEST.format(metric=METRIC))
+
+
+def test_where_all_were_kept_the_rule_is_that_of_the_numbers() -> None:
+    candidates = equal([0.9, 0.1])
+    before, after = decided(candidates), decided(reviewed(candidates, t0="kept", t1="kept"))
+    assert (after.winner, after.rule) == (before.winner, before.rule)
+
+
+def test_a_kept_one_that_the_data_tell_apart_from_the_best_does_not_win() -> None:
+    candidates = [candidate(i, answers(p, seed=i)) for i, p in enumerate((0.95, 0.5))]
+    candidates = [c.model_copy(update={"fidelity": fidelity(0.1)}) for c in candidates]
+    found = decided(reviewed(candidates, t1="kept"))
+    assert (found.winner, found.tie_set, found.kept) == (0, [0], [])
+
+
+def test_a_kept_one_that_copies_patients_does_not_win() -> None:
+    copies, honest = equal([0.1, 0.9])
+    copies = copies.model_copy(update={"fidelity": fidelity(0.1, memorised=True)})
+    found = decided(reviewed([copies, honest], t0="kept"))
+    assert (found.winner, found.kept) == (1, [])
+
+
+def test_where_step_3_measured_none_a_kept_one_goes_first() -> None:
+    candidates = [candidate(i, answers(0.8, seed=0)) for i in range(3)]
+    found = decided(reviewed(candidates, t2="kept"))
+    assert (found.winner, found.kept, found.rule) == (2, [2], rules.ONLY_KEPT)
+
+
+def test_a_rejected_one_takes_no_part_and_is_said_to_be_rejected() -> None:
+    candidates = equal([0.1, 0.9])
+    out = candidates[0].model_copy(update={"review": "rejected", "competes": False})
+    found = decided([out, candidates[1]])
+    assert (found.winner, found.tie_set, found.rule) == (1, [1], rules.ONLY_ONE)
+    assert verdict(out, 0, found) == "a person rejected its images"

@@ -16,7 +16,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from selection.intervals import Answers, Measure, compare, difference, interval, paired
+from selection.intervals import (
+    Answers,
+    Measure,
+    compare,
+    difference,
+    interval,
+    paired,
+    proportion,
+    proportion_difference,
+)
 from selection.result import Estimate, Images
 
 Array = NDArray[np.float64]
@@ -435,3 +444,42 @@ def test_candidates_with_the_same_answers_tie_and_ones_that_are_never_right_do_n
     assert compare([answers[0]] * 3, images, seed=0).tied == [True] * 3
     assert compare([never] * 3, images, seed=0).tied == [True] * 3
     assert compare([never, answers[0], never], images, seed=0).tied == [False, True, False]
+
+
+@pytest.mark.parametrize("count", [1, 8, 24, 168])
+def test_a_proportions_interval_is_wilsons(count: int) -> None:
+    for hits in range(count + 1):
+        found = proportion(hits, count)
+        wanted = stats.binomtest(hits, count).proportion_ci(method="wilson")
+        assert found.value == hits / count
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_a_proportions_interval_covers_the_truth_as_often_as_it_says() -> None:
+    truths = np.linspace(0.05, 0.95, 91)
+    for count in (24, 168):
+        hits = np.arange(count + 1)
+        found = [proportion(int(k), count) for k in hits]
+        low, high = (np.array([getattr(each, end) for each in found]) for end in ("low", "high"))
+        covered = [stats.binom.pmf(hits, count, p)[(low <= p) & (p <= high)].sum() for p in truths]
+        assert 0.945 < np.mean(covered) < 0.96
+        assert min(covered) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [  # Newcombe 1998, table II, method 10
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((10, 10), (0, 20), 0.6791, 1.0),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_a_difference_of_proportions_is_newcombes(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    found = proportion_difference(proportion(*first), proportion(*second))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    back = proportion_difference(proportion(*second), proportion(*first))
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low), abs=1e-12)

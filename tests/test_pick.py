@@ -32,8 +32,9 @@ from acgan.config import cache_folder
 from acgan.data import load
 from search.study import driver_lock, write
 from selection import pick, registry
-from selection.decide import decide, race
-from selection.result import Pick, read_pick
+from selection.decide import ONLY_KEPT, decide, race
+from selection.result import Candidate, Pick, read_pick
+from selection.reviews import Entry, add_review
 from selection.settings import SelectionConfig
 from selection.testset import touches
 from tests.kit import CLASSES
@@ -359,6 +360,60 @@ def test_a_trial_is_picked_from_by_its_own_run(
     assert "starting Ray" not in capsys.readouterr().out
     tags = selection_runs(repicked)[0].data.tags
     assert tags["mlflow.parentRunId"] == parent_run(repicked).info.run_id
+
+
+def review(place: Place, candidate: Candidate, action: str) -> None:
+    """Do what the page does when somebody decides."""
+    known = {"reviewer": "anna", "action": action, "candidate": candidate.name}
+    entry = Entry.model_validate({"time": 1.764e9, "weights": candidate.weights, **known})
+    add_review(place.study, entry)
+
+
+def test_a_pick_honours_what_people_decided_and_computes_nothing_for_it(
+    unpicked: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = unpicked.options("--no-test")
+    unseen = pick_here(options)
+    ties = [unseen.candidates[i] for i in unseen.decision.tie_set]
+    assert len(ties) > 2  # else this test would show nothing
+    winner = unseen.winner
+    kept = next(c for c in reversed(ties) if c.weights != winner.weights and not c.baseline)
+    review(unpicked, winner, "rejected")
+    review(unpicked, kept, "kept")
+    stored = {path for path in results(unpicked) if path.name.startswith("utility")}
+
+    found = pick_here(options)
+    assert found.id != unseen.id
+    assert {path for path in results(unpicked) if path.name.startswith("utility")} == stored
+    (out,) = [c for c in found.candidates if c.weights == winner.weights]
+    assert (out.competes, out.review, out.verdict) == (
+        False,
+        "rejected",
+        "a person rejected its images",
+    )
+    assert kept.weights in {found.candidates[i].weights for i in found.decision.tie_set}
+    if kept.fidelity and not kept.fidelity.memorised:
+        assert found.winner.weights == kept.weights
+        assert found.decision.rule == ONLY_KEPT
+    again = decide(found.candidates, found.validation, SelectionConfig(**found.settings))
+    assert again == found.decision
+
+    assert pick.main(options) == 0
+    output = capsys.readouterr().out
+    assert "people rejected 1; people kept 1" in output
+    assert "starting Ray" not in output
+    assert "nobody has looked" not in output
+    folder = unpicked.study.path / "selection" / found.id
+    page = (folder / "report.html").read_text()
+    assert "Who looked" in page
+    assert page.count("anna") == 2
+    assert parent_run(unpicked).data.tags["reviews"] == "2"
+    version = MlflowClient(unpicked.uri).get_model_version_by_alias(registry.NAME, "champion")
+    assert "kept by anna" in version.tags["reviewed"]
+
+    for each in (winner, kept):
+        review(unpicked, each, "undecided")
+    assert plan_of(options).id == unseen.id
 
 
 def test_broken_generators_and_trials_count_as_worst_and_nothing_crashes(

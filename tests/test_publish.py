@@ -9,11 +9,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from acgan.errors import InputError
 from search import tracking
 from search.study import Study
-from selection.publish import finish, register, scores, selection_run
+from selection.publish import finish, register, scores, selection_run, send_reviews
 from selection.registry import NAME
 from selection.result import Pick
+from selection.reviews import Entry, add_review
 from tests.studies import write_study
 from tests.test_generate import write_weights
 from tests.test_registry import Dying, Killed
@@ -163,3 +165,80 @@ def test_the_registered_version_says_what_was_picked_and_whether_it_is_memorised
     assert float(tags["validation.cnn_balanced_accuracy"]) == pytest.approx(
         scores(pick)["validation/cnn_balanced_accuracy"], rel=1e-5
     )
+
+
+def entry(action: str, number: int = 1, reviewer: str = "anna") -> Entry:
+    candidate, weights = f"t{number:04d}, epoch 9", f"{number:x}" * 64
+    known = {"action": action, "reviewer": reviewer, "candidate": candidate, "weights": weights}
+    return Entry.model_validate({"time": 1_764_000_000.0, **known})
+
+
+def study_tags(client: MlflowClient, study: Study) -> dict[str, str]:
+    run = tracking.find_parent(client, study)
+    assert run is not None
+    known: dict[str, str] = run.data.tags
+    return known
+
+
+def test_what_people_decided_stands_at_the_studys_run_with_its_ledger(
+    client: MlflowClient, study: Study, pick: Pick
+) -> None:
+    before = study_tags(client, study)
+    send_reviews(client, study)
+    assert study_tags(client, study) == before
+    add_review(study, entry("kept"))
+    send_reviews(client, study)
+    add_review(study, entry("rejected", reviewer="bob"))
+    add_review(study, entry("looked", number=2))
+    send_reviews(client, study)
+    tags = study_tags(client, study)
+    assert tags["reviews"] == "3"
+    when = "2025-11-24 16:00 UTC"
+    both = f"t0001, epoch 9: kept by anna ({when}); rejected by bob ({when})"
+    assert tags["review." + "1" * 12] == both
+    assert tags["review." + "2" * 12] == f"t0002, epoch 9: looked at by anna ({when})"
+    files = [file.path for file in client.list_artifacts(pick.run_id, "reviews")]
+    assert files == ["reviews/reviews.jsonl"]
+
+
+def test_reviews_of_a_study_that_mlflow_lacks_are_refused(
+    client: MlflowClient, study: Study
+) -> None:
+    add_review(study, entry("kept"))
+    with pytest.raises(InputError, match=r"does not have the study; .*search\.sync"):
+        send_reviews(client, study)
+
+
+def test_sending_reviews_again_changes_nothing_and_a_crash_is_made_good(
+    client: MlflowClient, study: Study, pick: Pick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    add_review(study, entry("kept"))
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_tag", killed)
+        with pytest.raises(Killed):
+            send_reviews(client, study)
+    assert "reviews" not in study_tags(client, study)
+    send_reviews(client, study)
+    first = content(client.get_run(pick.run_id))
+    send_reviews(client, study)
+    assert content(client.get_run(pick.run_id)) == first
+    assert study_tags(client, study)["reviews"] == "1"
+
+
+def test_the_registered_version_says_who_looked(
+    client: MlflowClient, pick: Pick, tmp_path: Path
+) -> None:
+    weights = write_weights(tmp_path / "weights.safetensors")
+    run_id = selection_run(client, pick, pick.run_id)
+    version = register(client, pick, run_id, weights)
+    tags = client.get_model_version(NAME, str(version)).tags
+    assert tags["reviewed"] == "nobody looked"
+    again = changed(pick, id="pick-2")
+    seen = entry("kept").model_copy(update={"weights": pick.winner.weights})
+    run_id = selection_run(client, again, pick.run_id)
+    version = register(client, again, run_id, weights, [seen, entry("looked", 7)])
+    tags = client.get_model_version(NAME, str(version)).tags
+    assert tags["reviewed"] == "t0001, epoch 9: kept by anna (2025-11-24 16:00 UTC)"

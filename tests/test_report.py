@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import math
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ from selection.result import (
     Space,
     Utility,
 )
+from selection.reviews import Entry, Quiz
 from selection.settings import SelectionConfig
 from tests.kit import CLASSES
 
@@ -728,3 +730,73 @@ def test_a_browser_shows_the_page_without_sideways_scrolling(tmp_path: Path) -> 
     assert shown.shape[:2] == (6000, 500)
     assert (shown[:, -8:] == 255).all()  # the margin stays free: nothing reaches over it
     assert shown.std() > 10
+
+
+def seen(pick: Pick, place: int, action: str, **changes: Any) -> Entry:
+    candidate = pick.candidates[place]
+    known = {"candidate": candidate.name, "weights": candidate.weights, "reviewer": "anna"}
+    return Entry.model_validate({"time": 1.764e9, "action": action, **known, **changes})
+
+
+def test_without_a_review_the_page_says_that_nobody_looked() -> None:
+    text = page(make_pick(), {})
+    assert 'id="nobody-looked"' in text
+    assert "Nobody looked at the samples." in text
+
+
+def test_the_page_shows_who_looked_at_what_and_when() -> None:
+    pick = make_pick()
+    winner, other = pick.decision.winner, 0
+    quiz = Quiz(truth="GGGGRRRR", said="RGGGRRRG")
+    reviews = [
+        seen(pick, winner, "kept"),
+        seen(pick, winner, "quiz", quiz=quiz, time=1.764e9 + 3600),
+        seen(pick, other, "rejected", reviewer="<b>bob</b>", blind=False),
+    ]
+    text = page(pick, {}, reviews=reviews)
+    assert "obody" not in text.split("<h2>The funnel</h2>")[0].split("What is")[1]
+    _, table = text.split("<h2>Who looked</h2>")
+    rows = re.findall(r"<tr.*?</tr>", table.split("</table>")[0], re.S)[1:]
+    cells = [
+        [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in rows
+    ]
+    assert [row[1:] for row in cells] == [
+        ["anna", "2025-11-24 16:00 UTC", "2025-11-24 17:00 UTC", "kept",
+         "1 of 4, 25 % (5 % to 70 %)", "3 of 4, 75 % (30 % to 95 %)"],
+        ["&lt;b&gt;bob&lt;/b&gt;", "2025-11-24 16:00 UTC", "2025-11-24 16:00 UTC",
+         "rejected, knowing its numbers", "–", "–"],
+    ]  # fmt: skip
+    assert cells[0][0].startswith(pick.winner.name)
+    assert "picked" in cells[0][0]
+
+
+def test_looking_at_others_is_no_look_at_the_winner() -> None:
+    pick = make_pick()
+    text = page(pick, {}, reviews=[seen(pick, 0, "kept")])
+    assert 'id="winner-not-looked-at"' in text
+    assert 'id="nobody-looked"' not in text
+
+
+def test_a_winner_that_was_rejected_since_is_said_to_be() -> None:
+    pick = make_pick()
+    mark = 'id="winner-rejected"'
+    winner = pick.decision.winner
+    assert mark not in page(pick, {}, reviews=[seen(pick, winner, "kept")])
+    assert mark in page(pick, {}, reviews=[seen(pick, winner, "rejected")])
+
+
+def test_the_funnel_says_what_people_took_out_and_kept() -> None:
+    pick = with_candidate(make_pick(4, ties=2), 3, review="rejected", competes=False, utility=None)
+    pick = changed(pick, decision=pick.decision.model_copy(update={"kept": [1]}))
+    before, after = funnel(make_pick(4, ties=2)), funnel(pick)
+    assert after[2].count == before[2].count
+    assert after[3].count == before[3].count - 1
+    assert "1 rejected by people who saw the images" in after[3].notes
+    assert [(stage.count, stage.name) for stage in after[-2:]] == [
+        (1, "kept by a person"),
+        (1, "picked"),
+    ]
+    (row,) = [row for row in read_csv(pick) if row["review"]]
+    assert (row["review"], row["trial"], row["cnns"]) == ("rejected", "t0001", "0")
+    assert "rejected" in page(pick, {})

@@ -34,8 +34,9 @@ from search.study import (
     write,
 )
 from selection.candidates import judge
-from selection.plan import Plan, baseline_epoch, make_plan
+from selection.plan import Chosen, Plan, baseline_epoch, find_study, make_plan
 from selection.result import FORMAT as PICK_FORMAT
+from selection.reviews import Entry, add_review
 from selection.settings import SelectionConfig
 from tests.kit import tiny_config
 from tests.picks import send, write_covidx
@@ -408,3 +409,78 @@ def test_a_trial_that_crashed_takes_part_with_the_epochs_it_has(study: Study, ur
     found = plan(uri, study="demo")
     assert "t0001" in {c.epoch.trial for c in found.candidates}
     assert open_study(study.path).trial("t0001").end() is None
+
+
+def decide_about(study: Study, chosen: Chosen, action: str, reviewer: str = "anna") -> None:
+    candidate = f"{chosen.epoch.trial}, epoch {chosen.epoch.epoch}"
+    known = {"reviewer": reviewer, "action": action, "candidate": candidate}
+    add_review(study, Entry.model_validate({"time": BEGIN, "weights": chosen.sha256, **known}))
+
+
+def test_a_rejected_candidate_does_not_compete_and_its_place_is_not_filled(
+    study: Study, uri: str
+) -> None:
+    send(study, uri)
+    before = plan(uri, study="demo")
+    decide_about(study, before.candidates[0], "rejected")
+    after = plan(uri, study="demo")
+    assert names(after) == names(before)
+    assert [c.competes for c in after.candidates] == [False, True, True, True]
+    assert [c.review for c in after.candidates] == ["rejected", "", "", ""]
+    assert after.filtered == before.filtered
+
+
+def test_the_id_follows_what_was_decided_and_not_who_looked(study: Study, uri: str) -> None:
+    send(study, uri)
+    before = plan(uri, study="demo")
+    first, second = before.candidates[:2]
+    ids = [before.id]
+    for action in ("looked", "rejected", "kept", "undecided"):
+        decide_about(study, first, action)
+        ids.append(plan(uri, study="demo").id)
+    looked, rejected, kept, undecided = ids[1:]
+    assert looked == undecided == before.id
+    assert len({before.id, rejected, kept}) == 3
+    decide_about(study, first, "kept")
+    decide_about(study, first, "kept", reviewer="bob")
+    assert plan(uri, study="demo").id == kept
+    decide_about(study, second, "kept")
+    assert plan(uri, study="demo").id not in ids
+
+
+def test_a_decision_about_a_comparison_changes_nothing(study: Study, uri: str) -> None:
+    send(study, uri)
+    before = plan(uri, study="demo", max_candidates=1)
+    compared = before.candidates[-1]
+    for action in ("rejected", "kept"):
+        decide_about(study, compared, action)
+        after = plan(uri, study="demo", max_candidates=1)
+        assert (after.candidates, after.id) == (before.candidates, before.id)
+
+
+def test_where_all_were_rejected_it_says_how_to_go_on(study: Study, uri: str) -> None:
+    send(study, uri)
+    for chosen in plan(uri, study="demo").candidates:
+        decide_about(study, chosen, "rejected")
+    wanted = r"people rejected all 4 candidates; .*selection\.review --study demo.*--per-trial"
+    with pytest.raises(InputError, match=wanted):
+        plan(uri, study="demo")
+    assert len(plan(uri, study="demo", per_trial=3).candidates) == 6
+
+
+def test_a_study_is_found_by_its_name_also_where_there_is_no_mlflow(
+    study: Study, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'none.db'}"
+    named = {"study": "demo", "storage_path": None}
+    found, trial = find_study(uri, argparse.Namespace(run_id=None, **named))
+    assert (found.path, trial) == (study.path, None)
+    with pytest.raises(InputError, match="there is no MLflow database"):
+        find_study(uri, argparse.Namespace(run_id="abc", **named))
+
+
+def test_the_run_of_a_trial_is_that_trial_of_its_study(study: Study, uri: str) -> None:
+    send(study, uri)
+    asked = argparse.Namespace(run_id=trial_id(study, uri, 1), study=None, storage_path=None)
+    found, trial = find_study(uri, asked)
+    assert (found.path, trial) == (study.path, "t0001")
