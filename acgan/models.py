@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from acgan.config import TrainConfig, derive_seed
+from acgan.spectral import normalise
 
 GENERATOR_CHANNELS = (1024, 512, 256, 128)
 DISCRIMINATOR_CHANNELS = (32, 64, 128, 256, 512)
@@ -177,11 +178,15 @@ class Discriminator(nn.Module):
             self.convolutions = nn.ModuleList([nn.Conv2d(3, channels[0], 3, padding=1)])
             for inputs, outputs in itertools.pairwise(channels):
                 self.convolutions.append(DownConvolution(inputs, outputs))
-            self.norms = nn.ModuleList(batch_norm(c) for c in channels)
+            # BatchNorm scales what spectral norm has bounded: the two do not go together.
+            norm = nn.Identity if config.spectral_norm else batch_norm
+            self.norms = nn.ModuleList(norm(c) for c in channels)
             features = channels[-1] * (config.image_size // 16) ** 2
             self.source = nn.Linear(features, 1)
             self.label = nn.Linear(features, classes)
         self._initialise(torch.Generator().manual_seed(derive_seed(config.seed, "discriminator")))
+        if config.spectral_norm:
+            normalise(self, seed=derive_seed(config.seed, "spectral norm"))
 
     def _initialise(self, random: torch.Generator) -> None:
         for module in self.modules():

@@ -36,6 +36,7 @@ from acgan.errors import InputError
 from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
 from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir, weights_bytes
+from acgan.sampling import class_balanced, shuffled
 from acgan.step import METRICS, Training, train_step
 
 METRIC_NAMES = (
@@ -151,9 +152,14 @@ class DeviceImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield uint8 images [B, H, W] and labels [B] in a random order, each once."""
-        order = torch.randperm(len(self), generator=random, device=self.labels.device)
+    def batches(
+        self, size: int, random: torch.Generator, *, balanced: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images [B, H, W] and labels [B] in a random order.
+
+        Each image once; `balanced`: equally many of each class, as many in all.
+        """
+        order = (class_balanced if balanced else shuffled)(self.labels, random)
         for chosen in order.split(size):
             yield self.images[chosen], self.labels[chosen]
 
@@ -168,7 +174,8 @@ def train_epoch(training: Training, images: DeviceImages, epoch: int) -> dict[st
     seed = derive_seed(config.seed, "epoch", epoch)
     noise = torch.Generator(training.device).manual_seed(seed)
     totals = torch.zeros(len(METRICS), device=training.device)
-    for batch, labels in images.batches(config.batch_size, noise):
+    drawn = images.batches(config.batch_size, noise, balanced=config.class_balanced)
+    for batch, labels in drawn:
         real = augment(
             to_signed_rgb(batch)[:, :1],
             shear_degrees=config.shear_degrees,
