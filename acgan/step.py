@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acgan.config import TrainConfig
+from acgan.ema import Ema
 from acgan.models import Discriminator, Generator
 from acgan.options import compose
 
@@ -81,7 +82,7 @@ class KerasAdam(torch.optim.Adam):
 
 
 class Training:
-    """All mutable state of one run: both networks and both optimizers.
+    """All mutable state of one run: both networks, both optimizers, and the generator's average.
 
     The discriminator may learn at another rate (Heusel et al. 2017, "GANs Trained by a Two
     Time-Scale Update Rule Converge to a Local Nash Equilibrium").
@@ -97,7 +98,13 @@ class Training:
         self.discriminator_adam = KerasAdam(
             self.discriminator, config, rate=config.discriminator_rate
         )
+        self.ema = Ema(self.generator, decay=config.ema_decay) if config.ema_decay else None
         self.options = compose(config)
+
+    @property
+    def candidate(self) -> Generator:
+        """The generator that records, samples and kept weights speak of: the average, if any."""
+        return self.generator if self.ema is None else self.ema.generator
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state by name."""
@@ -107,6 +114,8 @@ class Training:
             "generator_adam": self.generator_adam.tensors(),
             "discriminator_adam": self.discriminator_adam.tensors(),
         }
+        if self.ema is not None:
+            parts["ema"] = self.ema.tensors()
         return {f"{part}/{k}": v for part, found in parts.items() for k, v in found.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -123,6 +132,8 @@ class Training:
         self.discriminator.load_state_dict(part("discriminator"))
         self.generator_adam.load_tensors(part("generator_adam"))
         self.discriminator_adam.load_tensors(part("discriminator_adam"))
+        if self.ema is not None:
+            self.ema.load_tensors(part("ema"))
 
 
 def draw(training: Training, count: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -192,6 +203,8 @@ def update_generator(training: Training, count: int, noise: torch.Generator) -> 
     loss.backward()
     training.discriminator.requires_grad_(True)
     training.generator_adam.update()
+    if training.ema is not None:
+        training.ema.update(training.generator)
     return [loss.detach(), source_loss.detach(), class_loss.detach()]
 
 

@@ -87,10 +87,10 @@ def train(
         started = time.perf_counter()
         metrics = train_epoch(training, images, epoch)
         metrics["perf/images_per_s"] = len(data.train) / (time.perf_counter() - started)
-        metrics |= evaluation.measure(training.generator, training.discriminator)
+        metrics |= evaluation.measure(training.candidate, training.discriminator)
         samples = None
         if epoch == config.epochs or epoch % config.samples_every == 0:
-            samples = run.write_samples(epoch, evaluation.sample_grid(training.generator))
+            samples = run.write_samples(epoch, evaluation.sample_grid(training.candidate))
         weights = run.write_weights(epoch, generator_bytes(training, data.classes, run, epoch))
         record = EpochRecord(
             epoch=epoch,
@@ -130,14 +130,17 @@ def _commit(run: RunDir, training: Training, records: list[EpochRecord]) -> None
 
 
 def generator_bytes(training: Training, classes: Sequence[str], run: RunDir, epoch: int) -> bytes:
-    """Return the generator as a safetensors file that says how to rebuild it."""
+    """Return the generator that an epoch's record speaks of as a file that says how to rebuild it.
+
+    With `ema_decay` in its configuration it is the average.
+    """
     metadata = {
         "config": training.config.model_dump_json(),
         "classes": json.dumps(list(classes)),
         "run": run.path.name,
         "epoch": str(epoch),
     }
-    return weights_bytes(training.generator.state_dict(), metadata)
+    return weights_bytes(training.candidate.state_dict(), metadata)
 
 
 class DeviceImages:
