@@ -86,6 +86,9 @@ class TrainConfig(Section):
     )
     r1_gamma: float = Field(0.0, ge=0, description="weight of the R1 penalty; 0: off")
     r1_every: int = Field(16, ge=1, description="steps between two R1 penalties, as much stronger")
+    reacgan_head: bool = Field(
+        False, description="ReACGAN's class head (D2D-CE) in place of the softmax"
+    )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="the generator kept is an average of this decay; 0: off"
     )

@@ -99,7 +99,7 @@ class Training:
             self.discriminator, config, rate=config.discriminator_rate
         )
         self.ema = Ema(self.generator, decay=config.ema_decay) if config.ema_decay else None
-        self.options = compose(config)
+        self.options = compose(config, self.discriminator)
 
     @property
     def candidate(self) -> Generator:
@@ -170,7 +170,10 @@ def update_discriminator(
     batch = training.options.augment(torch.cat([images, generated]), noise)
     source, label = training.discriminator(batch, noise)
     source_loss = F.binary_cross_entropy_with_logits(source, target)
-    class_loss = F.cross_entropy(label, torch.cat([labels, generated_labels]))
+    class_loss = training.options.discriminator_class_loss(
+        label, torch.cat([labels, generated_labels])
+    )
+    logits = training.discriminator.class_logits(label.detach()[:count])
     loss = source_loss + class_loss
     adam = training.discriminator_adam
     penalty = training.options.penalty(training.discriminator, images, adam.updates)
@@ -180,7 +183,7 @@ def update_discriminator(
     adam.update()
 
     says_real = (source.detach() > 0).float()
-    correct = (label.detach()[:count].argmax(1) == labels).float()
+    correct = (logits.argmax(1) == labels).float()
     accuracies = [says_real[:count].mean(), 1 - says_real[count:].mean(), correct.mean()]
     return [loss.detach(), source_loss.detach(), class_loss.detach(), *accuracies]
 
@@ -198,7 +201,7 @@ def update_generator(training: Training, count: int, noise: torch.Generator) -> 
     images = training.options.augment(training.generator(latents, labels), noise)
     source, label = training.discriminator(images, noise)
     source_loss = F.binary_cross_entropy_with_logits(source, torch.ones_like(source))
-    class_loss = F.cross_entropy(label, labels)
+    class_loss = training.options.generator_class_loss(label, labels)
     loss = source_loss + class_loss
     loss.backward()
     training.discriminator.requires_grad_(True)

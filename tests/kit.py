@@ -19,6 +19,7 @@ OPTIONS_OFF: dict[str, Any] = {
     "cutout": 0.0,
     "spectral_norm": False,
     "r1_gamma": 0.0,
+    "reacgan_head": False,
     "ema_decay": 0.0,
 }
 OPTIONS_ON: dict[str, Any] = {
@@ -28,6 +29,7 @@ OPTIONS_ON: dict[str, Any] = {
     "cutout": 0.5,
     "spectral_norm": True,
     "r1_gamma": 10.0,
+    "reacgan_head": True,
     "ema_decay": 0.9,
 }
 
