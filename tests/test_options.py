@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,14 @@ import torch
 from torch import Tensor
 
 from acgan.config import TrainConfig
+from acgan.errors import InputError
+from acgan.generate import load_generator
+from acgan.rundir import RunDir, weights_bytes
 from acgan.step import Training, train_step, update_generator
 from acgan.train import DeviceImages, train_epoch
+from search.study import check_same, open_study
 from tests.kit import OPTIONS_OFF, OPTIONS_ON, tiny_config, tiny_dataset, tiny_images
+from tests.studies import write_study
 from tests.test_step import gradients_of_all_sizes, keras_adam, linear, stepped
 
 CPU = torch.device("cpu")
@@ -69,6 +76,50 @@ def test_training_with_options_continues_from_its_tensors_bit_for_bit(
     found += trained(resumed, range(3, 5))
     assert found == expected
     assert same(resumed.tensors(), straight.tensors())
+
+
+# --- what was written before there were options ----------------------------------------------
+
+
+def without_options(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in fields.items() if k not in {*OPTIONS_OFF, *UNUSED}}
+
+
+def test_a_run_of_a_version_without_options_goes_on_and_one_with_them_is_refused(
+    tmp_path: Path,
+) -> None:
+    def claim(config: TrainConfig) -> None:
+        RunDir(tmp_path).claim(config, classes=DATA.classes, fingerprint=DATA.fingerprint)
+
+    claim(tiny_config())
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_bytes())
+    assert OPTIONS_OFF.items() <= content["train"].items()
+    path.write_text(json.dumps(content | {"train": without_options(content["train"])}))
+    claim(tiny_config())
+    with pytest.raises(InputError, match=r"ema_decay: 0\.0 → 0\.9"):
+        claim(tiny_config(ema_decay=0.9))
+
+
+def test_a_study_of_a_version_without_options_is_the_same_study(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", trials=1, epochs=2)
+    old = study.info.model_copy(update={"train": without_options(study.info.train)})
+    assert OPTIONS_OFF.items() <= study.info.train.items()
+    (study.path / "study.json").write_text(old.model_dump_json())
+    check_same(study.path, study.info)
+    assert not OPTIONS_OFF.keys() & open_study(study.path).info.train.keys()
+    changed = study.info.model_copy(update={"train": study.info.train | {"cutout": 0.5}})
+    with pytest.raises(InputError, match=r"train\.cutout: 0\.0 → 0\.5"):
+        check_same(study.path, changed)
+
+
+def test_weights_of_a_version_without_options_are_read(tmp_path: Path) -> None:
+    training = start()
+    fields = without_options(training.config.model_dump())
+    texts = {"config": json.dumps(fields), "classes": json.dumps(DATA.classes), "run": "t0000"}
+    content = weights_bytes(training.candidate.state_dict(), texts | {"epoch": "1"})
+    (tmp_path / "old.safetensors").write_bytes(content)
+    assert load_generator(tmp_path / "old.safetensors", device=CPU).config == training.config
 
 
 # --- learning rates --------------------------------------------------------------------------
