@@ -38,7 +38,7 @@ class ProxyHead(nn.Module):
 
 
 def d2d_cross_entropy(embeddings: Tensor, cosines: Tensor, labels: Tensor) -> Tensor:
-    """Return the data-to-data cross-entropy of a batch (equation 7 of the paper).
+    """Return the data-to-data cross-entropy of a batch.
 
     embeddings: [B, E], of length 1; cosines: of each to the proxies, [B, classes]; labels: [B]
 
