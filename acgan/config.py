@@ -59,7 +59,7 @@ class TrainConfig(Section):
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the discriminator")
     batch_size: int = Field(64, ge=2, description="real images a step (and as many generated)")
     epochs: int = Field(388, ge=1, description="passes over the training images")
-    learning_rate: float = Field(2e-4, gt=0, description="Adam's step size, both networks")
+    learning_rate: float = Field(2e-4, gt=0, description="Adam's step size")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first-moment decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second-moment decay")
     adam_epsilon: float = Field(1e-7, gt=0, description="added before bias correction, as in Keras")
@@ -68,6 +68,31 @@ class TrainConfig(Section):
     )
     shear_degrees: float = Field(0.1, ge=0, lt=90, description="shear ~ U(-this, this) degrees")
     zoom: float = Field(0.1, ge=0, lt=1, description="zoom of each axis ~ U(1 - this, 1 + this)")
+    # Options around the published step, all off: see acgan.options.
+    discriminator_rate: float = Field(
+        1.0, gt=0, description="the discriminator's step size, as a factor on learning_rate"
+    )
+    class_balanced: bool = Field(
+        False, description="draw equally many real images of each class an epoch"
+    )
+    translation: float = Field(
+        0.0, ge=0, lt=1, description="DiffAugment: shifts up to this share of a side; 0: off"
+    )
+    cutout: float = Field(
+        0.0, ge=0, lt=1, description="DiffAugment: side of the square that is cut out; 0: off"
+    )
+    spectral_norm: bool = Field(
+        False, description="spectral norm in the discriminator, in place of its BatchNorm"
+    )
+    r1_gamma: float = Field(0.0, ge=0, description="weight of the R1 penalty; 0: off")
+    r1_every: int = Field(16, ge=1, description="steps between two R1 penalties, as much stronger")
+    reacgan_head: bool = Field(
+        False, description="ReACGAN's class head (D2D-CE) in place of the softmax"
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="the generator kept is an average of this decay; 0: off"
+    )
+
     seed: int = Field(0, ge=0, description="initial weights and every random draw of training")
     split_seed: int = Field(0, ge=0, description="which patients are validation patients")
     val_fraction: float | None = Field(

@@ -289,7 +289,7 @@ class Evaluation:
             labels = self.pool.labels[chosen].to(self.device)
             batch = generator(self.pool.latents[chosen].to(self.device), labels)
             source, label = discriminator(batch)
-            _add(totals, _sums(source, label, labels))
+            _add(totals, _sums(source, discriminator.class_logits(label), labels))
             _add(totals, {"finite": float(batch.isfinite().all(dim=(1, 2, 3)).sum())})
             images.append(to_uint8(batch).cpu())
         return {k: v / len(self.pool.labels) for k, v in totals.items()}, torch.cat(images)
@@ -298,7 +298,8 @@ class Evaluation:
         totals: dict[str, float] = {}
         for images, labels in batches(self.val):
             source, label = discriminator(to_signed_rgb(images.to(self.device)))
-            _add(totals, _sums(source, label, labels.to(self.device)))
+            logits = discriminator.class_logits(label)
+            _add(totals, _sums(source, logits, labels.to(self.device)))
         means = {k: v / len(self.val) for k, v in totals.items()}
         return {**means, "source": means["source_as_real"]}
 

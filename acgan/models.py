@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from acgan.config import TrainConfig, derive_seed
+from acgan.reacgan import EMBEDDING_SIZE, ProxyHead
+from acgan.spectral import normalise
 
 GENERATOR_CHANNELS = (1024, 512, 256, 128)
 DISCRIMINATOR_CHANNELS = (32, 64, 128, 256, 512)
@@ -177,30 +179,47 @@ class Discriminator(nn.Module):
             self.convolutions = nn.ModuleList([nn.Conv2d(3, channels[0], 3, padding=1)])
             for inputs, outputs in itertools.pairwise(channels):
                 self.convolutions.append(DownConvolution(inputs, outputs))
-            self.norms = nn.ModuleList(batch_norm(c) for c in channels)
+            # BatchNorm scales what spectral norm has bounded: the two do not go together.
+            norm = nn.Identity if config.spectral_norm else batch_norm
+            self.norms = nn.ModuleList(norm(c) for c in channels)
             features = channels[-1] * (config.image_size // 16) ** 2
             self.source = nn.Linear(features, 1)
-            self.label = nn.Linear(features, classes)
+            self.label = _class_head(config, features, classes)
         self._initialise(torch.Generator().manual_seed(derive_seed(config.seed, "discriminator")))
+        if config.spectral_norm:
+            normalise(self, seed=derive_seed(config.seed, "spectral norm"))
 
     def _initialise(self, random: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02, generator=random)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        for head in (self.source, self.label):
-            nn.init.xavier_uniform_(head.weight, generator=random)
-            nn.init.zeros_(head.bias)
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=random)
+                nn.init.zeros_(module.bias)
+        if isinstance(self.label, ProxyHead):
+            nn.init.normal_(self.label.proxies, generator=random)
 
     def forward(
         self, images: Tensor, noise: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Map images [B, 3, H, W] in [-1, 1] to source logits [B] and class logits [B, classes].
+        """Map images [B, 3, H, W] in [-1, 1] to source logits [B] and what the class head gives.
 
-        A positive source logit says real. `noise` draws the dropout masks; None: no dropout.
+        That is class logits [B, classes], or embeddings where the head is ReACGAN's. A positive
+        source logit says real. `noise` draws the dropout masks; None: no dropout.
         """
         x = images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = dropout(F.leaky_relu(norm(convolution(x)), LEAK), self.dropout, noise)
         x = x.flatten(1)  # [B, 512 · H/16 · W/16]
         return self.source(x).squeeze(1), self.label(x)
+
+    def class_logits(self, label: Tensor) -> Tensor:
+        """Return class logits [B, classes] from what the class head gives."""
+        return self.label.class_logits(label) if isinstance(self.label, ProxyHead) else label
+
+
+def _class_head(config: TrainConfig, features: int, classes: int) -> nn.Linear | ProxyHead:
+    if config.reacgan_head:
+        return ProxyHead(features, classes, scaled(EMBEDDING_SIZE, config.width))
+    return nn.Linear(features, classes)

@@ -1,4 +1,7 @@
-"""One discriminator and one generator update, as published: the numerical reference."""
+"""One discriminator and one generator update, as published: the numerical reference.
+
+What a configuration asks for beyond that stands in `acgan.options`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acgan.config import TrainConfig
+from acgan.ema import Ema
 from acgan.models import Discriminator, Generator
+from acgan.options import compose
 
 METRICS = (
     "d_loss",
@@ -29,32 +34,32 @@ class KerasAdam(torch.optim.Adam):
     """Adam whose epsilon is added before bias correction, as Keras does.
 
     Keras moves a weight by lr·√(1−β2ᵗ)/(1−β1ᵗ) · m/(√v + ε); PyTorch's form equals it when its
-    own epsilon is ε/√(1−β2ᵗ).
+    own epsilon is ε/√(1−β2ᵗ). The step size is the configuration's times `rate`.
     """
 
-    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, module: nn.Module, config: TrainConfig, *, rate: float = 1.0) -> None:
         self._names = [name for name, _ in module.named_parameters()]
         self._epsilon = config.adam_epsilon
         self._beta2 = config.beta2
-        self._updates = 0
+        self.updates = 0
         super().__init__(
             module.parameters(),
-            lr=config.learning_rate,
+            lr=config.learning_rate * rate,
             betas=(config.beta1, config.beta2),
             fused=True,
         )
 
     def update(self) -> None:
         """Move the weights by their gradients once, and drop the gradients."""
-        self._updates += 1
+        self.updates += 1
         for group in self.param_groups:
-            group["eps"] = self._epsilon / math.sqrt(1 - self._beta2**self._updates)
+            group["eps"] = self._epsilon / math.sqrt(1 - self._beta2**self.updates)
         self.step()
         self.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the moments by the parameter's name, and the number of updates."""
-        found = {"updates": torch.tensor(self._updates)}
+        found = {"updates": torch.tensor(self.updates)}
         for name, parameter in zip(self._names, self.param_groups[0]["params"], strict=True):
             found[f"{name}.mean"] = self.state[parameter]["exp_avg"]
             found[f"{name}.square"] = self.state[parameter]["exp_avg_sq"]
@@ -62,7 +67,7 @@ class KerasAdam(torch.optim.Adam):
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `tensors` returned; `KeyError` or `ValueError` for anything else."""
-        self._updates = int(tensors["updates"])
+        self.updates = int(tensors["updates"])
         for name, parameter in zip(self._names, self.param_groups[0]["params"], strict=True):
             moments = [tensors[f"{name}.{moment}"] for moment in ("mean", "square")]
             for moment in moments:
@@ -70,14 +75,18 @@ class KerasAdam(torch.optim.Adam):
                     raise ValueError(f"the moments of {name} have another shape or type")
             mean, square = (moment.to(parameter.device, copy=True) for moment in moments)
             self.state[parameter] = {
-                "step": torch.tensor(float(self._updates), device=parameter.device),
+                "step": torch.tensor(float(self.updates), device=parameter.device),
                 "exp_avg": mean,
                 "exp_avg_sq": square,
             }
 
 
 class Training:
-    """All mutable state of one run: both networks and both optimizers."""
+    """All mutable state of one run: both networks, both optimizers, and the generator's average.
+
+    The discriminator may learn at another rate (Heusel et al. 2017, "GANs Trained by a Two
+    Time-Scale Update Rule Converge to a Local Nash Equilibrium").
+    """
 
     def __init__(self, config: TrainConfig, *, classes: int, device: torch.device) -> None:
         self.config = config
@@ -86,7 +95,16 @@ class Training:
         self.generator = Generator(config, classes).to(device)
         self.discriminator = Discriminator(config, classes).to(device)
         self.generator_adam = KerasAdam(self.generator, config)
-        self.discriminator_adam = KerasAdam(self.discriminator, config)
+        self.discriminator_adam = KerasAdam(
+            self.discriminator, config, rate=config.discriminator_rate
+        )
+        self.ema = Ema(self.generator, decay=config.ema_decay) if config.ema_decay else None
+        self.options = compose(config, self.discriminator)
+
+    @property
+    def candidate(self) -> Generator:
+        """The generator that records, samples and kept weights speak of: the average, if any."""
+        return self.generator if self.ema is None else self.ema.generator
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state by name."""
@@ -96,6 +114,8 @@ class Training:
             "generator_adam": self.generator_adam.tensors(),
             "discriminator_adam": self.discriminator_adam.tensors(),
         }
+        if self.ema is not None:
+            parts["ema"] = self.ema.tensors()
         return {f"{part}/{k}": v for part, found in parts.items() for k, v in found.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -112,6 +132,8 @@ class Training:
         self.discriminator.load_state_dict(part("discriminator"))
         self.generator_adam.load_tensors(part("generator_adam"))
         self.discriminator_adam.load_tensors(part("discriminator_adam"))
+        if self.ema is not None:
+            self.ema.load_tensors(part("ema"))
 
 
 def draw(training: Training, count: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -145,15 +167,23 @@ def update_discriminator(
     )
     target = torch.cat([1 - deviation[:count], deviation[count:]])
     training.discriminator.train()  # BatchNorm sees real and generated images together
-    source, label = training.discriminator(torch.cat([images, generated]), noise)
+    batch = training.options.augment(torch.cat([images, generated]), noise)
+    source, label = training.discriminator(batch, noise)
     source_loss = F.binary_cross_entropy_with_logits(source, target)
-    class_loss = F.cross_entropy(label, torch.cat([labels, generated_labels]))
+    class_loss = training.options.discriminator_class_loss(
+        label, torch.cat([labels, generated_labels])
+    )
+    logits = training.discriminator.class_logits(label.detach()[:count])
     loss = source_loss + class_loss
+    adam = training.discriminator_adam
+    penalty = training.options.penalty(training.discriminator, images, adam.updates)
+    if penalty is not None:
+        loss = loss + penalty
     loss.backward()
-    training.discriminator_adam.update()
+    adam.update()
 
     says_real = (source.detach() > 0).float()
-    correct = (label.detach()[:count].argmax(1) == labels).float()
+    correct = (logits.argmax(1) == labels).float()
     accuracies = [says_real[:count].mean(), 1 - says_real[count:].mean(), correct.mean()]
     return [loss.detach(), source_loss.detach(), class_loss.detach(), *accuracies]
 
@@ -168,13 +198,16 @@ def update_generator(training: Training, count: int, noise: torch.Generator) -> 
     training.generator.train()
     training.discriminator.eval()
     training.discriminator.requires_grad_(False)
-    source, label = training.discriminator(training.generator(latents, labels), noise)
+    images = training.options.augment(training.generator(latents, labels), noise)
+    source, label = training.discriminator(images, noise)
     source_loss = F.binary_cross_entropy_with_logits(source, torch.ones_like(source))
-    class_loss = F.cross_entropy(label, labels)
+    class_loss = training.options.generator_class_loss(label, labels)
     loss = source_loss + class_loss
     loss.backward()
     training.discriminator.requires_grad_(True)
     training.generator_adam.update()
+    if training.ema is not None:
+        training.ema.update(training.generator)
     return [loss.detach(), source_loss.detach(), class_loss.detach()]
 
 

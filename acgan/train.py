@@ -36,6 +36,7 @@ from acgan.errors import InputError
 from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
 from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir, weights_bytes
+from acgan.sampling import class_balanced, shuffled
 from acgan.step import METRICS, Training, train_step
 
 METRIC_NAMES = (
@@ -86,10 +87,10 @@ def train(
         started = time.perf_counter()
         metrics = train_epoch(training, images, epoch)
         metrics["perf/images_per_s"] = len(data.train) / (time.perf_counter() - started)
-        metrics |= evaluation.measure(training.generator, training.discriminator)
+        metrics |= evaluation.measure(training.candidate, training.discriminator)
         samples = None
         if epoch == config.epochs or epoch % config.samples_every == 0:
-            samples = run.write_samples(epoch, evaluation.sample_grid(training.generator))
+            samples = run.write_samples(epoch, evaluation.sample_grid(training.candidate))
         weights = run.write_weights(epoch, generator_bytes(training, data.classes, run, epoch))
         record = EpochRecord(
             epoch=epoch,
@@ -129,14 +130,17 @@ def _commit(run: RunDir, training: Training, records: list[EpochRecord]) -> None
 
 
 def generator_bytes(training: Training, classes: Sequence[str], run: RunDir, epoch: int) -> bytes:
-    """Return the generator as a safetensors file that says how to rebuild it."""
+    """Return the generator that an epoch's record speaks of as a file that says how to rebuild it.
+
+    With `ema_decay` in its configuration it is the average.
+    """
     metadata = {
         "config": training.config.model_dump_json(),
         "classes": json.dumps(list(classes)),
         "run": run.path.name,
         "epoch": str(epoch),
     }
-    return weights_bytes(training.generator.state_dict(), metadata)
+    return weights_bytes(training.candidate.state_dict(), metadata)
 
 
 class DeviceImages:
@@ -151,9 +155,14 @@ class DeviceImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield uint8 images [B, H, W] and labels [B] in a random order, each once."""
-        order = torch.randperm(len(self), generator=random, device=self.labels.device)
+    def batches(
+        self, size: int, random: torch.Generator, *, balanced: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images [B, H, W] and labels [B] in a random order.
+
+        Each image once; `balanced`: equally many of each class, as many in all.
+        """
+        order = (class_balanced if balanced else shuffled)(self.labels, random)
         for chosen in order.split(size):
             yield self.images[chosen], self.labels[chosen]
 
@@ -168,7 +177,8 @@ def train_epoch(training: Training, images: DeviceImages, epoch: int) -> dict[st
     seed = derive_seed(config.seed, "epoch", epoch)
     noise = torch.Generator(training.device).manual_seed(seed)
     totals = torch.zeros(len(METRICS), device=training.device)
-    for batch, labels in images.batches(config.batch_size, noise):
+    drawn = images.batches(config.batch_size, noise, balanced=config.class_balanced)
+    for batch, labels in drawn:
         real = augment(
             to_signed_rgb(batch)[:, :1],
             shear_degrees=config.shear_degrees,

@@ -13,7 +13,7 @@ from acgan.errors import InputError
 from benchmarks.replay import Searcher
 from search import summary
 from search.settings import SearchConfig
-from search.study import Study, open_study
+from search.study import Study, Value, open_study
 
 RULES = ("pruned", "diverged", "collapsed", "discriminator-won")
 
@@ -50,13 +50,26 @@ def search_within(asked: RealSearches, searcher: Searcher) -> Found:
     Each start asks for as many as could all run to their end, so the budget is never exceeded.
     """
     settings = searcher.settings(seed=0)
-    path = asked.folder / searcher.name.replace(" + ", "-").replace(" ", "-")
+    path = _path(asked, searcher)
     while True:
         found = _found(path, settings)
         more = (asked.budget - found.epochs) // asked.train.epochs
         if more <= 0:
             return found
         _run(command(asked, settings, path.name, found.trials + more))
+
+
+def _path(asked: RealSearches, searcher: Searcher) -> Path:
+    return asked.folder / searcher.name.replace(" + ", "-").replace(" ", "-")
+
+
+def best_params(asked: RealSearches, searcher: Searcher) -> dict[str, Value]:
+    """Return the point of a search's best finished trial; `InputError` if none has finished."""
+    study, settings = open_study(_path(asked, searcher)), searcher.settings(seed=0)
+    best = summary.best(summary.lines(study, settings), settings)
+    if best is None:
+        raise InputError(f"no trial of {study.path} has finished; search longer")
+    return best.trial.info.params
 
 
 def _found(path: Path, settings: SearchConfig) -> Found:

@@ -53,7 +53,7 @@ def configurations(asked: Asked) -> list[TrialInfo]:
 def train_curves(asked: Asked, say: Callable[[str], None]) -> Curves:
     """Train what is missing, without any early stopping; `say` is told how far it is."""
     data = images(asked.source, asked.config.image_size)
-    _check(asked.config, data)
+    check_judged(asked.config, data)
     say("the scoring CNN is trained on the real training images, unless it is in the cache")
     floor = _floor(data, asked.config)
     found = configurations(asked)
@@ -88,7 +88,7 @@ def _floor(data: Dataset, config: TrainConfig) -> float:
     return Evaluation(data, config, scorer, device).floor(data, config)
 
 
-def _check(config: TrainConfig, data: Dataset) -> None:
+def check_judged(config: TrainConfig, data: Dataset) -> None:
     """Raise `InputError` for settings that the data cannot serve, or under which none is judged."""
     check_fits(config, data)
     grace = grace_epochs(config, len(data.train))

@@ -34,6 +34,7 @@ def disk(config: TrainConfig, classes: int) -> int:
     """Return the bytes that a trial of this configuration leaves on disk."""
     generator, discriminator = _parameters(config, classes)
     states = 2 * 4 * 3 * (generator + discriminator)  # two states: weights and two moments
+    states += 2 * 4 * generator * (config.ema_decay > 0)
     weights = KEPT_WEIGHTS * 4 * generator
     grids = config.epochs // config.samples_every
     samples = grids * SAMPLE_GRID_BYTES * classes * max(config.image_size, GRID_TILE) ** 2

@@ -96,7 +96,7 @@ class Plan:
 
 def largest(config: TrainConfig, searched: space.Space) -> TrainConfig:
     """Return the configuration of a trial that is as large as any can be."""
-    names = ("width", "latent_size", "embedding_size", "batch_size")
+    names = ("width", "latent_size", "embedding_size", "batch_size", "ema_decay")
     values = {name: space.largest(searched, config, name) for name in names}
     return validate(TrainConfig, "train", config.model_dump() | values)
 

@@ -78,7 +78,7 @@ class Range(Section):
 class Choices(Section):
     """Two or more values without an order between them."""
 
-    choices: tuple[int | float | str, ...] = Field(min_length=2)
+    choices: tuple[bool | int | float | str, ...] = Field(min_length=2)
 
     @model_validator(mode="after")
     def _different(self) -> Self:
@@ -119,6 +119,8 @@ def _dimension(name: str, entry: object, config: TrainConfig) -> Dimension:
         raise InputError(
             f"space: {name!r} must be {{low: …, high: …}} or {{choices: […]}}, got {shown(entry)}"
         )
+    if "choices" not in entry and TrainConfig.model_fields[name].annotation is bool:
+        raise InputError(f"space: {name!r} is no number; use {{choices: [false, true]}}")
     if "choices" not in entry:
         dimension = validate(Range, f"space.{name}", entry)
         if _is_whole(name) and dimension.step is not None and not dimension.step.is_integer():

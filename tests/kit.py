@@ -11,6 +11,28 @@ from acgan.dataset import Dataset, ImageSet
 
 CLASSES = ("COVID-19", "normal", "pneumonia")
 
+# Fields that change the published step, as they are in it and otherwise.
+OPTIONS_OFF: dict[str, Any] = {
+    "discriminator_rate": 1.0,
+    "class_balanced": False,
+    "translation": 0.0,
+    "cutout": 0.0,
+    "spectral_norm": False,
+    "r1_gamma": 0.0,
+    "reacgan_head": False,
+    "ema_decay": 0.0,
+}
+OPTIONS_ON: dict[str, Any] = {
+    "discriminator_rate": 2.0,
+    "class_balanced": True,
+    "translation": 0.125,
+    "cutout": 0.5,
+    "spectral_norm": True,
+    "r1_gamma": 10.0,
+    "reacgan_head": True,
+    "ema_decay": 0.9,
+}
+
 
 def tiny_config(**changes: Any) -> TrainConfig:
     """Return a configuration whose networks train in milliseconds."""

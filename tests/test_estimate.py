@@ -19,10 +19,13 @@ def test_a_full_size_trial_leaves_one_and_a_half_gigabytes() -> None:
     assert estimate.disk(TrainConfig(), 3) == states + weights + grids
 
 
-def test_a_trial_leaves_no_more_than_was_estimated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}], ids=["plain", "average"])
+def test_a_trial_leaves_no_more_than_was_estimated(
+    tmp_path: Path, changes: dict[str, float]
+) -> None:
     from acgan.rundir import RunDir
 
-    config = tiny_config(width=0.25, epochs=6)
+    config = tiny_config(width=0.25, epochs=6, **changes)
     for _ in train(config, tiny_dataset(), RunDir(tmp_path)):
         pass
     used = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())

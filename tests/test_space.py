@@ -152,3 +152,18 @@ def test_the_dump_is_plain_and_reads_back_as_the_same_space() -> None:
     assert dumped["learning_rate"] == {"low": 5e-5, "high": 8e-4, "log": True}
     assert dumped["batch_size"] == {"choices": [32, 64]}
     assert space.read(dumped, BASELINE) == read(text)
+
+
+def test_a_switch_is_searched_as_a_choice_and_stays_a_switch() -> None:
+    searched = read("class_balanced: {choices: [false, true]}")
+    assert space.dump(searched) == {"class_balanced": {"choices": [False, True]}}
+    assert [type(value) for value in searched["class_balanced"].extremes()] == [bool, bool]
+    assert space.baseline(searched, BASELINE) == {"class_balanced": False}
+    assert space.distributions(searched) == {
+        "class_balanced": CategoricalDistribution([False, True])
+    }
+
+
+def test_a_switch_has_no_range() -> None:
+    with pytest.raises(InputError, match=r"'class_balanced' is no number; use \{choices: "):
+        read("class_balanced: {low: 0, high: 1}")

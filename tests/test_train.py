@@ -29,15 +29,16 @@ from acgan.config import TrainConfig
 from acgan.data import load
 from acgan.errors import InputError
 from acgan.evaluate import COMPONENTS, Evaluation, Scorer, cached_scorer
-from acgan.models import Generator
+from acgan.models import Discriminator, Generator
 from acgan.records import EpochRecord, kept_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir
 from acgan.step import METRICS, Training, train_step
 from acgan.train import METRIC_NAMES, DeviceImages, check_fits, main, train, train_epoch
-from tests.kit import CLASSES, tiny_config, tiny_dataset, tiny_images
+from tests.kit import CLASSES, OPTIONS_ON, tiny_config, tiny_dataset, tiny_images
 
 CPU = torch.device("cpu")
 CONFIG = tiny_config(epochs=5)
+OPTIONS = tiny_config(epochs=5, **OPTIONS_ON, r1_every=2)
 DATA = tiny_dataset(train=20, val=12, test=3)  # a last batch of four
 
 
@@ -61,6 +62,12 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(scorer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of five epochs that nothing interrupted."""
     return trained(tmp_path_factory.mktemp("straight") / "run", scorer)
+
+
+@pytest.fixture(scope="module")
+def with_options(scorer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same with every option around the published step on."""
+    return trained(tmp_path_factory.mktemp("options") / "run", scorer, config=OPTIONS)
 
 
 def trained(
@@ -105,6 +112,19 @@ def test_two_and_three_epochs_are_five_straight_bit_for_bit(
     assert len(read_records(run / "epochs.jsonl")) == 2
     torch.manual_seed(99)
     assert_same_run(trained(run, scorer), straight)
+
+
+def test_a_run_with_options_resumes_bit_for_bit_too(
+    tmp_path: Path, scorer: Path, straight: Path, with_options: Path
+) -> None:
+    run = trained(tmp_path / "run", scorer, epochs=2, config=OPTIONS)
+    torch.manual_seed(99)
+    assert_same_run(trained(run, scorer, config=OPTIONS), with_options)
+    names = ["ema/updates", "discriminator/convolutions.0.parametrizations.weight.0._u"]
+    state = load_file(run / "state.safetensors")
+    assert set(names) <= state.keys()
+    assert int(state["ema/updates"]) == 5 * 3
+    assert not set(names) & load_file(straight / "state.safetensors").keys()
 
 
 def test_states_of_every_second_epoch_resume_to_the_same_run(
@@ -152,17 +172,17 @@ def test_a_crafted_state_of_other_networks_is_refused_in_one_sentence(
             trained(path, scorer)
 
 
-def train_to_the_end(path: Path, scorer: Path) -> None:
+def train_to_the_end(path: Path, scorer: Path, config: TrainConfig) -> None:
     """Be the body of a process that will be killed."""
-    for _ in train(CONFIG, DATA, RunDir(path), scorer=scorer, device=CPU):
+    for _ in train(config, DATA, RunDir(path), scorer=scorer, device=CPU):
         pass
 
 
-def start(path: Path, scorer: Path) -> ForkServerProcess:
+def start(path: Path, scorer: Path, config: TrainConfig) -> ForkServerProcess:
     """Train in another process; return once that process owns the run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["acgan.train", "tests.kit"])  # or each imports torch anew
-    process = context.Process(target=train_to_the_end, args=(path, scorer))
+    process = context.Process(target=train_to_the_end, args=(path, scorer, config))
     process.start()
     owner = path / "owner.json"
     while process.is_alive() and not (
@@ -172,20 +192,28 @@ def start(path: Path, scorer: Path) -> ForkServerProcess:
     return process
 
 
+@pytest.mark.parametrize(
+    ("config", "whole"), [(CONFIG, "straight"), (OPTIONS, "with_options")], ids=["plain", "options"]
+)
 def test_a_run_killed_at_random_instants_ends_as_one_that_was_not(
-    tmp_path: Path, scorer: Path, straight: Path
+    tmp_path: Path,
+    scorer: Path,
+    config: TrainConfig,
+    whole: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     draw = random.Random(0)
+    straight: Path = request.getfixturevalue(whole)
     times = [record.time for record in read_records(straight / "epochs.jsonl")]
     epoch_s = (times[-1] - times[0]) / (len(times) - 1)
     run = tmp_path / "run"
     for _ in range(6):
-        process = start(run, scorer)
+        process = start(run, scorer, config)
         time.sleep(draw.uniform(0, 2 * epoch_s))
         process.kill()
         process.join()
         assert process.exitcode in (-signal.SIGKILL, 0)
-    process = start(run, scorer)
+    process = start(run, scorer, config)
     process.join()
     assert process.exitcode == 0
     assert_same_run(run, straight)
@@ -308,20 +336,42 @@ def test_a_run_that_another_process_took_over_ends_without_writing(
     assert next(second).epoch == 3
 
 
-def test_the_weights_file_alone_rebuilds_the_generator(straight: Path, scorer: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "whole"), [(CONFIG, "straight"), (OPTIONS, "with_options")], ids=["plain", "options"]
+)
+def test_the_weights_file_alone_rebuilds_the_generator_that_is_recorded(
+    config: TrainConfig, whole: str, scorer: Path, request: pytest.FixtureRequest
+) -> None:
+    straight: Path = request.getfixturevalue(whole)
     path = RunDir(straight).weights_path(5)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert (metadata["run"], metadata["epoch"]) == ("run", "5")
-    config = TrainConfig.model_validate_json(metadata["config"])
-    assert config == CONFIG
+    assert TrainConfig.model_validate_json(metadata["config"]) == config
     classes = json.loads(metadata["classes"])
     assert classes == list(DATA.classes)
     generator = Generator(config.model_copy(update={"seed": 5}), len(classes))
     generator.load_state_dict(load_file(path))
     judge = Scorer.load(scorer, classes=3, image_size=16, device=CPU)
-    picture = Evaluation(DATA, CONFIG, judge, CPU).sample_grid(generator)
+    evaluation = Evaluation(DATA, config, judge, CPU)
+    picture = evaluation.sample_grid(generator)
     assert picture == (straight / "samples/epoch-0005.png").read_bytes()
+    found = evaluation.measure(generator, Discriminator(config))
+    record = read_records(straight / "epochs.jsonl")[4]
+    names = ("val/fd_cnn", "val/diversity")  # the discriminator has no part in these
+    assert [found[name] for name in names] == [record.metrics[name] for name in names]
+
+
+def test_the_kept_weights_are_the_average_and_not_the_trained_ones(with_options: Path) -> None:
+    state = load_file(with_options / "state.safetensors")
+    kept = load_file(RunDir(with_options).weights_path(5))
+    parts = {
+        part: {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
+        for part in ("ema/", "generator/")
+    }
+    del parts["ema/"]["updates"]
+    assert_same_tensors(kept, parts["ema/"])
+    assert not torch.equal(kept["latent.weight"], parts["generator/"]["latent.weight"])
 
 
 def test_a_record_names_its_weights_by_their_hash(straight: Path) -> None:
