@@ -8,6 +8,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from search import tracking
 from selection import registry
+from selection.registry import About
 from selection.result import Pick
 
 STAGE = "selection"
@@ -38,8 +39,17 @@ def selection_run(client: tracking.Client, pick: Pick, parent_id: str) -> str:
     return str(run.info.run_id)
 
 
-def register(client: tracking.Client, pick: Pick, run_id: str, weights: Path) -> int:
-    """Make the winner the champion of the registry; return its version."""
+def register(
+    client: tracking.Client,
+    pick: Pick,
+    run_id: str,
+    weights: Path,
+    about: About | None = None,
+) -> int:
+    """Make the winner the champion of the registry; return its version.
+
+    about: what a person reads of it there
+    """
     winner = pick.winner
     tags: dict[str, object] = {
         "study": pick.study,
@@ -49,7 +59,9 @@ def register(client: tracking.Client, pick: Pick, run_id: str, weights: Path) ->
         "memorisation": pick.memorisation,
         **{name.replace("/", "."): f"{value:.6g}" for name, value in scores(pick).items()},
     }
-    return registry.register(client, run_id=run_id, pick=pick.id, weights=weights, tags=tags)
+    return registry.register(
+        client, run_id=run_id, pick=pick.id, weights=weights, tags=tags, about=about
+    )
 
 
 def scores(pick: Pick) -> dict[str, float]:
