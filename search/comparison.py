@@ -28,7 +28,7 @@ class Compared:
     quality: `val/fd_cnn` recorded and again; None where it was not recorded
     difference: the largest of all metrics', as a share of the metric's own size (`sizes`)
     metric: whose difference that is, "" where there is none
-    weights: whether the SHA-256 of the epoch's weights is the recorded one; None: not recorded
+    weights: whether the generator's weights are equal; None: not kept on both sides
     exact: whether machine and versions are the same, so that nothing may differ
     """
 
@@ -50,14 +50,19 @@ def same_bits(recorded: Machine | None, here: Machine) -> bool:
 
 
 def sizes(records: Sequence[EpochRecord]) -> dict[str, float]:
-    """Return each metric's size: the root mean square of its finite values over all epochs."""
+    """Return each metric's size: the root mean square of its finite values over all epochs.
+
+    It is at least 1, the scale of losses, accuracies and diversity: one that is nearly 0
+    throughout would make rounding errors large.
+    """
     values: dict[str, list[float]] = {}
     for record in records:
         for name, value in record.metrics.items():
             if not name.startswith(SPEED) and math.isfinite(value):
                 values.setdefault(name, []).append(value)
     return {
-        name: math.sqrt(sum(v * v for v in found) / len(found)) for name, found in values.items()
+        name: max(math.sqrt(sum(v * v for v in found) / len(found)), 1.0)
+        for name, found in values.items()
     }
 
 
@@ -66,13 +71,15 @@ def compare(
     again: EpochRecord,
     *,
     sizes: dict[str, float],
+    weights: bool | None,
     exact: bool,
     tolerance: float,
 ) -> Compared:
-    """Compare an epoch's metrics, those that both have, and its weights.
+    """Compare an epoch's metrics, those that both have.
 
-    sizes: the recorded metrics', see `sizes`. Where `exact` holds, anything but equality of all
-    metrics and of the weights is different; else a difference up to `tolerance` is close.
+    sizes: the recorded metrics', see `sizes`; weights: see `Compared`. Where `exact` holds,
+    anything but equality of all metrics and of the weights is different; else a difference up to
+    `tolerance` is close.
     """
     assert recorded.epoch == again.epoch
     names = [
@@ -81,13 +88,11 @@ def compare(
         if name in again.metrics and not name.startswith(SPEED)  # versions may measure more
     ]
     apart = {
-        name: _apart(recorded.metrics[name], again.metrics[name], sizes.get(name, 0.0))
+        name: _apart(recorded.metrics[name], again.metrics[name], sizes.get(name, 1.0))
         for name in names
     }
     worst = max(names, key=lambda name: apart[name], default="")
     difference = apart.get(worst, 0.0)
-    known = recorded.weights is not None and again.weights is not None
-    weights = recorded.weights == again.weights if known else None
     if difference == 0 and weights is not False:
         verdict = Verdict.IDENTICAL
     elif exact or difference > tolerance:
@@ -108,11 +113,10 @@ def compare(
 def _apart(recorded: float, again: float, size: float) -> float:
     """Return how far apart two values are, as a share of the metric's size.
 
-    NaN equals NaN; a value that is finite on one side only, or differs where all were 0, is
-    infinitely far away.
+    NaN equals NaN; a value that is finite on one side only is infinitely far away.
     """
     if recorded == again or (math.isnan(recorded) and math.isnan(again)):
         return 0.0
-    if not (math.isfinite(recorded) and math.isfinite(again)) or size == 0:
+    if not (math.isfinite(recorded) and math.isfinite(again)):
         return math.inf
     return abs(recorded - again) / size

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from threadpoolctl import threadpool_limits
 
 from acgan.command import command, command_parser, run_command, typed
 from acgan.config import TrainConfig, user_path
@@ -29,7 +31,7 @@ from acgan.errors import InputError
 from acgan.files import replace_text
 from acgan.machine import CPU, Machine, machine_at, read_machines, this_machine, what_differs
 from acgan.records import EpochRecord, read_records
-from acgan.rundir import NotOwnerError, RunDir
+from acgan.rundir import NotOwnerError, RunDir, read_weights
 from acgan.train import train
 from search import tracking
 from search.comparison import Compared, Verdict, compare, same_bits, sizes
@@ -148,7 +150,9 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
         device = named_device(arguments.device)
     else:
         device = torch.device(CPU) if noted and noted.device == CPU else default_device()
-    torch.set_num_threads(arguments.threads or (noted.threads if noted else THREADS))
+    threads = arguments.threads or (noted.threads if noted else THREADS)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)  # NumPy's, whose sums are part of `val/fd_cnn`
     quality = study.quality()
     if quality is None or not study.scorer_is_whole(quality):
         raise InputError(
@@ -269,10 +273,32 @@ def _compared(plan: Plan) -> Iterator[Compared]:
             recorded = plan.recorded[again.epoch - 1]
             machine = machine_at(own, again.epoch) or this_machine(plan.device)
             exact = same_bits(machine_at(there, again.epoch), machine)
-            yield compare(recorded, again, sizes=own_sizes, exact=exact, tolerance=plan.tolerance)
+            yield compare(
+                recorded,
+                again,
+                sizes=own_sizes,
+                weights=_same_weights(RunDir(plan.trial.path), run, again.epoch),
+                exact=exact,
+                tolerance=plan.tolerance,
+            )
         shown = last
         if shown >= plan.epochs:
             return
+
+
+def _same_weights(recorded: RunDir, again: RunDir, epoch: int) -> bool | None:
+    """Whether an epoch's weights are equal bit for bit; None where either side keeps none.
+
+    The files' SHA-256 would not do: safetensors writes its header in an order by chance.
+    """
+    try:
+        there, own = (read_weights(run.weights_path(epoch))[0] for run in (recorded, again))
+    except (OSError, SafetensorError):
+        return None
+    return there.keys() == own.keys() and all(
+        torch.equal(*(side[name].flatten().view(torch.uint8) for side in (there, own)))
+        for name in there
+    )
 
 
 def _row(*cells: str) -> str:
@@ -282,7 +308,7 @@ def _row(*cells: str) -> str:
 
 def _shown(found: Compared) -> str:
     values = ("–" if value is None else f"{value:.6g}" for value in found.quality)
-    weights = {True: "equal", False: "other", None: "unknown"}[found.weights]
+    weights = {True: "equal", False: "other", None: "not kept"}[found.weights]
     text = f"{found.verdict}{f' (most: {found.metric})' if found.metric else ''}"
     return _row(str(found.epoch), *values, f"{found.difference:.2g}", weights, text)
 
@@ -311,10 +337,10 @@ def _conclude(plan: Plan, rows: Sequence[Compared], here: Machine) -> int:
 def _summary(plan: Plan, rows: Sequence[Compared], worst: Verdict) -> str:
     count = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
     if worst is Verdict.IDENTICAL:
-        unknown = any(row.weights is None for row in rows)
+        kept = sum(row.weights is not None for row in rows)
         return (
-            f"the same: every number of {count} is equal"
-            f"{'; of some weights no hash was recorded' if unknown else ', and so are all weights'}"
+            f"the same: every number of {count} is equal, and the weights of the {kept} whose "
+            "weights both have kept"
         )
     largest = max(rows, key=lambda row: row.difference)
     if worst is Verdict.CLOSE:
@@ -333,3 +359,7 @@ def _summary(plan: Plan, rows: Sequence[Compared], worst: Verdict) -> str:
         "size. Training makes small differences large; on another machine only its first epochs "
         "can be compared (--epochs), or whole trials with several seeds (search.run --repeats)"
     )
+
+
+if __name__ == "__main__":
+    main()

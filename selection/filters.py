@@ -156,9 +156,8 @@ class Agreement:
         config = TrainConfig(image_size=size, evaluation_seed=seed)
         path = cached_scorer(data, config, device)
         classes = len(data.classes)
-        scorer = Scorer.load(path, classes=classes, image_size=size, device=device)
+        self._scorer = Scorer.load(path, classes=classes, image_size=size, device=device)
         self.sha256 = file_sha256(path)
-        self._classifier = scorer.classifier
         self._frequency = torch.tensor(data.train.per_class(classes), device=device)
 
     def probabilities(self, images: Pixels) -> Tensor:
@@ -166,7 +165,7 @@ class Agreement:
 
         Saerens, Latinne and Decaestecker 2002, Neural Computation 14, 21-41, with known priors.
         """
-        weighted = predict(self._classifier, images) / self._frequency
+        weighted = predict(self._scorer.classifier, images) / self._frequency
         return weighted / weighted.sum(dim=1, keepdim=True)
 
     def agrees(self, images: Pixels, label: int, *, least: float) -> NDArray[np.bool_]:
