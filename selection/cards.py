@@ -7,6 +7,7 @@ data set's labels. What was not measured is said to be not measured.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from acgan.files import replace_text
 from selection.confounding import (
     DataFacts,
     cramers_v,
+    each_against_the_rest,
     of_known_source,
     right_by_frequency,
     right_by_source,
@@ -40,7 +42,7 @@ from selection.testset import rows
 
 TEMPLATES = {name: Path(__file__).with_name(f"{name}.j2") for name in (MODEL_CARD, DATA_CARD)}
 DESCRIPTION_LIMIT = 5000  # characters; MLflow's databases take no more
-STRONG = 0.5  # of Cramér's V: beyond, class and source are called nearly one
+STRONG = 0.5  # of Cramér's V: from here on, class and source are called strongly confounded
 
 
 def cards(pick: Pick, facts: DataFacts, train: Mapping[str, Any]) -> dict[str, str]:
@@ -101,21 +103,39 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
-def confounding(facts: DataFacts) -> dict[str, float | None]:
-    """Return how much class and source are one among the training and validation images.
+@dataclass(frozen=True)
+class Confounding:
+    """How much class and source are one among the training and validation images.
 
-    By name: "v", "right_by_source", "right_by_frequency", "known" (the share of these images whose
-    source is known); all of images of known source.
+    All of images of known source, which `known` is the share of.
+    v: Cramér's V; classes: of each class against the others; strong: whether it is large
+    right_by_source, right_by_frequency: share of right guesses, see `selection.confounding`
     """
+
+    v: float | None
+    classes: dict[str, float | None]
+    right_by_source: float | None
+    right_by_frequency: float | None
+    known: float
+
+    @property
+    def strong(self) -> bool:
+        """Whether a score may measure the hospital for all that is known."""
+        return self.v is not None and self.v >= STRONG
+
+
+def confounding(facts: DataFacts) -> Confounding:
+    """Return how much class and source are one."""
     whole = sum(facts.splits[name].counts for name in ("training", "validation"))
     assert not isinstance(whole, int)  # every data set has both
     known = of_known_source(whole, facts.sources)
-    return {
-        "v": cramers_v(known),
-        "right_by_source": right_by_source(known),
-        "right_by_frequency": right_by_frequency(known),
-        "known": float(known.sum() / whole.sum()),
-    }
+    return Confounding(
+        v=cramers_v(known),
+        classes=dict(zip(facts.classes, each_against_the_rest(known), strict=True)),
+        right_by_source=right_by_source(known),
+        right_by_frequency=right_by_frequency(known),
+        known=float(known.sum() / whole.sum()),
+    )
 
 
 def validation_rows(pick: Pick, facts: DataFacts) -> list[Difference]:
@@ -166,7 +186,7 @@ def description(pick: Pick, facts: DataFacts) -> str:
         f"trained on real images: {interval(pick.ceiling.balanced_accuracy)}.",
         _on_test(pick),
         f"Check for copies of training images: {pick.memorisation}.",
-        _confounded(found["v"]),
+        _confounded(found),
         f"More in {MODEL_CARD} and {DATA_CARD} beside the model, and in report.html of the run. "
         f"To train it again: python -m search.reproduce --study {pick.study} "
         f"--trial {winner.trial}",
@@ -181,8 +201,8 @@ def _on_test(pick: Pick) -> str:
     return f"On {pick.test.images} test images: {row.name} {interval(row.winner)}."
 
 
-def _confounded(v: float | None) -> str:
-    if v is None:
+def _confounded(found: Confounding) -> str:
+    if found.v is None:
         return "Whether class and hospital are confounded in its data is not known."
-    found = f"Class and source of its real images: Cramér's V {number(v)} (0 unrelated, 1 one)"
-    return f"{found}: a score may measure the hospital." if v >= STRONG else f"{found}."
+    text = f"Class and source of its real images: Cramér's V {number(found.v)} (0 unrelated, 1 one)"
+    return f"{text}: a score may measure the hospital." if found.strong else f"{text}."

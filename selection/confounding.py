@@ -86,6 +86,11 @@ def cramers_v(counts: Counts) -> float | None:
     return float(np.sqrt(chi2.sum() / (total * (least - 1))))
 
 
+def each_against_the_rest(counts: Counts) -> list[float | None]:
+    """Return Cramér's V of belonging to each class or not, and source, [classes]."""
+    return [cramers_v(np.stack([own, counts.sum(axis=0) - own])) for own in counts]
+
+
 def right_by_source(counts: Counts) -> float | None:
     """Return how many are right who guess each source's most frequent class; None of no image."""
     total = counts.sum()

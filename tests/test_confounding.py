@@ -15,6 +15,7 @@ from selection.confounding import (
     DataFacts,
     count,
     cramers_v,
+    each_against_the_rest,
     of_known_source,
     right_by_frequency,
     right_by_source,
@@ -67,6 +68,12 @@ def test_a_guess_by_the_source_names_its_most_frequent_class() -> None:
     assert right_by_frequency(counts) == pytest.approx(11 / 20)
     none = np.zeros((2, 2), int)
     assert (right_by_source(none), right_by_frequency(none)) == (None, None)
+
+
+def test_a_class_of_its_own_source_stands_out_from_classes_that_share_one() -> None:
+    found = each_against_the_rest(np.array([[50, 0], [0, 30], [0, 20]]))
+    phi = 50 * 30 / math.sqrt(50 * 50 * 30 * 70)  # of [[0, 30], [50, 20]]
+    assert found[:2] == pytest.approx([1, phi])
 
 
 def test_images_are_counted_by_class_and_source() -> None:

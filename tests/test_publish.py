@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from search import tracking
 from search.study import Study
 from selection.publish import finish, register, scores, selection_run
-from selection.registry import NAME
+from selection.registry import NAME, About
 from selection.result import Pick
 from tests.studies import write_study
 from tests.test_generate import write_weights
@@ -143,6 +143,22 @@ def test_a_crash_before_the_files_are_there_leaves_it_unfinished_and_is_made_goo
     assert client.get_run(run_id).info.status == "FINISHED"
     for name in scores(pick):
         assert len(client.get_metric_history(run_id, name)) == 1
+
+
+def test_what_a_person_reads_of_a_version_stands_at_it_and_beside_the_model(
+    client: MlflowClient, pick: Pick, tmp_path: Path
+) -> None:
+    weights = write_weights(tmp_path / "weights.safetensors")
+    run_id = selection_run(client, pick, pick.run_id)
+    about = About("**Not** for diagnosis.", {"model_card.md": "# Modèle\n"})
+    version = register(client, pick, run_id, weights, about)
+    found = client.get_model_version(NAME, str(version))
+    assert found.description == "**Not** for diagnosis."
+    folder = Path(str(found.source).removeprefix("file://"))
+    assert (folder / "model_card.md").read_text(encoding="utf-8") == "# Modèle\n"
+    other = changed(pick, id="pick-2")
+    version = register(client, other, selection_run(client, other, pick.run_id), weights)
+    assert not client.get_model_version(NAME, str(version)).description
 
 
 @pytest.mark.parametrize(("memorised", "tag"), [(False, "passed"), (True, "failed")])
