@@ -225,6 +225,7 @@ class Filters:
         device, asked = request.loaded.device, request.thresholds
         self._extractor = Cnn3(request.real, device)
         self.agreement = Agreement(request.real, device) if asked.agreement is not None else None
+        self._knows = self.agreement and self.agreement.balanced_accuracy(request.real.val)
         self._neighbours = None
         if asked.nearest is not None:
             self._neighbours = Neighbours(request.real, self._extractor, device)
@@ -249,7 +250,7 @@ class Filters:
             seed=request.seed,
             data_fingerprint=request.lack.data.fingerprint,
             cnn_sha256=agreement and agreement.sha256,
-            cnn_balanced_accuracy=agreement and agreement.balanced_accuracy(request.real.val),
+            cnn_balanced_accuracy=self._knows,
             features=self._extractor.name,
             classes={name: self._class(name) for name in request.lack.missing},
         )
@@ -323,7 +324,10 @@ class Filters:
     def _too_few(self, name: str, kept: _Kept, wanted: int) -> str:
         why = []
         if self.agreement is not None:
-            why.append(f"the CNN does not agree on {kept.failed_agreement}")
+            why.append(
+                f"the CNN, which knows {self._knows:.0%} of the real validation images, does not "
+                f"agree on {kept.failed_agreement}"
+            )
         if self._neighbours is not None:
             why.append(f"{kept.failed_nearest} lie too near to a training image")
         return (

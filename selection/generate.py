@@ -141,6 +141,7 @@ def _write_filtered(options: argparse.Namespace, weights: Path, thresholds: Thre
     require_free(options, loaded, wanted)
     report = chosen_before(user_path(options.out), request)
     if report is None:
+        print("training the CNNs that judge the images, unless they are in the cache", flush=True)
         try:
             report = Filters(request).choose()
         except NotFiniteError as error:

@@ -249,6 +249,7 @@ def test_both_cards_stand_beside_the_pick_in_its_run_and_beside_the_model(
     folder = place.study.path / "selection" / pick.id
     client = MlflowClient(place.uri)
     version = client.get_model_version_by_alias(NAME, CHAMPION)
+    assert version.run_id is not None
     beside = Path(str(version.source).removeprefix("file://"))
     for name in (MODEL_CARD, DATA_CARD):
         text = (folder / name).read_text(encoding="utf-8")

@@ -73,7 +73,8 @@ def test_the_worst_metric_is_named() -> None:
         exact=False,
         tolerance=1.0,
     )
-    assert (found.metric, found.difference) == ("val/acc_real", pytest.approx(0.1))
+    assert found.metric == "val/acc_real"
+    assert found.difference == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

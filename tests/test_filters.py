@@ -194,7 +194,7 @@ def test_a_filter_that_rejects_too_much_says_how_much_and_what_to_do(
         Filters(request).choose()
     sentence = str(raised.value)
     assert "of 80 images of COVID-19 pass the filters, 40 are wanted" in sentence
-    assert "the CNN does not agree on " in sentence
+    assert "of the real validation images, does not agree on " in sentence
     assert "lie too near to a training image" in sentence
     assert "or draw more than --max-draws 2 for each" in sentence
 
