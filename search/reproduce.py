@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from acgan.command import command, command_parser, run_command, typed
 from acgan.config import TrainConfig, user_path

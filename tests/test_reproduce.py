@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from acgan.data import load
 from acgan.evaluate import cached_scorer
