@@ -5,6 +5,10 @@
 writes DIR/train/COVID-19-000123.png and so on, DIR/train.txt with a label line an image, and
 DIR/manifest.json, which says how they were made. Typed again it continues; a larger --per-class,
 or another class, adds to what is there.
+
+    python -m acgan.generate --weights FILE --balance DATA --out DIR
+
+fills the classes of a data folder up to its largest: DIR holds the generated images alone.
 """
 
 from __future__ import annotations
@@ -30,12 +34,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from acgan.balance import Lack, how_to_add, lack_of, merged_labels
 from acgan.command import command, command_parser, run_command, typed
 from acgan.config import TrainConfig, derive_seed, nearest, user_path
 from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.evaluate import png, to_uint8
-from acgan.files import file_sha256, replace_all, replace_text
+from acgan.files import file_sha256, replace_all, replace_bytes, replace_text
 from acgan.labels import FAMILIES, GENERATED
 from acgan.models import Generator
 from acgan.rundir import parse_weights, weights_content
@@ -44,10 +49,14 @@ BLOCK = 64  # images computed at once: another number would be other images
 MANIFEST = "manifest.json"
 LABELS = "train.txt"
 IMAGES = "train"
+MERGED = "merged-train.txt"  # not train….txt: a folder has one label file of train
+FILTERS = "filters.json"  # what `selection.filters` left out
 NAMING = "{class_name}-{index:06d}.png"
 FILE_OVERHEAD_BYTES = 4096  # of a PNG beyond its pixels, and of a file system's last block
 
 Pixels = NDArray[np.uint8]
+Chosen = Mapping[str, Sequence[int]]
+"""The numbers of the images that are written, by class."""
 
 
 class NotFiniteError(ValueError):
@@ -217,7 +226,8 @@ class Manifest(BaseModel):
     """`manifest.json`: how the images of a folder were made.
 
     `per_class` is what was asked for; `files` holds the SHA-256 of each image file once all are
-    there, and is empty before.
+    there, and is empty before. `balances` is the fingerprint of the images whose classes are
+    filled up, `filters` says which images were left out; "" without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -233,16 +243,27 @@ class Manifest(BaseModel):
     naming: str
     per_class: dict[str, int]
     files: dict[str, str] = {}
+    balances: str = ""
+    filters: str = ""
 
 
 # What must be the same for images to belong into one folder.
-_IDENTITY = ("weights_sha256", "seed", "device", "torch", "naming")
+_IDENTITY = ("weights_sha256", "seed", "device", "torch", "naming", "balances", "filters")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command has which writes generated images."""
+    count = parser.add_mutually_exclusive_group(required=True)
+    count.add_argument("--per-class", type=int, metavar="N", help="images of each class")
+    count.add_argument(
+        "--balance",
+        metavar="DATA",
+        help="as many as the classes of this data folder lack to have the images of the largest",
+    )
     parser.add_argument(
-        "--per-class", type=int, required=True, metavar="N", help="images of each class"
+        "--merged-labels",
+        action="store_true",
+        help=f"with --balance: write DATA's label file with the new lines, too, as {MERGED}",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="new folder, or one to go on with"
@@ -260,26 +281,54 @@ def write_folder(options: argparse.Namespace, weights: Path) -> int:
     Raises `InputError`, before any image is made, for options that cannot be followed and for a
     folder that cannot be written or holds anything else.
     """
-    if options.per_class < 1:
-        raise InputError(f"--per-class must be at least 1, got {options.per_class}")
-    out = user_path(options.out)
+    check_options(options)
     loaded = load_generator(weights, device=named_device(options.device))
-    try:
-        manifest, made = _fill(out, loaded, _wanted(loaded, options))
-    except NotFiniteError as error:
-        print(f"error: {error}; choose other weights", file=sys.stderr)
-        return 1
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {options.out}: {error.strerror}; free some space there, or name "
-            "another folder"
-        ) from error
-    print(f"{options.out} holds all {len(manifest.files)} images; {made} are new")
-    print(_next_step(Path(options.out), whole=len(manifest.per_class) == len(loaded.classes)))
-    return 0
+    if options.balance is None:
+        names = _named_classes(options.classes, loaded)
+        wanted = manifest(loaded, options, dict.fromkeys(names, options.per_class))
+        return write_images(options, loaded, wanted)
+    lack = find_lack(options, loaded)
+    if not lack.missing:
+        return 0
+    wanted = manifest(loaded, options, lack.missing, balances=lack.data.fingerprint)
+    chosen = {n: range(lack.first[n], lack.first[n] + count) for n, count in lack.missing.items()}
+    return write_images(options, loaded, wanted, chosen)
 
 
-def _wanted(loaded: LoadedGenerator, options: argparse.Namespace) -> Manifest:
+def check_options(options: argparse.Namespace) -> None:
+    """Raise `InputError` for options that do not go together."""
+    if options.balance is None and options.per_class < 1:
+        raise InputError(f"--per-class must be at least 1, got {options.per_class}")
+    if options.balance is None and options.merged_labels:
+        raise InputError("--merged-labels needs --balance DATA, whose labels are merged")
+    if options.balance is not None and options.classes:
+        raise InputError("--balance finds itself which classes lack images; leave out --classes")
+    if options.balance is not None and options.merged_labels:
+        merged_labels(options.balance, "")  # refused now, rather than after all images
+
+
+def find_lack(options: argparse.Namespace, loaded: LoadedGenerator) -> Lack:
+    """Return what the data folder of --balance lacks, and say it."""
+    lack = lack_of(options.balance, loaded.config, loaded.classes, naming=NAMING)
+    out, data = user_path(options.out), user_path(options.balance)
+    if out.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"--out {options.out} lies in {options.balance}; name a folder beside it")
+    there = ", ".join(f"{count} {name}" for name, count in lack.there.items())
+    print(f"{options.balance} has {there} training images that can be used")
+    if not lack.missing:
+        print("no class lacks any: nothing is written")
+    return lack
+
+
+def manifest(
+    loaded: LoadedGenerator,
+    options: argparse.Namespace,
+    per_class: Mapping[str, int],
+    *,
+    balances: str = "",
+    filters: str = "",
+) -> Manifest:
+    """Return what the options ask for, as it will stand in the folder."""
     return Manifest(
         weights_sha256=loaded.sha256,
         run=loaded.run,
@@ -290,8 +339,62 @@ def _wanted(loaded: LoadedGenerator, options: argparse.Namespace) -> Manifest:
         acgan_search=importlib.metadata.version("acgan-search"),
         torch=torch.__version__,
         naming=f"{IMAGES}/{NAMING}",
-        per_class=dict.fromkeys(_named_classes(options.classes, loaded), options.per_class),
+        per_class=dict(per_class),
+        balances=balances,
+        filters=filters,
     )
+
+
+def require_free(options: argparse.Namespace, loaded: LoadedGenerator, wanted: Manifest) -> None:
+    """Raise `InputError` for a folder that holds anything else, before any long work."""
+    folder = user_path(options.out)
+    try:
+        recorded = _recorded(folder, loaded.classes)
+    except OSError as error:
+        raise _unwritable(options, error) from error
+    if recorded is not None:
+        _require_same(folder, recorded, wanted)
+
+
+def _unwritable(options: argparse.Namespace, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write to {options.out}: {error.strerror}; free some space there, or name "
+        "another folder"
+    )
+
+
+def write_images(
+    options: argparse.Namespace,
+    loaded: LoadedGenerator,
+    wanted: Manifest,
+    chosen: Chosen | None = None,
+    *,
+    report: str | None = None,
+) -> int:
+    """Write what a folder lacks of `wanted`; return the exit code.
+
+    chosen: which images of each class (default: the first); report: the content of filters.json
+    """
+    out = user_path(options.out)
+    try:
+        whole, made = _fill(out, loaded, wanted, chosen, report)
+        if options.merged_labels:
+            lines = (out / LABELS).read_text()
+            replace_bytes(out / MERGED, merged_labels(options.balance, lines))
+    except NotFiniteError as error:
+        print(f"error: {error}; choose other weights", file=sys.stderr)
+        return 1
+    except OSError as error:
+        raise _unwritable(options, error) from error
+    print(f"{options.out} holds all {len(whole.files)} images; {made} are new")
+    if options.balance is not None:
+        shown = Path(options.out)
+        merged = shown / MERGED if options.merged_labels else None
+        told = how_to_add(options.balance, shown / IMAGES, shown / LABELS, merged=merged)
+        print("\n".join(told))
+    else:
+        print(_next_step(Path(options.out), whole=len(whole.per_class) == len(loaded.classes)))
+    return 0
 
 
 def _next_step(folder: Path, *, whole: bool) -> str:
@@ -311,25 +414,41 @@ def _named_classes(names: Sequence[str] | None, loaded: LoadedGenerator) -> Sequ
     return names or loaded.classes
 
 
-def _fill(folder: Path, loaded: LoadedGenerator, wanted: Manifest) -> tuple[Manifest, int]:
+def _fill(
+    folder: Path,
+    loaded: LoadedGenerator,
+    wanted: Manifest,
+    chosen: Chosen | None,
+    report: str | None,
+) -> tuple[Manifest, int]:
     """Make the images that a folder lacks; return its manifest and how many were made."""
     recorded = _recorded(folder, loaded.classes)
-    manifest = wanted if recorded is None else _extended(folder, recorded, wanted)
+    manifest = wanted
+    if recorded is not None:
+        _require_same(folder, recorded, wanted)
+        if chosen is None:
+            manifest = _extended(folder, recorded, wanted)
+        else:
+            _require_known(folder, chosen)
+    chosen = chosen or {name: range(count) for name, count in manifest.per_class.items()}
     images = folder / IMAGES
     missing = {
-        name: [i for i in range(count) if not (images / image_name(name, i)).exists()]
-        for name, count in manifest.per_class.items()
+        name: [i for i in numbers if not (images / image_name(name, i)).exists()]
+        for name, numbers in chosen.items()
     }
     count = sum(map(len, missing.values()))
     folder.mkdir(parents=True, exist_ok=True)
     if count:
         _require_space(folder, count, loaded.config.image_size)
         _write_manifest(folder, manifest)  # first: by it the folder is known as this module's
+    if report is not None:
+        replace_text(folder / FILTERS, report)
+    if count:
         images.mkdir(exist_ok=True)
         _make(images, loaded, missing, seed=manifest.seed)
     for leftover in (*folder.glob(".*.tmp"), *images.glob(".*.tmp")):  # of a kill
         leftover.unlink()
-    return _finish(folder, loaded.classes, manifest), count
+    return _finish(folder, loaded.classes, manifest, chosen), count
 
 
 def image_name(class_name: str, index: int) -> str:
@@ -345,7 +464,7 @@ def _recorded(folder: Path, classes: Sequence[str]) -> Manifest | None:
     if not folder.exists():
         return None
     there = _visible(folder)
-    known = {MANIFEST, LABELS, IMAGES} if MANIFEST in there else set()
+    known = {MANIFEST, LABELS, IMAGES, MERGED, FILTERS} if MANIFEST in there else set()
     images = _visible(folder / IMAGES) if IMAGES in there else set()
     own = re.compile(rf"({'|'.join(map(re.escape, classes))})-\d{{6,}}\.png")
     foreign = sorted(there - known)
@@ -367,8 +486,8 @@ def _visible(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def _extended(folder: Path, recorded: Manifest, wanted: Manifest) -> Manifest:
-    """Return `wanted` with the classes that the folder has as well."""
+def _require_same(folder: Path, recorded: Manifest, wanted: Manifest) -> None:
+    """Raise `InputError` if a folder's images were made otherwise."""
     different = [
         f"{key}: {str(there)[:16]} → {str(own)[:16]}"
         for key in _IDENTITY
@@ -379,6 +498,20 @@ def _extended(folder: Path, recorded: Manifest, wanted: Manifest) -> Manifest:
             f"{folder} holds images that were made otherwise ({'; '.join(different)}); "
             "go back to that, or name a new folder"
         )
+
+
+def _require_known(folder: Path, chosen: Chosen) -> None:
+    """Raise `InputError` if a folder holds an image that is not among those chosen."""
+    names = {image_name(name, i) for name, numbers in chosen.items() for i in numbers}
+    others = sorted(_visible(folder / IMAGES) - names)
+    if others:
+        raise InputError(
+            f"{folder} holds {IMAGES}/{others[0]}, which is not chosen now; name a new folder"
+        )
+
+
+def _extended(folder: Path, recorded: Manifest, wanted: Manifest) -> Manifest:
+    """Return `wanted` with the classes that the folder has as well."""
     for name, count in wanted.per_class.items():
         before = recorded.per_class.get(name, 0)
         if count < before:
@@ -424,10 +557,10 @@ def _hwc(image: Pixels) -> Pixels:
     return image.transpose(1, 2, 0)
 
 
-def _finish(folder: Path, classes: Sequence[str], manifest: Manifest) -> Manifest:
+def _finish(folder: Path, classes: Sequence[str], manifest: Manifest, chosen: Chosen) -> Manifest:
     """Write the labels, then the manifest with the SHA-256 of every image; return it."""
     counts = {name: manifest.per_class[name] for name in classes if name in manifest.per_class}
-    names = {image_name(c, i): c for c, count in counts.items() for i in range(count)}
+    names = {image_name(name, i): name for name in counts for i in chosen[name]}
     # Each image is a patient of its own, whose id no real one has.
     lines = (f"{GENERATED}-{Path(n).stem} {n} {c} {GENERATED}\n" for n, c in names.items())
     replace_text(folder / LABELS, "".join(lines))

@@ -34,6 +34,7 @@ from acgan.dataset import Dataset, ImageSet
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
 from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
+from acgan.machine import note_machine, this_machine
 from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir, weights_bytes
 from acgan.sampling import class_balanced, shuffled
@@ -74,6 +75,8 @@ def train(
         yield from records[-1:]
     if len(records) >= config.epochs:
         return
+    run.check_owner()
+    note_machine(run.path, len(records) + 1, this_machine(device))
     path = scorer or cached_scorer(data, config, device)
     evaluation = Evaluation(
         data,

@@ -46,8 +46,8 @@ from search.objective import objective_value
 from search.plan import DEMO, make_plan, search_parser
 from search.recorder import sync_study
 from search.restore import trial_info
-from search.study import Outcome, Study, open_or_create, write, write_end
-from search.trial import prepare_scoring, trial_config
+from search.study import Outcome, Study, open_or_create, trial_config, write, write_end
+from search.trial import prepare_scoring
 from selection import candidates, fidelity, memorisation, utility
 from selection.extractors import (
     AUTO,

@@ -31,8 +31,17 @@ from search.plan import Plan, make_plan, search_parser
 from search.restore import trial_info
 from search.searcher import STUDY, Row
 from search.stopping import rung_epochs
-from search.study import Outcome, Quality, Study, Trial, TrialEnd, open_or_create, write
-from search.trial import report_epoch, trial_config
+from search.study import (
+    Outcome,
+    Quality,
+    Study,
+    Trial,
+    TrialEnd,
+    open_or_create,
+    trial_config,
+    write,
+)
+from search.trial import report_epoch
 
 CONFIG = """\
 data: phantom

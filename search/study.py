@@ -29,7 +29,7 @@ from typing import Any, Literal, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from acgan.config import TrainConfig, user_path
+from acgan.config import TrainConfig, user_path, validate
 from acgan.errors import InputError
 from acgan.files import file_sha256, replace_text
 from acgan.records import EpochRecord, read_records
@@ -248,6 +248,11 @@ class Study:
 def _trial_folders(path: Path) -> list[Path]:
     """Return the folders of trials; those of other names are passed over."""
     return sorted(found for found in path.glob("t[0-9]*") if TRIAL_NAME.fullmatch(found.name))
+
+
+def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
+    """Return a trial's configuration: the study's, with the trial's point and seed."""
+    return validate(TrainConfig, "train", study.train | trial.params | {"seed": trial.seed})
 
 
 def trial_name(number: int) -> str:

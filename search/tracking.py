@@ -10,6 +10,7 @@ come from the records, so sending again changes nothing. An infinite metric read
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -43,9 +44,10 @@ from PIL import Image
 from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 
 from acgan.command import typed
+from acgan.config import user_path
 from acgan.errors import InputError
 from acgan.records import QUALITY, EpochRecord
-from search.study import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd
+from search.study import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd, open_study
 
 warnings.filterwarnings("ignore", category=SADeprecationWarning)
 
@@ -478,6 +480,26 @@ def study_by_run_id(client: MlflowClient, run_id: str) -> StudyRun:
         raise InputError(f"the MLflow run {run_id} is no study and no trial; see the UI for ids")
     return StudyRun(
         parent.info.run_id, tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial")
+    )
+
+
+def open_study_of(run: StudyRun, storage: str | None) -> Study:
+    """Open a run's study where it was, or wherever under `storage` it is now.
+
+    Raises `InputError` where it is not there.
+    """
+    if storage is None:
+        folders = [run.study_dir]
+    else:
+        folders = [path.parent for path in sorted(user_path(storage).glob("*/study.json"))]
+    for folder in folders:
+        with contextlib.suppress(InputError):  # another study, of another version or damaged
+            study = open_study(folder)
+            if study.info.uuid == run.study_id:
+                return study
+    raise InputError(
+        f"the study of this run is not in {storage or run.study_dir}; name the folder that holds "
+        "the study's folder with --storage-path"
     )
 
 

@@ -21,7 +21,7 @@ from acgan.rundir import RunDir
 from acgan.step import Training
 from acgan.train import train
 from search.node import StudyAt, same_data, same_study, set_aside
-from search.study import Quality, Study, StudyInfo, TrialInfo, write
+from search.study import Quality, Study, trial_config, write
 
 HANG = "hang.txt"
 
@@ -81,11 +81,6 @@ def _watched(path: Path, limit_s: float) -> Iterator[Callable[[], None]]:
         finally:
             faulthandler.cancel_dump_traceback_later()
             path.unlink()
-
-
-def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
-    """Return a trial's configuration: the study's, with the trial's point and seed."""
-    return validate(TrainConfig, "train", study.train | trial.params | {"seed": trial.seed})
 
 
 def prepare_scoring(at: StudyAt, gpu: bool) -> None:

@@ -225,6 +225,38 @@ def check(
     return Memorisation(not reasons, tuple(reasons), tuple(findings), tuple(shown))
 
 
+def near_copies(
+    generated: Sample, reference: Reference, *, quantile: float = QUANTILE
+) -> NDArray[np.bool_]:
+    """Return which generated images lie nearer to a training image than is usual, [N].
+
+    An image does in a space where its ratio is below the held-out images' `quantile` point of its
+    class. Raises `ValueError` for a class whose images cannot be judged (see `not_judgeable`), and
+    for features that are not finite.
+    """
+    points = _points(generated, reference.whitenings, reference.device)
+    near = np.zeros(len(generated.labels), bool)
+    for cell in reference.cells:
+        rows = np.flatnonzero(generated.labels == cell.label)
+        if not len(rows):
+            continue
+        if missing := _missing(cell, len(set(cell.patients)), len(rows)):
+            raise ValueError(f"{reference.classes[cell.label]} cannot be judged ({missing})")
+        found = ratios([view[rows] for view in points[cell.space]], cell.views)
+        threshold = _low_points(cell.ratios, np.ones((1, len(cell.ratios)), int), quantile)[0]
+        near[rows] |= found.values < threshold
+    return near
+
+
+def not_judgeable(reference: Reference) -> dict[str, str]:
+    """Return the classes that have too few real images to be judged, and of what."""
+    missing = {
+        reference.classes[cell.label]: _missing(cell, len(set(cell.patients)), 1)
+        for cell in reference.cells
+    }
+    return {name: reason for name, reason in missing.items() if reason}
+
+
 def _reason(finding: Finding, classes: Sequence[str]) -> str:
     assert finding.estimate is not None
     found, name = finding.estimate, classes[finding.label]
@@ -292,11 +324,11 @@ def share_below(
     )
 
 
-def _low_points(values: Array, weights: NDArray[np.int64]) -> Array:
+def _low_points(values: Array, weights: NDArray[np.int64], quantile: float = QUANTILE) -> Array:
     """Return the smallest of the values [M] that reaches 5 % of each row of weights [R, M]."""
     order = values.argsort()
     reached = weights[:, order].cumsum(axis=1)
-    wanted = np.ceil(QUANTILE * reached[:, -1:] - 1e-9)  # 0.05 · 140 is a little above 7
+    wanted = np.ceil(quantile * reached[:, -1:] - 1e-9)  # 0.05 · 140 is a little above 7
     points: Array = values[order][(reached >= wanted).argmax(axis=1)]
     return points
 

@@ -103,6 +103,17 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return _kernel_of(a @ b.T, a.shape[1])
 
 
+def mean_distance(images: FeatureSet) -> float:
+    """Return the mean Euclidean distance over all pairs of different images: how varied they are.
+
+    0 for copies of one image.
+    """
+    x, count = images.features, len(images)
+    exact = "donot_use_mm_for_euclid_dist"  # a matrix product leaves rounding errors at distance 0
+    total = sum(float(torch.cdist(b, x, compute_mode=exact).sum()) for b in x.split(BLOCK))
+    return total / (count * (count - 1))
+
+
 def by_class(features: Tensor, labels: NDArray[np.int64], classes: int) -> tuple[FeatureSet, ...]:
     """Split features [N, D] by their labels [N], for metrics of one class (intra-FID, -KID).
 

@@ -13,12 +13,14 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from acgan.command import command, command_parser, run_command, typed
 from acgan.config import add_flags
 from search import tracking
-from search.study import driver_lock
+from search.study import driver_lock, trial_config
 from selection import publish, registry
+from selection.cards import cards, description, write_cards
 from selection.funnel import Funnel
 from selection.plan import Plan, add_study_options, make_plan
 from selection.report import TrackingLinks, interval, write_report
@@ -80,10 +82,13 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
     weights = plan.candidates[pick.decision.winner].weights
     links = None
     reviews = read_reviews(plan.study)
+    texts = cards(pick, plan.facts, winners_config(plan, pick))
+    write_cards(plan.folder, texts)
     try:
         client = tracking.connect(plan.tracking_uri)
         run_id = publish.selection_run(client, pick, plan.parent_id)
-        version = publish.register(client, pick, run_id, weights, reviews)
+        about = registry.About(description(pick, plan.facts), texts)
+        version = publish.register(client, pick, run_id, weights, reviews=reviews, about=about)
         links = TrackingLinks(
             run_id=run_id,
             model=registry.NAME,
@@ -107,6 +112,12 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
     print(f"registered as version {version} of {registry.NAME}, alias {registry.CHAMPION}")
     print(f"to make images of it: {_generate_command(plan)}")
     return 0
+
+
+def winners_config(plan: Plan, pick: Pick) -> dict[str, Any]:
+    """Return the configuration with which the winner's trial was trained."""
+    info = plan.study.info
+    return trial_config(info, plan.study.trial(pick.winner.trial).info).model_dump()
 
 
 def _conclude(pick: Pick, plan: Plan) -> None:

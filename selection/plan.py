@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from acgan.config import (
     find_file,
     read_file,
     resolve,
-    user_path,
     validate,
 )
 from acgan.data import load, named_source
@@ -31,6 +29,7 @@ from acgan.rundir import RunDir
 from search import tracking
 from search.study import LastStart, Study, driver_at_work, open_study, study_path, trial_name
 from selection.candidates import Epoch, Filtered, choose, judge, quality_order
+from selection.confounding import DataFacts
 from selection.extractors import check_request, check_weights
 from selection.jobs import without_test
 from selection.metrics import SMALLEST_SET
@@ -62,6 +61,7 @@ class Plan:
     parent_id: the MLflow run of the study; scope: "study", or the trial that was asked for
     records: every trial's epochs
     candidates: step 1's, and the baseline's best epoch, the last if it is for comparison only
+    facts: counted from labels, the test images' among them, whose pixels nobody has looked at
     """
 
     settings: SelectionConfig
@@ -70,6 +70,7 @@ class Plan:
     scope: str
     source: str
     data: Dataset
+    facts: DataFacts
     records: Records
     filtered: Filtered
     candidates: tuple[Chosen, ...]
@@ -139,6 +140,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         scope=trial or "study",
         source=source,
         data=without_test(data),
+        facts=DataFacts.of(data),
         test_images=len(data.test.labels),
         look_at_test=arguments.test,
         records=records,
@@ -248,24 +250,7 @@ def _by_run_id(
     client: tracking.Client, arguments: argparse.Namespace
 ) -> tuple[Study, tracking.StudyRun]:
     found = tracking.study_by_run_id(client, arguments.run_id)
-    return _open(found, arguments.storage_path), found
-
-
-def _open(run: tracking.StudyRun, storage: str | None) -> Study:
-    """Open a run's study where it was, or wherever under `storage` it is now."""
-    if storage is None:
-        folders = [run.study_dir]
-    else:
-        folders = [path.parent for path in sorted(user_path(storage).glob("*/study.json"))]
-    for folder in folders:
-        with contextlib.suppress(InputError):  # another study, of another version or damaged
-            study = open_study(folder)
-            if study.info.uuid == run.study_id:
-                return study
-    raise InputError(
-        f"the study of this run is not in {storage or run.study_dir}; name the folder that holds "
-        "the study's folder with --storage-path"
-    )
+    return tracking.open_study_of(found, arguments.storage_path), found
 
 
 def study_images(study: Study, source: str) -> Dataset:

@@ -12,6 +12,7 @@ from acgan.errors import InputError
 from search import tracking
 from search.study import Study
 from selection import registry
+from selection.registry import About
 from selection.result import Pick
 from selection.reviews import Entry, Look, in_words, ledger_path, looks, read_reviews
 
@@ -50,9 +51,14 @@ def register(
     pick: Pick,
     run_id: str,
     weights: Path,
+    *,
     reviews: Sequence[Entry] = (),
+    about: About | None = None,
 ) -> int:
-    """Make the winner the champion of the registry; return its version."""
+    """Make the winner the champion of the registry; return its version.
+
+    reviews: what people saw and decided by now; about: what a person reads of it there
+    """
     winner = pick.winner
     seen = [look for look in looks(reviews) if look.weights == winner.weights]
     tags: dict[str, object] = {
@@ -64,7 +70,9 @@ def register(
         "reviewed": in_words(seen)[:TEXT_LIMIT] if seen else "nobody looked",
         **{name.replace("/", "."): f"{value:.6g}" for name, value in scores(pick).items()},
     }
-    return registry.register(client, run_id=run_id, pick=pick.id, weights=weights, tags=tags)
+    return registry.register(
+        client, run_id=run_id, pick=pick.id, weights=weights, tags=tags, about=about
+    )
 
 
 def scores(pick: Pick) -> dict[str, float]:

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from search import tracking  # first: it sets what MLflow reads when it is imported
@@ -56,6 +57,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
+@dataclass(frozen=True)
+class About:
+    """What a person reads of a version: Markdown at most 5,000 characters long, and files of it.
+
+    cards: texts by file name, which stand beside the model
+    """
+
+    description: str
+    cards: Mapping[str, str]
+
+
 def usage(class_name: str) -> str:
     """Return three lines of Python that load the champion and make eight images of a class."""
     return (
@@ -74,7 +86,13 @@ def usage_environment(client: tracking.Client) -> dict[str, str]:
 
 
 def register(
-    client: tracking.Client, *, run_id: str, pick: str, weights: Path, tags: Mapping[str, object]
+    client: tracking.Client,
+    *,
+    run_id: str,
+    pick: str,
+    weights: Path,
+    tags: Mapping[str, object],
+    about: About | None = None,
 ) -> int:
     """Make the weights the champion, as a new version under the run; return its number.
 
@@ -87,7 +105,8 @@ def register(
     if version is None:
         known = {**tags, "pick": pick, "weights_sha256": loaded.sha256}
         texts = {key: str(value) for key, value in known.items()}
-        version = _create_version(client, run_id, weights, loaded, texts)
+        about = about or About("", {})
+        version = _create_version(client, run_id, weights, loaded, texts, about)
     if _REGISTERED not in version.tags:
         _crown(client, version)
         client.set_model_version_tag(NAME, version.version, _REGISTERED, "true")
@@ -105,10 +124,13 @@ def _create_version(
     weights: Path,
     loaded: LoadedGenerator,
     tags: dict[str, str],
+    about: About,
 ) -> ModelVersion:
     folder = f"generator-{loaded.sha256[:16]}"  # other weights of the run are not overwritten
     with tempfile.TemporaryDirectory() as temporary:
         model = _save(Path(temporary), weights, loaded, tags)
+        for name, text in about.cards.items():
+            (model / name).write_text(text, encoding="utf-8")
         client.log_artifacts(run_id, str(model), artifact_path=folder)
     try:
         client.create_registered_model(NAME)
@@ -116,7 +138,9 @@ def _create_version(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
-    return client.create_model_version(NAME, source, run_id=run_id, tags=tags)
+    return client.create_model_version(
+        NAME, source, run_id=run_id, tags=tags, description=about.description or None
+    )
 
 
 def _crown(client: tracking.Client, version: ModelVersion) -> None:

@@ -28,6 +28,7 @@ from selection.reviews import Counts, Entry, looks, moment
 from selection.settings import SelectionConfig
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"  # beside the page, see `selection.cards`
 MINUS = "\N{MINUS SIGN}"
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
@@ -79,13 +80,16 @@ def write_report(
 
     records: every trial's epochs; tracking: None where nothing is registered yet. Pictures that
     already stand in the folder are taken into the page: `real.png`, `tsne.png`, `closest.png`,
-    and the finalists' samples (see `grid_name`). reviews: what people saw and decided by now.
+    and the finalists' samples (see `grid_name`). Cards that stand there are linked. reviews: what
+    people saw and decided by now.
     """
     replace_text(folder / "candidates.csv", candidates_csv(pick))
     replace_bytes(folder / "scores.png", scores_picture(pick))
     replace_bytes(folder / "curves.png", curves_picture(pick, records))
     pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
-    replace_text(folder / "report.html", page(pick, pictures, tracking=tracking, reviews=reviews))
+    cards = [name for name in (MODEL_CARD, DATA_CARD) if (folder / name).exists()]
+    text = page(pick, pictures, tracking=tracking, reviews=reviews, cards=cards)
+    replace_text(folder / "report.html", text)
 
 
 def grid_name(candidate: Candidate) -> str:
@@ -99,14 +103,16 @@ def page(
     *,
     tracking: TrackingLinks | None = None,
     reviews: Sequence[Entry] = (),
+    cards: Sequence[str] = (),
 ) -> str:
     """Return `report.html` with these PNGs, by file name, inside it.
 
-    A picture that is missing is left out with a sentence.
+    A picture that is missing is left out with a sentence. cards: files beside it that are linked
     """
     return _template().render(
         pick=pick,
         tracking=tracking,
+        cards=cards,
         descriptions={k: v.description for k, v in SelectionConfig.model_fields.items()},
         created=moment(pick.created),
         enough=ENOUGH_FOR_FID,

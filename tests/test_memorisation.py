@@ -29,6 +29,8 @@ from selection.memorisation import (
     Sample,
     check,
     contact_sheet,
+    near_copies,
+    not_judgeable,
     prepare,
     ratios,
     share_below,
@@ -453,3 +455,35 @@ def test_contact_sheet_shows_each_pair_side_by_side() -> None:
     cell = sheet[144:272:2, 264:520:2, 0]  # the sixth pair, each pixel shown as four
     np.testing.assert_array_equal(cell, np.hstack([generated[1], train[3, 0]]))
     assert sheet[272:288, 264:520].any()  # its caption
+
+
+# --- single images ---------------------------------------------------------------------------
+
+
+def test_every_copy_is_near_and_the_share_of_new_ones_is_that_of_the_check(chests: Chests) -> None:
+    copies = described(chests.scorer, chests.train.images[:60], chests.train.labels[:60])
+    assert near_copies(copies, chests.reference).all()
+    fresh = described(chests.scorer, chests.fresh.images, chests.fresh.labels)
+    near = near_copies(fresh, chests.reference)
+    for label in range(3):
+        shares = [
+            f.estimate.share
+            for f in check(fresh, chests.reference).findings
+            if f.label == label and f.estimate is not None
+        ]
+        assert len(shares) == 2  # pixels and features
+        found = near[chests.fresh.labels == label].mean()
+        assert max(shares) - 1e-12 <= found <= sum(shares) + 1e-12
+    assert near.sum() < near_copies(fresh, chests.reference, quantile=0.5).sum()
+
+
+def test_a_class_with_too_few_patients_is_not_judged_image_by_image(chests: Chests) -> None:
+    few = [
+        dataclasses.replace(c, patients=("a",) * len(c.patients)) for c in chests.reference.cells
+    ]
+    reference = dataclasses.replace(chests.reference, cells=tuple(few))
+    assert set(not_judgeable(reference)) == set(reference.classes)
+    assert not_judgeable(chests.reference) == {}
+    fresh = described(chests.scorer, chests.fresh.images, chests.fresh.labels)
+    with pytest.raises(ValueError, match=r"cannot be judged \(held-out patients: 1, needed: 10\)"):
+        near_copies(fresh, reference)

@@ -24,6 +24,7 @@ from selection.metrics import (
     inception_score,
     kid,
     kid_values,
+    mean_distance,
     neighbourhood_scores,
 )
 
@@ -501,3 +502,26 @@ def test_intervals_cover_the_truth_in_95_of_100_cases(
         )
         covered.append(low <= 0 <= high)
     assert 0.92 <= np.mean(covered) <= 0.98
+
+
+# --- how varied ------------------------------------------------------------------------------
+
+
+def test_mean_distance_is_over_all_pairs_of_different_images() -> None:
+    assert mean_distance(FeatureSet(np.array([[0.0], [3.0], [4.0]]))) == pytest.approx(8 / 3)
+    corners = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    assert mean_distance(FeatureSet(corners)) == pytest.approx((4 + 2 * math.sqrt(2)) / 6)
+
+
+def test_copies_of_one_image_have_no_distance() -> None:
+    copies = np.repeat(draw(1, 24, seed=3), 40, axis=0)
+    assert mean_distance(FeatureSet(copies)) == 0.0
+
+
+def test_mean_distance_of_gaussians_is_the_closed_form_whatever_the_blocks() -> None:
+    features = np.random.default_rng(4).normal(size=(2 * metrics.BLOCK + 7, 6))
+    expected = 2 * math.gamma(7 / 2) / math.gamma(3)  # of |x - y| for unit normals in 6 dimensions
+    assert mean_distance(FeatureSet(features)) == pytest.approx(expected, rel=0.01)
+    few = features[:50]
+    plain = [np.linalg.norm(a - b) for i, a in enumerate(few) for b in few[:i]]
+    assert mean_distance(FeatureSet(few)) == pytest.approx(np.mean(plain), rel=1e-12)

@@ -55,7 +55,7 @@ from tests.searches import wait_for
 pytest_plugins = ["tests.mlflow_stores"]
 
 PICTURES = {"real.png", "tsne.png", "closest.png", "scores.png", "curves.png"}
-TEXTS = {"pick.json", "candidates.csv", "report.html"}
+TEXTS = {"pick.json", "candidates.csv", "report.html", "model_card.md", "data_card.md"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from acgan.errors import InputError
 from search import tracking
 from search.study import Study
 from selection.publish import finish, register, scores, selection_run, send_reviews
-from selection.registry import NAME
+from selection.registry import NAME, About
 from selection.result import Pick
 from selection.reviews import Entry, add_review
 from tests.studies import write_study
@@ -147,6 +147,22 @@ def test_a_crash_before_the_files_are_there_leaves_it_unfinished_and_is_made_goo
         assert len(client.get_metric_history(run_id, name)) == 1
 
 
+def test_what_a_person_reads_of_a_version_stands_at_it_and_beside_the_model(
+    client: MlflowClient, pick: Pick, tmp_path: Path
+) -> None:
+    weights = write_weights(tmp_path / "weights.safetensors")
+    run_id = selection_run(client, pick, pick.run_id)
+    about = About("**Not** for diagnosis.", {"model_card.md": "# Modèle\n"})
+    version = register(client, pick, run_id, weights, about=about)
+    found = client.get_model_version(NAME, str(version))
+    assert found.description == "**Not** for diagnosis."
+    folder = Path(str(found.source).removeprefix("file://"))
+    assert (folder / "model_card.md").read_text(encoding="utf-8") == "# Modèle\n"
+    other = changed(pick, id="pick-2")
+    version = register(client, other, selection_run(client, other, pick.run_id), weights)
+    assert not client.get_model_version(NAME, str(version)).description
+
+
 @pytest.mark.parametrize(("memorised", "tag"), [(False, "passed"), (True, "failed")])
 def test_the_registered_version_says_what_was_picked_and_whether_it_is_memorised(
     client: MlflowClient, pick: Pick, tmp_path: Path, memorised: bool, tag: str
@@ -239,6 +255,6 @@ def test_the_registered_version_says_who_looked(
     again = changed(pick, id="pick-2")
     seen = entry("kept").model_copy(update={"weights": pick.winner.weights})
     run_id = selection_run(client, again, pick.run_id)
-    version = register(client, again, run_id, weights, [seen, entry("looked", 7)])
+    version = register(client, again, run_id, weights, reviews=[seen, entry("looked", 7)])
     tags = client.get_model_version(NAME, str(version)).tags
     assert tags["reviewed"] == "t0001, epoch 9: kept by anna (2025-11-24 16:00 UTC)"

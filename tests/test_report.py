@@ -621,6 +621,14 @@ def test_the_page_says_how_to_use_what_was_registered() -> None:
     assert "Not for diagnosis" in shown.text
 
 
+def test_cards_that_stand_beside_the_page_are_linked_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "data_card.md").write_text("x")
+    write_report(make_pick(), tmp_path, records=make_records(), tracking=None)
+    shown = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [link for link in shown.links if not link.startswith("data:")] == ["data_card.md"]
+    assert "data card" in shown.text
+
+
 def test_without_a_registered_model_the_weights_file_is_named() -> None:
     shown = report(make_pick(), tracking=None)
     assert "--weights t0000/weights/epoch-0011.safetensors --per-class 1000" in shown.text

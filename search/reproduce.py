@@ -1,0 +1,365 @@
+"""Train a trial again from what its study recorded, and compare the two epoch by epoch.
+
+    python -m search.reproduce --run-id ID               # the MLflow run of a trial
+    python -m search.reproduce --study NAME --trial t0003
+
+The new run stands in a folder of its own; the study's folder is only read. On the machine and with
+the versions that the trial was trained with, all numbers and weights must be equal (on a CPU; a
+GPU adds up in an order that is not always the same). Elsewhere a tolerance decides, and it is said
+what differs. Exit code 0: the same, 1: different. The same command again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from acgan.command import command, command_parser, run_command, typed
+from acgan.config import TrainConfig, user_path
+from acgan.data import load
+from acgan.dataset import Dataset
+from acgan.device import default_device, named_device
+from acgan.errors import InputError
+from acgan.files import replace_text
+from acgan.machine import CPU, Machine, machine_at, read_machines, this_machine, what_differs
+from acgan.records import EpochRecord, read_records
+from acgan.rundir import NotOwnerError, RunDir, read_weights
+from acgan.train import train
+from search import tracking
+from search.comparison import Compared, Verdict, compare, same_bits, sizes
+from search.study import LastStart, Study, Trial, open_study, study_path, trial_config
+
+TOLERANCE = 0.1
+COMPARISON = "comparison.json"
+THREADS = 1  # of a trial whose machine was not noted: Ray gives each as many as it has CPUs
+
+
+@command
+def main(argv: Sequence[str] | None) -> int:
+    """Run the command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    again = tracking.shown(typed(["python", "-m", "search.reproduce", *words]))
+    return run_command(lambda: _reproduce(arguments), resume=f"type: {again}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("search.reproduce", __doc__)
+    named = parser.add_mutually_exclusive_group(required=True)
+    named.add_argument("--run-id", metavar="ID", help="MLflow run of a trial")
+    named.add_argument("--study", metavar="NAME", help="name of a study, with --trial")
+    parser.add_argument("--trial", metavar="NAME", help="name of a trial of --study, as t0003")
+    parser.add_argument("--epochs", type=int, metavar="N", help="the first N epochs only")
+    parser.add_argument("--out", metavar="DIR", help="default: reproduced/STUDY-TRIAL")
+    parser.add_argument("--data", help="folder of the study's images (default: where they were)")
+    parser.add_argument(
+        "--storage-path", metavar="DIR", help="folder of studies (default: as MLflow knows it)"
+    )
+    parser.add_argument(
+        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: as the trial's)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as the trial's")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        metavar="SHARE",
+        help="on another machine: largest difference of a metric, as a share of its size over "
+        f"the trial's epochs (default: {TOLERANCE})",
+    )
+    return parser
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained again, found and checked.
+
+    recorded: all epochs of the trial; epochs: how many of them are compared
+    """
+
+    study: Study
+    trial: Trial
+    config: TrainConfig
+    data: Dataset
+    recorded: list[EpochRecord]
+    epochs: int
+    out: Path
+    device: torch.device
+    tolerance: float
+
+
+class Comparison(BaseModel):
+    """`comparison.json`: what was compared with what, and how it came out."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    study_id: str
+    trial: str
+    fingerprint: str
+    epochs: int
+    tolerance: float
+    verdict: Verdict
+    differs: list[str]
+    here: Machine
+    rows: list[dict[str, object]]
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    plan = _make_plan(arguments)
+    here = this_machine(plan.device)
+    print(
+        f"training {plan.trial.name} of study {plan.study.info.name} again, "
+        f"epochs 1 to {plan.epochs}, in {plan.out}"
+    )
+    known = machine_at(read_machines(plan.trial.path), 1)
+    print("\n".join(_about_machines(known, here)))
+    print(_row("epoch", "fd_cnn", "again", "difference", "weights", "verdict"))
+    rows = []
+    try:
+        for found in _compared(plan):
+            rows.append(found)
+            print(_shown(found), flush=True)
+    except NotOwnerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return _conclude(plan, rows, here)
+
+
+def _make_plan(arguments: argparse.Namespace) -> Plan:
+    """Find and check all that was asked for; `InputError` says what is wrong."""
+    if arguments.tolerance < 0:
+        raise InputError(f"--tolerance must be at least 0, got {arguments.tolerance}")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise InputError(f"--threads must be at least 1, got {arguments.threads}")
+    study, trial = _find(arguments)
+    recorded = _records(trial)
+    epochs = _epochs(arguments.epochs, len(recorded), trial)
+    config = trial_config(study.info, trial.info)
+    out = _folder(arguments.out, study, trial)
+    noted = machine_at(read_machines(trial.path), 1)
+    if arguments.device:
+        device = named_device(arguments.device)
+    else:
+        device = torch.device(CPU) if noted and noted.device == CPU else default_device()
+    threads = arguments.threads or (noted.threads if noted else THREADS)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)  # NumPy's, whose sums are part of `val/fd_cnn`
+    quality = study.quality()
+    if quality is None or not study.scorer_is_whole(quality):
+        raise InputError(
+            f"{study.scorer_path} is missing or damaged: without the study's scoring CNN its "
+            "numbers cannot be compared; restore it, or let search.run mend the study"
+        )
+    data = _load(study, config, arguments.data)
+    return Plan(study, trial, config, data, recorded, epochs, out, device, arguments.tolerance)
+
+
+def _find(arguments: argparse.Namespace) -> tuple[Study, Trial]:
+    if arguments.run_id is None:
+        if arguments.trial is None:
+            raise InputError("--study needs --trial NAME: which trial is to be trained again?")
+        study = open_study(study_path(arguments.storage_path or "runs", arguments.study))
+        return study, study.trial(arguments.trial)
+    if arguments.trial is not None:
+        raise InputError("--trial goes with --study; a trial's own run needs no name")
+    uri = tracking.resolve_uri(arguments.tracking_uri)
+    tracking.check_there(uri)
+    try:
+        found = tracking.study_by_run_id(tracking.connect(uri), arguments.run_id)
+    except tracking.FAILURES as error:
+        raise InputError(
+            f"MLflow at {tracking.shown(uri)} does not answer ({tracking.one_line(error)}); "
+            "see --tracking-uri, or name the trial with --study and --trial"
+        ) from error
+    if found.trial is None:
+        raise InputError(
+            f"the MLflow run {arguments.run_id} is a whole study's; name the run of one of its "
+            "trials, which are its children"
+        )
+    study = tracking.open_study_of(found, arguments.storage_path)
+    return study, study.trial(found.trial)
+
+
+def _records(trial: Trial) -> list[EpochRecord]:
+    try:
+        found = trial.records()
+    except ValueError as error:
+        raise InputError(f"{error}; restore it: there is nothing to compare with") from error
+    if not found:
+        raise InputError(f"trial {trial.name} has no epoch yet: there is nothing to compare with")
+    return found
+
+
+def _epochs(asked: int | None, recorded: int, trial: Trial) -> int:
+    if asked is None:
+        return recorded
+    if not 1 <= asked <= recorded:
+        raise InputError(f"--epochs must be 1 to {recorded}: so many has {trial.name}; got {asked}")
+    return asked
+
+
+def _folder(named: str | None, study: Study, trial: Trial) -> Path:
+    """Return the new run's folder; `InputError` for the study's own, and for one of other things.
+
+    The run inside has the trial's name, which stands in its weights, so that their hash is equal.
+    """
+    out = user_path(named or f"reproduced/{study.info.name}-{trial.name}")
+    if out.resolve().is_relative_to(study.path.resolve()):
+        raise InputError(f"--out {out} lies in the study's own folder; name another one")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is no folder; name another one")
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    foreign = sorted(there - {trial.name, COMPARISON})
+    if foreign:
+        raise InputError(f"--out {out} holds other things ({foreign[0]}); name a new folder")
+    return out
+
+
+def _load(study: Study, config: TrainConfig, named: str | None) -> Dataset:
+    source = named or (study.last_start() or LastStart(source="")).source
+    if not source:
+        raise InputError("the study does not say where its images were: name them with --data")
+    data = load(
+        source,
+        image_size=config.image_size,
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+    )
+    if data.fingerprint != study.info.fingerprint:
+        raise InputError(
+            f"the images at {source} are not those of the study (their fingerprint is "
+            f"{data.fingerprint[:12]}, the study's {study.info.fingerprint[:12]}); name the "
+            "study's with --data"
+        )
+    return data
+
+
+def _about_machines(known: Machine | None, here: Machine) -> Iterator[str]:
+    if known is None:
+        yield "on which machine and versions the trial was trained was not noted"
+    elif same_bits(known, here):
+        yield "machine and versions are those of the trial: all must be equal"
+    elif known == here:
+        yield f"machine and versions are those of the trial, but {here.device} does not repeat bits"
+    else:
+        yield "what differs from the trial: " + "; ".join(what_differs(known, here))
+
+
+def _compared(plan: Plan) -> Iterator[Compared]:
+    """Train as far as it is asked for; yield each epoch's comparison once it is on disk."""
+    run = RunDir(plan.out / plan.trial.name)
+    there, own_sizes = read_machines(plan.trial.path), sizes(plan.recorded)
+    shown = 0
+    for latest in train(
+        plan.config,
+        plan.data,
+        run,
+        scorer=plan.study.scorer_path,
+        device=plan.device,
+        repeat_last=True,  # of an earlier start: its epochs are compared, too
+    ):
+        own = read_machines(run.path)
+        last = min(latest.epoch, plan.epochs)
+        for again in read_records(run.epochs_path)[shown:last]:
+            recorded = plan.recorded[again.epoch - 1]
+            machine = machine_at(own, again.epoch) or this_machine(plan.device)
+            exact = same_bits(machine_at(there, again.epoch), machine)
+            yield compare(
+                recorded,
+                again,
+                sizes=own_sizes,
+                weights=_same_weights(RunDir(plan.trial.path), run, again.epoch),
+                exact=exact,
+                tolerance=plan.tolerance,
+            )
+        shown = last
+        if shown >= plan.epochs:
+            return
+
+
+def _same_weights(recorded: RunDir, again: RunDir, epoch: int) -> bool | None:
+    """Whether an epoch's weights are equal bit for bit; None where either side keeps none.
+
+    The files' SHA-256 would not do: safetensors writes its header in an order by chance.
+    """
+    try:
+        there, own = (read_weights(run.weights_path(epoch))[0] for run in (recorded, again))
+    except (OSError, SafetensorError):
+        return None
+    return there.keys() == own.keys() and all(
+        torch.equal(*(side[name].flatten().view(torch.uint8) for side in (there, own)))
+        for name in there
+    )
+
+
+def _row(*cells: str) -> str:
+    epoch, *middle, weights, verdict = cells
+    return f"{epoch:>5}" + "".join(f"{cell:>12}" for cell in middle) + f"  {weights:<10}{verdict}"
+
+
+def _shown(found: Compared) -> str:
+    values = ("–" if value is None else f"{value:.6g}" for value in found.quality)
+    weights = {True: "equal", False: "other", None: "not kept"}[found.weights]
+    text = f"{found.verdict}{f' (most: {found.metric})' if found.metric else ''}"
+    return _row(str(found.epoch), *values, f"{found.difference:.2g}", weights, text)
+
+
+def _conclude(plan: Plan, rows: Sequence[Compared], here: Machine) -> int:
+    """Write the comparison, say how it came out, and return the exit code."""
+    worst = max((row.verdict for row in rows), key=list(Verdict).index)
+    known = machine_at(read_machines(plan.trial.path), 1)
+    content = Comparison(
+        study_id=plan.study.info.uuid,
+        trial=plan.trial.name,
+        fingerprint=plan.data.fingerprint,
+        epochs=len(rows),
+        tolerance=plan.tolerance,
+        verdict=worst,
+        differs=["not noted"] if known is None else what_differs(known, here),
+        here=here,
+        rows=[asdict(row) for row in rows],
+    )
+    replace_text(plan.out / COMPARISON, content.model_dump_json(indent=1) + "\n")
+    print(_summary(plan, rows, worst))
+    print(f"the new run is in {plan.out}, the comparison in {plan.out / COMPARISON}")
+    return 1 if worst is Verdict.DIFFERENT else 0
+
+
+def _summary(plan: Plan, rows: Sequence[Compared], worst: Verdict) -> str:
+    count = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
+    if worst is Verdict.IDENTICAL:
+        kept = sum(row.weights is not None for row in rows)
+        return (
+            f"the same: every number of {count} is equal, and the weights of the {kept} whose "
+            "weights both have kept"
+        )
+    largest = max(rows, key=lambda row: row.difference)
+    if worst is Verdict.CLOSE:
+        return (
+            f"the same within {plan.tolerance:g}: {count}, the largest difference is "
+            f"{largest.difference:.2g} ({largest.metric}, epoch {largest.epoch})"
+        )
+    first = next(row for row in rows if row.verdict is Verdict.DIFFERENT)
+    if first.exact:
+        return (
+            f"different from epoch {first.epoch} on, on the trial's own machine and versions: "
+            "something that is not recorded has changed"
+        )
+    return (
+        f"different from epoch {first.epoch} on: beyond {plan.tolerance:g} of {first.metric}'s "
+        "size. Training makes small differences large; on another machine only its first epochs "
+        "can be compared (--epochs), or whole trials with several seeds (search.run --repeats)"
+    )
+
+
+if __name__ == "__main__":
+    main()

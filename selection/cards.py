@@ -1,0 +1,208 @@
+"""What is handed over with picked weights: `model_card.md` and `data_card.md`.
+
+The words stand in the two templates; every number comes from the pick, from the study, or from the
+data set's labels. What was not measured is said to be not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from acgan import phantom
+from acgan.files import replace_text
+from selection.confounding import (
+    DataFacts,
+    cramers_v,
+    each_against_the_rest,
+    of_known_source,
+    right_by_frequency,
+    right_by_source,
+)
+from selection.fidelity import ENOUGH_FOR_FID
+from selection.jobs import Touched
+from selection.registry import NAME, usage
+from selection.report import (
+    DATA_CARD,
+    METRICS,
+    MODEL_CARD,
+    counted,
+    interval,
+    number,
+    percent,
+    significant,
+)
+from selection.result import Difference, Pick
+from selection.testset import rows
+
+TEMPLATES = {name: Path(__file__).with_name(f"{name}.j2") for name in (MODEL_CARD, DATA_CARD)}
+DESCRIPTION_LIMIT = 5000  # characters; MLflow's databases take no more
+STRONG = 0.5  # of Cramér's V: from here on, class and source are called strongly confounded
+
+
+def cards(pick: Pick, facts: DataFacts, train: Mapping[str, Any]) -> dict[str, str]:
+    """Return both cards by file name, Markdown.
+
+    train: the configuration with which the winner's trial was trained
+    """
+    return {name: _render(path, pick, facts, train) for name, path in TEMPLATES.items()}
+
+
+def write_cards(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write the cards into a pick's folder."""
+    for name, text in texts.items():
+        replace_text(folder / name, text)
+
+
+def _render(path: Path, pick: Pick, facts: DataFacts, train: Mapping[str, Any]) -> str:
+    environment = Environment(
+        autoescape=False,  # Markdown; `plain` escapes what others have named
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "interval": interval,
+        "percent": percent,
+        "share": share,
+        "significant": significant,
+        "counted": counted,
+        "plain": plain,
+    }
+    return environment.from_string(path.read_text(encoding="utf-8")).render(
+        pick=pick,
+        winner=pick.winner,
+        facts=facts,
+        train=train,
+        drawn=set(facts.sources) <= set(phantom.SOURCES),
+        created=f"{datetime.fromtimestamp(pick.created, UTC):%Y-%m-%d}",
+        confounding=confounding(facts),
+        on_validation=validation_rows(pick, facts),
+        by_class=fidelity_by_class(pick),
+        enough=ENOUGH_FOR_FID,
+        model=NAME,
+        code=usage(pick.classes[0]),
+    )
+
+
+def plain(text: object) -> str:
+    """Return a text that others have named so that Markdown shows it as it is, on one line."""
+    line = " ".join(str(text).split())
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in line)
+
+
+def share(value: float | None) -> str:
+    """Return `98 %`; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+@dataclass(frozen=True)
+class Confounding:
+    """How much class and source are one among the training and validation images.
+
+    All of images of known source, which `known` is the share of.
+    v: Cramér's V; classes: of each class against the others; strong: whether it is large
+    right_by_source, right_by_frequency: share of right guesses, see `selection.confounding`
+    """
+
+    v: float | None
+    classes: dict[str, float | None]
+    right_by_source: float | None
+    right_by_frequency: float | None
+    known: float
+
+    @property
+    def strong(self) -> bool:
+        """Whether a score may measure the hospital for all that is known."""
+        return self.v is not None and self.v >= STRONG
+
+
+def confounding(facts: DataFacts) -> Confounding:
+    """Return how much class and source are one."""
+    whole = sum(facts.splits[name].counts for name in ("training", "validation"))
+    assert not isinstance(whole, int)  # every data set has both
+    known = of_known_source(whole, facts.sources)
+    return Confounding(
+        v=cramers_v(known),
+        classes=dict(zip(facts.classes, each_against_the_rest(known), strict=True)),
+        right_by_source=right_by_source(known),
+        right_by_frequency=right_by_frequency(known),
+        known=float(known.sum() / whole.sum()),
+    )
+
+
+def validation_rows(pick: Pick, facts: DataFacts) -> list[Difference]:
+    """Return the winner's scores on validation images, overall, by class and by source.
+
+    Beside each stands, as `baseline`, that of CNNs trained on the real images. Nothing where the
+    winner was not scored.
+    """
+    if pick.winner.utility is None:
+        return []
+    seen = {
+        name: Touched(
+            images=pick.validation,
+            sources=list(facts.validation_sources),
+            hits=hits,
+            metrics={},
+        )
+        for name, hits in (("winner", pick.winner.utility.hits), ("real", pick.ceiling.hits))
+    }
+    return rows(seen["winner"], seen["real"], pick.classes)
+
+
+def fidelity_by_class(pick: Pick) -> list[tuple[str, str, list[float | None]]]:
+    """Return step 3's metrics on validation images: name, meaning, one value a class."""
+    if pick.winner.fidelity is None:
+        return []
+    known = pick.winner.fidelity.metrics.get("validation", {})
+    names = dict.fromkeys(key.partition("/")[0] for key in known if "/" in key)
+    return [
+        (
+            name,
+            METRICS.get(name.partition("_")[0], ""),
+            [known.get(f"{name}/{own}") for own in pick.classes],
+        )
+        for name in names
+    ]
+
+
+def description(pick: Pick, facts: DataFacts) -> str:
+    """Return what stands at the registered version: the cards' gist, at most 5,000 characters."""
+    winner, found = pick.winner, confounding(facts)
+    score = winner.utility and winner.utility.balanced_accuracy
+    lines = [
+        f"Generator of chest X-rays ({', '.join(pick.classes)}), study {pick.study}, "
+        f"{winner.name}. For research. **Not for diagnosis.**",
+        "Balanced accuracy of classifiers trained on its images alone, on real validation images: "
+        f"{interval(score) if score else 'not measured'} (optimistic: it was picked on them); "
+        f"trained on real images: {interval(pick.ceiling.balanced_accuracy)}.",
+        _on_test(pick),
+        f"Check for copies of training images: {pick.memorisation}.",
+        _confounded(found),
+        f"More in {MODEL_CARD} and {DATA_CARD} beside the model, and in report.html of the run. "
+        f"To train it again: python -m search.reproduce --study {pick.study} "
+        f"--trial {winner.trial}",
+    ]
+    return "\n\n".join(lines)[:DESCRIPTION_LIMIT]
+
+
+def _on_test(pick: Pick) -> str:
+    if pick.test is None or not pick.test.rows:
+        return "On test images: not measured."
+    row: Difference = pick.test.rows[0]
+    return f"On {pick.test.images} test images: {row.name} {interval(row.winner)}."
+
+
+def _confounded(found: Confounding) -> str:
+    if found.v is None:
+        return "Whether class and hospital are confounded in its data is not known."
+    text = f"Class and source of its real images: Cramér's V {number(found.v)} (0 unrelated, 1 one)"
+    return f"{text}: a score may measure the hospital." if found.strong else f"{text}."
