@@ -27,7 +27,7 @@ from acgan.labels import Table, read_table
 from acgan.split import cut_validation, validation_warnings
 
 PHANTOM = "phantom"
-PACK_VERSION = 1  # of pixels, splits and files: a change makes every pack again
+PACK_VERSION = 2  # of pixels, splits and files: a change makes every pack again
 
 _CHUNK = 1024
 
