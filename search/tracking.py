@@ -10,6 +10,7 @@ come from the records, so sending again changes nothing. An infinite metric read
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -43,14 +44,16 @@ from PIL import Image
 from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 
 from acgan.command import typed
+from acgan.config import user_path
 from acgan.errors import InputError
 from acgan.records import QUALITY, EpochRecord
-from search.study import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd
+from search.study import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd, open_study
 
 warnings.filterwarnings("ignore", category=SADeprecationWarning)
 
 METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"
+PICTURES = "pictures"
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 
 _SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
@@ -292,6 +295,23 @@ def log_quality(client: MlflowClient, parent: Run, quality: Quality) -> None:
     client.log_batch(parent.info.run_id, metrics=metrics, synchronous=True)
 
 
+def drawn_trials(parent: Run) -> int:
+    """Return of how many ended trials the study's pictures are, 0 where there are none."""
+    return int(parent.data.tags.get(PICTURES, "0"))
+
+
+def log_pictures(
+    client: MlflowClient, parent: Run, pictures: Mapping[str, bytes], *, trials: int
+) -> None:
+    """Write the study's pictures, PNGs by file name, and then of how many ended trials they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in pictures.items():
+            path = Path(folder, name)
+            path.write_bytes(content)
+            client.log_artifact(parent.info.run_id, str(path), PICTURES)
+    client.set_tag(parent.info.run_id, PICTURES, str(trials))
+
+
 def best_key(objective: str) -> str:
     """Return the name of the study's best value: `best/fd_cnn` for `val/fd_cnn`."""
     return f"best/{objective.rpartition('/')[2]}"
@@ -478,6 +498,26 @@ def study_by_run_id(client: MlflowClient, run_id: str) -> StudyRun:
         raise InputError(f"the MLflow run {run_id} is no study and no trial; see the UI for ids")
     return StudyRun(
         parent.info.run_id, tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial")
+    )
+
+
+def open_study_of(run: StudyRun, storage: str | None) -> Study:
+    """Open a run's study where it was, or wherever under `storage` it is now.
+
+    Raises `InputError` where it is not there.
+    """
+    if storage is None:
+        folders = [run.study_dir]
+    else:
+        folders = [path.parent for path in sorted(user_path(storage).glob("*/study.json"))]
+    for folder in folders:
+        with contextlib.suppress(InputError):  # another study, of another version or damaged
+            study = open_study(folder)
+            if study.info.uuid == run.study_id:
+                return study
+    raise InputError(
+        f"the study of this run is not in {storage or run.study_dir}; name the folder that holds "
+        "the study's folder with --storage-path"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from acgan.config import (
     find_file,
     read_file,
     resolve,
-    user_path,
     validate,
 )
 from acgan.data import load, named_source
@@ -167,24 +165,7 @@ def _find_study(
             )
         return study, parent.info.run_id, None
     found = tracking.study_by_run_id(client, arguments.run_id)
-    return _open(found, arguments.storage_path), found.parent_id, found.trial
-
-
-def _open(run: tracking.StudyRun, storage: str | None) -> Study:
-    """Open a run's study where it was, or wherever under `storage` it is now."""
-    if storage is None:
-        folders = [run.study_dir]
-    else:
-        folders = [path.parent for path in sorted(user_path(storage).glob("*/study.json"))]
-    for folder in folders:
-        with contextlib.suppress(InputError):  # another study, of another version or damaged
-            study = open_study(folder)
-            if study.info.uuid == run.study_id:
-                return study
-    raise InputError(
-        f"the study of this run is not in {storage or run.study_dir}; name the folder that holds "
-        "the study's folder with --storage-path"
-    )
+    return tracking.open_study_of(found, arguments.storage_path), found.parent_id, found.trial
 
 
 def _load(study: Study, source: str, *, test: bool) -> Dataset:
