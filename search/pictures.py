@@ -31,6 +31,8 @@ from search.space import Dimension, Range, Space
 from search.study import Study, Value
 
 FEWEST_FOR_IMPORTANCES = 8  # finished trials; the shares of fewer are noise
+MOST_FOR_IMPORTANCES = 200  # a thousand take a minute
+MOST_LINES = 300  # across parallel axes
 PANELS_A_ROW = 3
 DPI = 110
 MARGIN = 0.05  # of an axis
@@ -161,8 +163,8 @@ def parallel(found: Points) -> bytes:
     heights = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
     good = 1 - heights if found.minimize else heights
     best = found.best
-    # The best on top.
-    for place in np.argsort(good, kind="stable"):
+    shown = np.argsort(good, kind="stable")[-MOST_LINES:].tolist()
+    for place in sorted(shown, key=lambda place: found.points[place] is best):  # the best on top
         point = found.points[place]
         own = [_height(point.params[name], d) for name, d in found.space.items()]
         colour, width = (BEST, 2.2) if point is best else (str(0.85 - 0.75 * good[place]), 1.0)
@@ -183,17 +185,18 @@ def parallel(found: Points) -> bytes:
     axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("orange: best; dark: good; dotted: ended early", fontsize=10)
+    which = f"the best {len(shown)} of {len(values)} trials; " if len(shown) < len(values) else ""
+    axes.set_title(f"{which}orange: best; dark: good; dotted: ended early", fontsize=10)
     return _png(figure)
 
 
 def importances(found: Points) -> dict[str, float]:
     """Return each field's share of the variance between finished trials, the largest first.
 
-    By functional ANOVA of a random forest (Hutter, Hoos and Leyton-Brown 2014). Empty where too
-    few trials finished, or all with the same value.
+    By functional ANOVA of a random forest (Hutter, Hoos and Leyton-Brown 2014), of at most 200
+    trials, evenly spaced. Empty where too few trials finished, or all with the same value.
     """
-    points = found.finished
+    points = _for_importances(found)
     values = [_on_scale(point.value, found) for point in points]
     if len(points) < FEWEST_FOR_IMPORTANCES or not found.space or not np.ptp(values):
         return {}
@@ -213,6 +216,11 @@ def importances(found: Points) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
+def _for_importances(found: Points) -> list[Point]:
+    points = found.finished
+    return points[:: -(-len(points) // MOST_FOR_IMPORTANCES) or 1]
+
+
 def importances_picture(shares: dict[str, float], found: Points) -> bytes:
     """Draw each field's share as a bar, the largest on top."""
     figure = Figure(figsize=(7, 1.3 + 0.36 * len(shares)), dpi=DPI, layout="constrained")
@@ -222,25 +230,34 @@ def importances_picture(shares: dict[str, float], found: Points) -> bytes:
     axes.bar_label(bars, fmt="{:.2f}", padding=3)
     axes.set_xlim(0, 1.1)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(f"share of the variance of {found.objective}, {len(found.finished)} trials")
+    axes.set_xlabel(
+        f"share of the variance of {found.objective}, {len(_for_importances(found))} trials"
+    )
     return _png(figure)
 
 
 def _scatter(axes: Axes, found: Points, places: Sequence[float]) -> None:
     """Mark each trial: whether it finished, which is the baseline and which the best."""
     looks = {
-        "ended early": ("o", ENDED_EARLY, "none", 22),
-        "finished": ("o", FINISHED, FINISHED, 22),
-        "baseline": ("s", BASELINE, BASELINE, 36),
-        "best": ("*", BEST, BEST, 150),
+        "ended early": ("o", ENDED_EARLY, "none", 4.5),
+        "finished": ("o", FINISHED, FINISHED, 4.5),
+        "baseline": ("s", BASELINE, BASELINE, 6),
+        "best": ("*", BEST, BEST, 12),
     }
     roles = [_role(point, found) for point in found.points]
     for role, (marker, edge, face, size) in looks.items():
         own = [place for place, name in enumerate(roles) if name == role]
         x = [places[place] for place in own]
         y = [found.points[place].value for place in own]
-        axes.scatter(
-            x, y, size, marker=marker, edgecolors=edge, facecolors=face, label=role, zorder=3
+        axes.plot(
+            x,
+            y,
+            marker,
+            color=edge,
+            markerfacecolor=face,
+            markersize=size,
+            label=role,
+            zorder=3,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from acgan.config import TrainConfig
 from acgan.records import QUALITY
 from search import pictures, space
 from search.objective import objective_value
-from search.pictures import FEWEST_FOR_IMPORTANCES, Point, Points
+from search.pictures import FEWEST_FOR_IMPORTANCES, MOST_FOR_IMPORTANCES, Point, Points
 from search.recorder import FIRST_PICTURES, Mirror, sync_study
 from search.settings import SearchConfig
 from search.study import Outcome, Study, Value, write
@@ -187,3 +188,10 @@ def test_while_a_search_goes_on_they_are_drawn_as_often_as_its_trials_double(
         sync_study(study, uri=uri, experiment="chests", driving=False)
     assert counts == [FIRST_PICTURES, 2 * FIRST_PICTURES, 2 * FIRST_PICTURES + 2]
     assert Parent(study, uri).drawn() == 2 * FIRST_PICTURES + 2
+
+
+@pytest.mark.parametrize("count", [8, 200, 201, 999])
+def test_large_studies_are_thinned_evenly(count: int) -> None:
+    chosen = pictures._for_importances(drawn([1.0] * count))
+    assert min(count, MOST_FOR_IMPORTANCES) / 2 <= len(chosen) <= MOST_FOR_IMPORTANCES
+    assert len({b.number - a.number for a, b in itertools.pairwise(chosen)}) == 1
