@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from acgan.errors import InputError
+
 # Of oddities that do not change the pixels. For good: threads cannot each have their own filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -65,13 +67,16 @@ def grey(raw: bytes) -> Image.Image:
 
     Transparency is laid on black, an X-ray's background. The name's ending does not matter.
     Deep grey is scaled by the full range of 8, 10, 12, 14 or 16 bits, whichever the maximum
-    needs: an image is the same in 8 and in 16 bits, and 12 bits in 16 are not black.
+    needs: an image is the same in 8 and in 16 bits, and 12 bits in 16 are not black. A DICOM file
+    is shown as its header says (`acgan.dicom.grey`).
     Raises one of several exceptions for bytes that are no such image, for several frames, and for
-    what exceeds the limits, which are set so that no image needs more than 1.1 GB of memory.
+    what exceeds the limits, which are set so that no image needs more than 1.1 GB of memory;
+    `InputError` for a DICOM file where a package is missing that reads it.
     """
+    if raw[128:132] == b"DICM":
+        return _from_dicom(raw)
     with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
-        if opened.width * opened.height > PIXEL_LIMIT or max(opened.size) > SIDE_LIMIT:
-            raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
+        _check_size(*opened.size)
         if getattr(opened, "is_animated", False):
             raise ValueError("it has several frames; keep the one that is meant")
         # Pillow takes every CMYK JPEG for Adobe's, which is stored inverted.
@@ -88,6 +93,19 @@ def grey(raw: bytes) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
     return image if image.mode == "L" else image.convert("RGB").convert("L")
+
+
+def _check_size(width: int, height: int, *, samples: int = 1) -> None:
+    if width * height * samples > PIXEL_LIMIT or max(width, height) > SIDE_LIMIT:
+        raise ValueError(f"{width} x {height} pixels are too many")
+
+
+def _from_dicom(raw: bytes) -> Image.Image:
+    from acgan import dicom  # noqa: PLC0415 (a third of a second, for an extra that few install)
+
+    header = dicom.read_header(raw)
+    _check_size(header.Columns, header.Rows, samples=header.SamplesPerPixel)
+    return dicom.grey(raw, header)
 
 
 def _from_deep_grey(values: NDArray[np.integer]) -> Image.Image:
@@ -116,7 +134,8 @@ def examine(path: str, *, image_size: int) -> tuple[Facts, NDArray[np.uint8] | N
     """Read one image file: its facts, and its pixels [image_size, image_size] or None.
 
     The whole image is resized without keeping its aspect ratio, as the published system does,
-    but with an antialiased bicubic filter, where that one took the nearest pixel.
+    but with an antialiased bicubic filter, where that one took the nearest pixel. Raises
+    `InputError`, which names the file, where a package is missing that reads it.
     """
     sha256 = ""
     try:
@@ -126,7 +145,9 @@ def examine(path: str, *, image_size: int) -> tuple[Facts, NDArray[np.uint8] | N
         pixels = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
         return Facts(sha256, near_hash(image), ""), np.asarray(pixels)
     except UnidentifiedImageError:
-        return Facts(sha256, b"", f"not an image as {', '.join(FORMATS)}"), None
+        return Facts(sha256, b"", f"not an image as {', '.join(FORMATS)}, DICOM"), None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except _BROKEN as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Facts(sha256, b"", reason), None

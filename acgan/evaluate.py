@@ -369,13 +369,13 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     return grid.reshape(rows * height, columns * width, channels)
 
 
-def grid(images: NDArray[np.uint8]) -> bytes:
-    """Return a PNG of images [N, 3, H, W], eight a row.
+def grid(images: NDArray[np.uint8], *, columns: int = GRID_COLUMNS) -> bytes:
+    """Return a PNG of images [N, 3, H, W], so many a row.
 
     Small images are shown larger, each pixel as a square, so that a person can see them.
     """
     square = max(1, GRID_TILE // images.shape[-1])
-    return png(tile(images, GRID_COLUMNS).repeat(square, axis=0).repeat(square, axis=1))
+    return png(tile(images, columns).repeat(square, axis=0).repeat(square, axis=1))
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:

@@ -183,11 +183,27 @@ def generate(
     return np.concatenate(blocks)[offset : offset + count]
 
 
-@torch.no_grad()
 def _block(loaded: LoadedGenerator, label: int, block: int, seed: int) -> Pixels:
     random = torch.Generator().manual_seed(derive_seed(int(seed), int(label), int(block)))
     latents = torch.rand(BLOCK, loaded.config.latent_size, generator=random).mul_(2).sub_(1)
-    labels = torch.full((BLOCK,), label)
+    return _computed(loaded, latents, torch.full((BLOCK,), label))
+
+
+def images_of(loaded: LoadedGenerator, latents: Tensor, labels: Tensor) -> Pixels:
+    """Return the images of latents [N, latent_size] and labels int64 [N], uint8 [N, 3, H, W].
+
+    Computed in whole blocks of 64, as `generate` does. Raises `NotFiniteError`.
+    """
+    padding = -len(latents) % BLOCK
+    latents = torch.cat([latents, latents.new_zeros(padding, latents.shape[1])])
+    labels = torch.cat([labels, labels.new_zeros(padding)])
+    blocks = zip(latents.split(BLOCK), labels.split(BLOCK), strict=True)
+    images = np.concatenate([_computed(loaded, *block) for block in blocks])
+    return images[: len(images) - padding]
+
+
+@torch.no_grad()
+def _computed(loaded: LoadedGenerator, latents: Tensor, labels: Tensor) -> Pixels:
     with _reproducible():
         images = loaded.generator(latents.to(loaded.device), labels.to(loaded.device))
     if not images.isfinite().all():

@@ -33,6 +33,7 @@ LONGEST_PAUSE_S = 30.0
 # Fresh curves never wait long for old images: 60 ms each, but seconds where MLflow is slow.
 IMAGES_A_PASS = 50
 IMAGES_S = 3.0
+FIRST_PICTURES = 8  # ended trials
 
 READ_FILES = ("epochs.jsonl", "end.json")
 
@@ -186,6 +187,7 @@ class Mirror:
         self._best: float | None = None
         self._last_end_ms = 0
         self._has_quality = False
+        self._drawn = 0
         self._whole: set[str] = set()
         self._copies: dict[str, _TrialCopy] = {}
         self._stamps: dict[str, Stamp] = {}
@@ -247,6 +249,7 @@ class Mirror:
             self._stamps.clear()
             self._best = parent.data.metrics.get(tracking.best_key(self._config.objective))
             self._has_quality = tracking.has_quality(parent)
+            self._drawn = tracking.drawn_trials(parent)
             self._parent_status = parent.info.status
             self._parent = parent
         return self._client, self._parent
@@ -290,11 +293,24 @@ class Mirror:
         if quality is not None:
             tracking.log_quality(client, parent, quality)
             self._has_quality = True
+        self._send_pictures(client, parent, running=running)
         status = "RUNNING" if running else self._status()
         if status != self._parent_status:
             ended_ms = self._last_end_ms or None
             tracking.set_status(client, parent.info.run_id, status, ended_ms=ended_ms)
             self._parent_status = status
+
+    def _send_pictures(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
+        """Send pictures of the search: at its end, and before that as often as it doubles."""
+        ended = [name for name in self._whole if re.fullmatch(r"t\d+", name)]  # no repeats
+        enough = max(2 * self._drawn, FIRST_PICTURES)
+        if len(ended) == self._drawn or (running and len(ended) < enough):
+            return
+        from search import pictures  # noqa: PLC0415 (half a second, which no start waits for)
+
+        drawn = pictures.draw(pictures.read_points(self.study, ended))
+        tracking.log_pictures(client, parent, drawn, trials=len(ended))
+        self._drawn = len(ended)
 
     def _status(self) -> str:
         """Return the status of a study without a driver: that of its worst trial.

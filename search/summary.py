@@ -30,10 +30,11 @@ class Line:
 
 def lines(study: Study, config: SearchConfig) -> list[Line]:
     """Read one line for each trial, the repeats too."""
-    return [_line(trial, config) for trial in study.trials()]
+    return [line_of(trial, config) for trial in study.trials()]
 
 
-def _line(trial: Trial, config: SearchConfig) -> Line:
+def line_of(trial: Trial, config: SearchConfig) -> Line:
+    """Read one trial's line."""
     end = trial.end()
     if end is not None and end.epochs is not None and end.value is not None:
         return Line(trial, end.epochs, end.value, end.outcome, end.reason)

@@ -53,6 +53,7 @@ warnings.filterwarnings("ignore", category=SADeprecationWarning)
 
 METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"
+PICTURES = "pictures"
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 
 _SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
@@ -292,6 +293,23 @@ def log_quality(client: MlflowClient, parent: Run, quality: Quality) -> None:
         for name, value in quality.model_dump(exclude={"scorer"}).items()
     ]
     client.log_batch(parent.info.run_id, metrics=metrics, synchronous=True)
+
+
+def drawn_trials(parent: Run) -> int:
+    """Return of how many ended trials the study's pictures are, 0 where there are none."""
+    return int(parent.data.tags.get(PICTURES, "0"))
+
+
+def log_pictures(
+    client: MlflowClient, parent: Run, pictures: Mapping[str, bytes], *, trials: int
+) -> None:
+    """Write the study's pictures, PNGs by file name, and then of how many ended trials they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in pictures.items():
+            path = Path(folder, name)
+            path.write_bytes(content)
+            client.log_artifact(parent.info.run_id, str(path), PICTURES)
+    client.set_tag(parent.info.run_id, PICTURES, str(trials))
 
 
 def best_key(objective: str) -> str:

@@ -17,6 +17,7 @@ from acgan.files import replace_bytes
 from acgan.records import EpochRecord
 from search.node import StudyAt
 from selection import testset
+from selection.animation import LIMIT_BYTES, film
 from selection.decide import decide, race, utility, verdict
 from selection.embedding import Points, embed
 from selection.intervals import difference
@@ -31,12 +32,13 @@ from selection.jobs import (
     Touched,
     TouchJob,
     UtilityJob,
+    WalksJob,
     Weights,
     Work,
     sample_grid,
 )
 from selection.plan import Chosen, Plan
-from selection.report import grid_name
+from selection.report import changes_name, film_name, grid_name, walks_name
 from selection.result import (
     FORMAT,
     Candidate,
@@ -55,6 +57,7 @@ from selection.workers import Workers
 
 ResultT = TypeVar("ResultT")
 
+FILMS_BYTES = 12_000_000  # of all trials together: they stand in the report
 LIBRARIES = ("numpy", "scikit-learn", "torch", "torch-fidelity")
 
 
@@ -163,6 +166,8 @@ class Funnel:
         """Put the pictures into the pick's folder: real and generated samples, pairs, t-SNE."""
         folder, val = self._plan.folder, self._plan.data.val
         replace_bytes(folder / "real.png", sample_grid(val.images, val.labels))
+        self._draw_walks()
+        self._draw_films()
         for i, candidate in enumerate(self._candidates):
             if candidate.fidelity is None:
                 continue
@@ -171,6 +176,27 @@ class Funnel:
             if i == decision.winner:
                 replace_bytes(folder / "closest.png", job.closest_path.read_bytes())
                 replace_bytes(folder / "tsne.png", self._t_sne(job))
+
+    def _draw_walks(self) -> None:
+        """Draw what the finalists do between latents and between classes."""
+        finalists = [i for i, c in enumerate(self._candidates) if c.fidelity is not None]
+        jobs = {i: WalksJob(self._work, self._weights(i)) for i in finalists}
+        self._workers.do(list(jobs.values()), "walks through latents")
+        for i, job in jobs.items():
+            if _there(job.result()).failed:
+                continue
+            for name, path in ((walks_name, job.walks_path), (changes_name, job.changes_path)):
+                file = self._plan.folder / name(self._candidates[i])
+                replace_bytes(file, path.read_bytes())
+
+    def _draw_films(self) -> None:
+        """Show how the samples of the finalists' trials came about."""
+        trials = sorted({c.trial for c in self._candidates if c.fidelity is not None})
+        for name in trials:
+            limit = min(LIMIT_BYTES, FILMS_BYTES // len(trials))
+            found = film(self._plan.study.trial(name), self._plan.records[name], limit=limit)
+            if found is not None:
+                replace_bytes(self._plan.folder / film_name(name), found.content)
 
     def _t_sne(self, job: FidelityJob) -> bytes:
         (generated, *_), labels = job.generated_features()

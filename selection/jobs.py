@@ -31,7 +31,7 @@ from acgan.files import replace_bytes
 from acgan.generate import LoadedGenerator, NotFiniteError, generate_all, load_generator
 from acgan.rundir import read_weights, weights_bytes
 from search.node import StudyAt, same_data, same_study, set_aside
-from selection import fidelity, memorisation, utility
+from selection import fidelity, memorisation, utility, walks
 from selection.extractors import AUTO, Extractor, View, cached_views, open_extractor
 from selection.result import Estimate, ExtractorInfo, Fidelity, Images, Space, write_json
 from selection.settings import SelectionConfig
@@ -76,6 +76,13 @@ class Opened(_File):
     """What the extractor is, and how long it took to open."""
 
     info: ExtractorInfo
+    seconds: float = 0.0
+
+
+class Walked(_File):
+    """Whether a generator's walks are drawn; or why not."""
+
+    failed: str = ""
     seconds: float = 0.0
 
 
@@ -558,3 +565,51 @@ class TouchJob:
         real = fidelity.reference(test, data.test.labels, classes=len(data.classes))
         features, labels = measured.generated_features()
         return fidelity.metrics(extractor, features, labels, real, data.classes)
+
+
+@dataclass(frozen=True)
+class WalksJob:
+    """Draws what a finalist does between latents, and from class to class at one latent."""
+
+    work: Work
+    weights: Weights
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.weights.name
+
+    @property
+    def path(self) -> Path:
+        """Where it is written whether the pictures are there."""
+        return self.work.path("walks", {"seed"}, self.weights.sha256)
+
+    @property
+    def walks_path(self) -> Path:
+        """Where the picture of paths between latents stands."""
+        return self.path.with_suffix(".walks.png")
+
+    @property
+    def changes_path(self) -> Path:
+        """Where the picture of the same latents in every class stands."""
+        return self.path.with_suffix(".changes.png")
+
+    def result(self) -> Walked | None:
+        """Return whether the pictures are there; None before they were tried."""
+        return read_stored(Walked, self.path)
+
+    def done(self) -> bool:
+        """Whether the pictures were tried."""
+        return self.result() is not None
+
+    def run(self, *, gpu: bool) -> None:
+        """Draw the pictures."""
+        started = time.perf_counter()
+        generator = self.weights.load(set_aside(gpu))
+        seed, failed = self.work.settings.seed, ""
+        try:
+            replace_bytes(self.walks_path, walks.walks_picture(generator, seed=seed))
+            replace_bytes(self.changes_path, walks.changes_picture(generator, seed=seed))
+        except NotFiniteError as error:
+            failed = str(error)
+        write_json(self.path, Walked(failed=failed, seconds=time.perf_counter() - started))

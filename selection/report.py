@@ -29,6 +29,7 @@ from selection.settings import SelectionConfig
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"  # beside the page, see `selection.cards`
+PAGE_BYTES = 32_000_000  # of its pictures; beyond, browsers grow slow and mail refuses it
 MINUS = "\N{MINUS SIGN}"
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
@@ -80,13 +81,14 @@ def write_report(
 
     records: every trial's epochs; tracking: None where nothing is registered yet. Pictures that
     already stand in the folder are taken into the page: `real.png`, `tsne.png`, `closest.png`,
-    and the finalists' samples (see `grid_name`). Cards that stand there are linked. reviews: what
-    people saw and decided by now.
+    the finalists' samples and walks, and their trials' films (see `grid_name` and the like). Cards
+    that stand there are linked. reviews: what people saw and decided by now.
     """
     replace_text(folder / "candidates.csv", candidates_csv(pick))
     replace_bytes(folder / "scores.png", scores_picture(pick))
     replace_bytes(folder / "curves.png", curves_picture(pick, records))
-    pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    files = [*folder.glob("*.png"), *folder.glob("*.webp")]
+    pictures = {path.name: path.read_bytes() for path in files}
     cards = [name for name in (MODEL_CARD, DATA_CARD) if (folder / name).exists()]
     text = page(pick, pictures, tracking=tracking, reviews=reviews, cards=cards)
     replace_text(folder / "report.html", text)
@@ -97,6 +99,21 @@ def grid_name(candidate: Candidate) -> str:
     return f"grid-{candidate.trial}-{candidate.epoch:04d}.png"
 
 
+def walks_name(candidate: Candidate) -> str:
+    """Return the file name of a candidate's walks between latents: `walks-t0007-0288.png`."""
+    return f"walks-{candidate.trial}-{candidate.epoch:04d}.png"
+
+
+def changes_name(candidate: Candidate) -> str:
+    """Return the file name of latents in every class: `classes-t0007-0288.png`."""
+    return f"classes-{candidate.trial}-{candidate.epoch:04d}.png"
+
+
+def film_name(trial: str) -> str:
+    """Return the file name of a trial's samples epoch by epoch: `film-t0007.webp`."""
+    return f"film-{trial}.webp"
+
+
 def page(
     pick: Pick,
     pictures: Mapping[str, bytes],
@@ -105,10 +122,12 @@ def page(
     reviews: Sequence[Entry] = (),
     cards: Sequence[str] = (),
 ) -> str:
-    """Return `report.html` with these PNGs, by file name, inside it.
+    """Return `report.html` with these PNGs and WebPs, by file name, inside it.
 
-    A picture that is missing is left out with a sentence. cards: files beside it that are linked
+    A picture that is missing is left out with a sentence, and so is one with which the page would
+    exceed 32 MB. cards: files beside it that are linked
     """
+    inside = fitting(pick, pictures)
     return _template().render(
         pick=pick,
         tracking=tracking,
@@ -123,11 +142,46 @@ def page(
         tables=metric_tables(pick),
         checks=memorisation_checks(pick),
         tested=tested_metrics(pick),
-        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        pictures={name: base64.b64encode(pictures[name]).decode() for name in inside},
+        left_out=[name for name in pictures if name not in inside],
         grid_name=grid_name,
         looks=looks(reviews),
         taken_for_real=taken_for_real,
+        walks_name=walks_name,
+        changes_name=changes_name,
+        film_name=film_name,
+        films=films(pick),
     )
+
+
+def fitting(pick: Pick, pictures: Mapping[str, bytes]) -> list[str]:
+    """Return the names of the pictures that the page holds, the most telling ones first.
+
+    They are those of the whole pick, then the finalists' one after another, until the next would
+    make the page larger than 32 MB.
+    """
+    shown = [pick.candidates[place] for place in finalists(pick)]
+    own = [
+        [grid_name(one), walks_name(one), changes_name(one), film_name(one.trial)] for one in shown
+    ]
+    later = list(dict.fromkeys(name for names in own for name in names))
+    order = [*(name for name in pictures if name not in later), *later]
+    left, found = PAGE_BYTES, []
+    for name in (name for name in order if name in pictures):
+        left -= -(-len(pictures[name]) // 3) * 4  # base64
+        if left < 0:
+            break
+        found.append(name)
+    return found
+
+
+def films(pick: Pick) -> dict[str, list[int]]:
+    """Return the finalists' trials, the winner's first, and their finalists' epochs."""
+    found: dict[str, list[int]] = {}
+    for place in finalists(pick):
+        candidate = pick.candidates[place]
+        found.setdefault(candidate.trial, []).append(candidate.epoch)
+    return {trial: sorted(epochs) for trial, epochs in found.items()}
 
 
 def _template() -> Template:

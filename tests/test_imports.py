@@ -40,7 +40,15 @@ HOMES = {
         "search.trial",
         "selection.workers",
     },
-    "optuna": {"search.searcher", "search.space", "search.stopping"},
+    "optuna": {
+        "search.dashboard",
+        "search.pictures",
+        "search.searcher",
+        "search.space",
+        "search.stopping",
+    },
+    "optuna_dashboard": {"search.dashboard"},
+    "pydicom": {"acgan.dicom"},
     "mlflow": {
         "search.recorder",
         "search.store",
@@ -162,3 +170,9 @@ def test_training_loads_neither_ray_nor_optuna_nor_mlflow() -> None:
     program = f"import sys, acgan.train; print([n for n in {names} if n in sys.modules])"
     run = [sys.executable, "-c", program]
     assert subprocess.check_output(run, cwd=ROOT, text=True) == "[]\n"
+
+
+def test_a_trials_process_loads_no_matplotlib() -> None:
+    program = "import sys, search.trial; print('matplotlib' in sys.modules)"
+    run = [sys.executable, "-c", program]
+    assert subprocess.check_output(run, cwd=ROOT, text=True) == "False\n"

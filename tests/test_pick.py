@@ -33,6 +33,7 @@ from acgan.data import load
 from search.study import driver_lock, write
 from selection import pick, registry
 from selection.decide import ONLY_KEPT, decide, race
+from selection.report import changes_name, film_name, walks_name
 from selection.result import Candidate, Pick, read_pick
 from selection.reviews import Entry, add_review
 from selection.settings import SelectionConfig
@@ -233,9 +234,11 @@ def test_typed_again_a_pick_does_not_compute_what_is_stored(story: Story) -> Non
 def test_a_pick_leaves_all_its_files(story: Story) -> None:
     names = {path.name for path in story.folder.iterdir()}
     grids = {name for name in names if name.startswith("grid-")}
-    assert names == PICTURES | TEXTS | grids
     fidelity = [candidate for candidate in story.pick.candidates if candidate.fidelity]
     assert len(grids) == len(fidelity) > 0
+    walks = {name(one) for one in fidelity for name in (walks_name, changes_name)}
+    films = {film_name(one.trial) for one in fidelity}
+    assert names == PICTURES | TEXTS | grids | walks | films
     rows = (story.folder / "candidates.csv").read_text().splitlines()
     assert len(rows) == 1 + len(story.pick.candidates)
 

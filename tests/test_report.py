@@ -22,11 +22,16 @@ from acgan.evaluate import png
 from acgan.records import EpochRecord
 from selection import result
 from selection.report import (
+    PAGE_BYTES,
     TrackingLinks,
     candidates_csv,
+    changes_name,
     counted,
     curves_picture,
+    film_name,
+    films,
     finalists,
+    fitting,
     funnel,
     grid_name,
     interval,
@@ -38,6 +43,7 @@ from selection.report import (
     reference_counts,
     scores_picture,
     significant,
+    walks_name,
     write_report,
 )
 from selection.result import (
@@ -462,18 +468,30 @@ def test_a_candidate_that_could_not_be_scored_has_its_reason_in_the_csv() -> Non
 
 def test_the_written_page_is_whole_and_needs_nothing_but_itself(tmp_path: Path) -> None:
     pick = make_pick()
-    names = ("real.png", "tsne.png", "closest.png", *map(grid_name, pick.candidates[:2]))
-    assert names[-1] == "grid-t0000-0011.png"
+    finalists, trials = pick.candidates[:2], films(pick)
+    assert len(trials) == 1
+    names = (
+        *("real.png", "tsne.png", "closest.png"),
+        *(name(one) for one in finalists for name in (grid_name, walks_name, changes_name)),
+        *map(film_name, trials),
+    )
+    assert names[-4:] == (
+        "grid-t0000-0011.png",
+        "walks-t0000-0011.png",
+        "classes-t0000-0011.png",
+        "film-t0000.webp",
+    )
     for seed, name in enumerate(names):
         (tmp_path / name).write_bytes(picture(seed))
     write_report(pick, tmp_path, records=make_records(), tracking=LINKS)
     content = (tmp_path / "report.html").read_text(encoding="utf-8")
     shown = Page(content)
     assert content.startswith("<!doctype html>")
-    assert all(link.startswith("data:image/png;base64,") for link in shown.links)
+    assert all(re.match(r"data:image/(png|webp);base64,", link) for link in shown.links)
     inside = sorted(base64.b64decode(link.partition(",")[2]) for link in shown.links)
-    assert inside == sorted(path.read_bytes() for path in tmp_path.glob("*.png"))
-    assert len(inside) == 7
+    pictures = (path for path in tmp_path.iterdir() if path.suffix in (".png", ".webp"))
+    assert inside == sorted(path.read_bytes() for path in pictures)
+    assert len(inside) == 7 + 2 * 2 + len(trials)
     assert "not made" not in shown.text
     assert not shown.tags & {"script", "link", "iframe", "object", "form"}
     assert "url(" not in content
@@ -482,9 +500,28 @@ def test_the_written_page_is_whole_and_needs_nothing_but_itself(tmp_path: Path) 
     assert (tmp_path / "candidates.csv").read_text() == candidates_csv(pick)
 
 
+def test_a_page_that_would_be_too_large_holds_the_first_finalists_and_names_the_rest() -> None:
+    pick = make_pick(24, ties=24)
+    shown = [pick.candidates[place] for place in finalists(pick)]
+    own = [
+        (grid_name(one), walks_name(one), changes_name(one), film_name(one.trial)) for one in shown
+    ]
+    names = ["scores.png", *dict.fromkeys(name for group in own for name in group)]
+    large = dict.fromkeys(names, bytes(2_000_000))
+    inside = fitting(pick, large)
+    # Twelve times 2 MB are 32 MB in base64: the whole pick's, then one finalist after another.
+    assert inside == ["scores.png", *dict.fromkeys(name for group in own for name in group)][:11]
+    content = page(pick, large)
+    assert len(content) < PAGE_BYTES + 1_000_000
+    left = [name for name in names if name not in inside]
+    assert len(left) > 30
+    assert all(f"<code>{name}</code> stands beside the page" in content for name in left)
+    assert fitting(pick, dict.fromkeys(names, b"x")) == names
+
+
 def test_missing_pictures_are_named_and_break_nothing() -> None:
     shown = report(make_pick())
-    assert shown.text.count("not made") == 7
+    assert shown.text.count("not made") == 12
     assert "The samples of t0000, epoch 11 were not made." in shown.text
     assert shown.links == []
 

@@ -1,0 +1,91 @@
+"""A trial's sample grids as a film: the same latents, epoch by epoch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from acgan.records import EpochRecord
+from search.study import Trial
+from search.tracking import read_samples
+
+LIMIT_BYTES = 3_000_000
+MOST_FRAMES = 400  # a full-size run has 388 epochs
+MOST_PIXELS = 40_000_000  # of all frames together
+FILM_MS, LAST_MS = 12_000, 2_000
+SHORTEST_MS, LONGEST_MS = 40, 600
+
+QUALITY = 70  # of lossy WebP: a tenth of the size of PNG, and of frames that pass by
+SMALLER = 0.75  # at a time, until the film fits
+STRIP, FONT_SIZE = 22, 14  # pixels
+NARROWEST = 160  # so that no epoch is cut off: frames that look the same become one
+
+
+@dataclass(frozen=True)
+class Film:
+    """An animated WebP, and the epochs that it shows."""
+
+    content: bytes
+    epochs: tuple[int, ...]
+
+
+def film(trial: Trial, records: Sequence[EpochRecord], *, limit: int = LIMIT_BYTES) -> Film | None:
+    """Return a trial's kept sample grids in the order of their epochs; None if there are none.
+
+    A frame for each, with its epoch above it; of more than 400 every second, third, … and the
+    last. Frames are made smaller until the film has at most `limit` bytes. A grid that is missing
+    or damaged is passed over. The same grids give the same bytes.
+    """
+    grids = list(_grids(trial, records))
+    step = -(-len(grids) // MOST_FRAMES)
+    kept = [*grids[:-1][::step], *grids[-1:]] if grids else []
+    if not kept:
+        return None
+    width, height = kept[0][1].size
+    scale = min(1.0, (MOST_PIXELS / (width * height * len(kept))) ** 0.5)
+    while True:
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        content = _encoded([_frame(trial.name, *grid, size=size) for grid in kept])
+        if len(content) <= limit or max(size) < 64:
+            return Film(content, tuple(epoch for epoch, _ in kept))
+        scale *= SMALLER
+
+
+def _grids(trial: Trial, records: Sequence[EpochRecord]) -> Iterator[tuple[int, Image.Image]]:
+    for record in records:
+        name = record.samples
+        if name is None or Path(name).parent != Path("samples"):  # not where a crafted file points
+            continue
+        try:
+            yield record.epoch, read_samples(trial.path / name).convert("RGB")
+        except ValueError:
+            continue
+
+
+def _frame(name: str, epoch: int, grid: Image.Image, *, size: tuple[int, int]) -> Image.Image:
+    frame = Image.new("RGB", (max(size[0], NARROWEST), size[1] + STRIP), "white")
+    frame.paste(grid.resize(size, Image.Resampling.BOX), (0, STRIP))
+    font = ImageFont.load_default(FONT_SIZE)
+    ImageDraw.Draw(frame).text((4, 2), f"{name}, epoch {epoch}", "black", font)
+    return frame
+
+
+def _encoded(frames: Sequence[Image.Image]) -> bytes:
+    each = min(max(FILM_MS // len(frames), SHORTEST_MS), LONGEST_MS)
+    first, *others = frames
+    with io.BytesIO() as file:
+        first.save(
+            file,
+            "WEBP",
+            save_all=True,
+            append_images=others,
+            duration=[*[each] * len(others), LAST_MS],
+            loop=0,
+            quality=QUALITY,
+            method=3,
+        )
+        return file.getvalue()

@@ -1,0 +1,466 @@
+"""DICOM pixels come out as PS3.3 says, to closed forms; hostile files need neither time nor memory.
+
+Formulas are those of PS3.3: C.11.1 (modality LUT), C.11.2 (VOI LUT and windows), C.7.6.3.1.2
+(photometric interpretation).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from acgan.data import load
+from acgan.decode import examine, grey
+from acgan.errors import InputError
+from tests.dicoms import compressed, dataset, dicom, file, lookup, write
+from tests.test_decode import RAMP, encode
+
+RANDOM = np.random.default_rng(0)
+EIGHT = RANDOM.integers(0, 256, (20, 24), np.uint8)
+TWELVE = RANDOM.integers(0, 4096, (20, 24), np.uint16)
+TWELVE[0, :2] = 0, 4095
+SIXTEEN = RANDOM.integers(0, 65536, (20, 24), np.uint16)
+SIXTEEN[0, :2] = 0, 65535
+SIGNED = RANDOM.integers(-2048, 2048, (20, 24), np.int16)
+SIGNED[0, :2] = -2048, 2047
+
+
+def shown(raw: bytes) -> NDArray[np.int64]:
+    image = grey(raw)
+    assert image.mode == "L"
+    return np.asarray(image).astype(np.int64)
+
+
+def rounded(shares: NDArray[Any]) -> NDArray[np.int64]:
+    """Shares of the whole range, 0 to 1, as 8 bits."""
+    whole: NDArray[np.int64] = np.rint(255 * shares).astype(np.int64)
+    return whole
+
+
+def linear(x: NDArray[Any], center: float, width: float) -> NDArray[np.float64]:
+    """PS3.3 C.11.2.1.2.1, as it is written there, with output from 0 to 1."""
+    shares = ((x - (center - 0.5)) / (width - 1) + 0.5) if width > 1 else np.zeros(x.shape)
+    shares = np.where(x <= center - 0.5 - (width - 1) / 2, 0.0, shares)
+    return np.where(x > center - 0.5 + (width - 1) / 2, 1.0, shares)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bits"), [(EIGHT, 8), (TWELVE, 12), (SIXTEEN, 16), (TWELVE % 1024, 10)]
+)
+def test_without_a_window_it_is_the_equal_png(pixels: NDArray[Any], bits: int) -> None:
+    expected = shown(encode(Image.fromarray(pixels), "PNG"))
+    np.testing.assert_array_equal(shown(dicom(pixels, bits=bits)), expected)
+    if bits == 8:
+        np.testing.assert_array_equal(expected, pixels)
+
+
+@pytest.mark.parametrize(
+    ("center", "width"), [(2048, 4096), (1000, 500), (1000.5, 1), (300, 37.5), (-50, 900), (0, 2)]
+)
+def test_a_window_is_the_standards_linear_function(center: float, width: float) -> None:
+    raw = dicom(TWELVE, bits=12, WindowCenter=center, WindowWidth=width)
+    np.testing.assert_array_equal(shown(raw), rounded(linear(TWELVE, center, width)))
+
+
+def test_a_window_of_the_whole_range_is_the_identity() -> None:
+    raw = dicom(EIGHT, WindowCenter=128, WindowWidth=256)
+    np.testing.assert_array_equal(shown(raw), EIGHT)
+
+
+def test_of_several_windows_the_first_is_taken() -> None:
+    raw = dicom(TWELVE, bits=12, WindowCenter=[1000, 3000], WindowWidth=[500, 50])
+    np.testing.assert_array_equal(shown(raw), rounded(linear(TWELVE, 1000, 500)))
+
+
+def test_the_exact_linear_and_the_sigmoid_function() -> None:
+    center, width = 1500.0, 700.0
+    fields: dict[str, Any] = {"WindowCenter": center, "WindowWidth": width, "bits": 12}
+    exact = ((TWELVE - center) / width + 0.5).clip(0, 1)  # C.11.2.1.3.2
+    sigmoid = 1 / (1 + np.exp(-4 * (TWELVE - center) / width))  # C.11.2.1.3.1
+    for name, expected in (("LINEAR_EXACT", exact), ("SIGMOID", sigmoid)):
+        raw = dicom(TWELVE, VOILUTFunction=name, **fields)
+        np.testing.assert_array_equal(shown(raw), rounded(expected))
+
+
+def test_rescaling_comes_before_the_window() -> None:
+    raw = dicom(
+        TWELVE,
+        bits=12,
+        RescaleSlope=0.5,
+        RescaleIntercept=-1000,
+        WindowCenter=200,
+        WindowWidth=700,
+    )
+    expected = linear(TWELVE * 0.5 - 1000, 200, 700)
+    np.testing.assert_array_equal(shown(raw), rounded(expected))
+
+
+def test_a_negative_slope_inverts_with_and_without_a_window() -> None:
+    falling: dict[str, Any] = {"RescaleSlope": -1, "RescaleIntercept": 4095, "bits": 12}
+    np.testing.assert_array_equal(
+        shown(dicom(TWELVE, **falling)), shown(dicom(4095 - TWELVE, bits=12))
+    )
+    window = {"WindowCenter": 1000, "WindowWidth": 600}
+    np.testing.assert_array_equal(
+        shown(dicom(TWELVE, **falling, **window)), rounded(linear(4095 - TWELVE, 1000, 600))
+    )
+
+
+def test_rescaling_alone_changes_nothing() -> None:
+    raw = dicom(TWELVE, bits=12, RescaleSlope=3.5, RescaleIntercept=-1024)
+    np.testing.assert_array_equal(shown(raw), shown(dicom(TWELVE, bits=12)))
+
+
+def test_signed_pixels_fill_the_range_and_take_windows() -> None:
+    np.testing.assert_array_equal(
+        shown(dicom(SIGNED, bits=12)), rounded((SIGNED.astype(int) + 2048) / 4095)
+    )
+    raw = dicom(SIGNED, bits=12, WindowCenter=-200, WindowWidth=1500)
+    np.testing.assert_array_equal(shown(raw), rounded(linear(SIGNED.astype(int), -200, 1500)))
+
+
+def test_what_stands_in_unused_bits_does_not_show() -> None:
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    dirty = (TWELVE | 0xA000).astype(np.uint16)
+    np.testing.assert_array_equal(
+        shown(dicom(dirty, bits=12, **window)), shown(dicom(TWELVE, bits=12, **window))
+    )
+
+
+@pytest.mark.parametrize("fields", [{}, {"WindowCenter": 1800, "WindowWidth": 999}])
+def test_monochrome1_is_the_complement(fields: dict[str, Any]) -> None:
+    raw = dicom(TWELVE, bits=12, PhotometricInterpretation="MONOCHROME1", **fields)
+    np.testing.assert_array_equal(shown(raw), 255 - shown(dicom(TWELVE, bits=12, **fields)))
+
+
+@pytest.mark.parametrize("depth", [8, 12, 16])
+@pytest.mark.parametrize("first", [0, 300, -100])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_voi_lut_is_a_table_that_goes_on_at_its_ends(
+    depth: int, first: int, packed: bool
+) -> None:
+    # 2,000 entries of 8 bits: more places than 8 bits can count.
+    entries = (np.arange(2000) ** 2 * (2**depth - 1) // 1999**2).astype(np.int64)
+    item = lookup(entries, first, bits=depth, packed=packed)
+    pixels = SIGNED if first < 0 else TWELVE
+    raw = dicom(pixels, bits=12, VOILUTSequence=Sequence([item]))
+    places = (pixels.astype(int) - first).clip(0, 1999)
+    np.testing.assert_array_equal(shown(raw), rounded(entries[places] / (2**depth - 1)))
+
+
+def test_a_voi_lut_goes_before_a_window_and_behind_a_modality_lut() -> None:
+    modality = lookup((np.arange(4096) // 4).astype(np.int64), 0, bits=16)
+    modality.ModalityLUTType = "US"
+    voi = lookup(np.arange(1024)[::-1].astype(np.int64), 0, bits=10)
+    raw = dicom(
+        TWELVE,
+        bits=12,
+        ModalityLUTSequence=Sequence([modality]),
+        VOILUTSequence=Sequence([voi]),
+        WindowCenter=5,
+        WindowWidth=7,
+    )
+    np.testing.assert_array_equal(shown(raw), rounded((1023 - TWELVE // 4) / 1023))
+
+
+def test_a_modality_lut_is_no_contrast_of_its_own() -> None:
+    modality = lookup((np.arange(4096) * 2).astype(np.int64), 0, bits=16)
+    modality.ModalityLUTType = "US"
+    raw = dicom(TWELVE, bits=12, ModalityLUTSequence=Sequence([modality]))
+    np.testing.assert_array_equal(shown(raw), shown(dicom(TWELVE, bits=12)))
+
+
+def test_every_byte_order_gives_the_same() -> None:
+    expected = shown(dicom(TWELVE, bits=12))
+    implicit = dataset(TWELVE, bits=12)
+    implicit.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    np.testing.assert_array_equal(shown(file(implicit)), expected)
+    big = dataset(TWELVE.astype(">u2"), bits=12)
+    big.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    np.testing.assert_array_equal(shown(file(big)), expected)
+
+
+def test_colour_becomes_luma() -> None:
+    colours = RANDOM.integers(0, 256, (16, 16, 3), np.uint8)
+    expected = shown(encode(Image.fromarray(colours), "PNG"))
+    np.testing.assert_array_equal(shown(dicom(colours)), expected)
+
+
+def test_compressed_pixels_are_those_that_were_compressed() -> None:
+    for pixels, bits in ((EIGHT, 8), (TWELVE, 12)):
+        packed = dataset(pixels, bits=bits)
+        packed.compress(RLELossless)
+        np.testing.assert_array_equal(shown(file(packed)), shown(dicom(pixels, bits=bits)))
+    code = encode(Image.fromarray(EIGHT), "JPEG2000", no_jp2=True, irreversible=False)
+    np.testing.assert_array_equal(shown(compressed(EIGHT, code, JPEG2000Lossless)), EIGHT)
+    code = encode(Image.fromarray(RAMP), "JPEG", quality=98)
+    for syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        assert np.abs(shown(compressed(RAMP, code, syntax)) - RAMP).mean() < 2
+
+
+# A lossless JPEG's start: its size is all of it that is read before a decoder is.
+LOSSLESS_JPEG = b"\xff\xd8\xff\xc3\x00\x0b\x0c" + struct.pack(">HHB", 20, 24, 1) + bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "package"),
+    [
+        (JPEGLosslessSV1, "pylibjpeg pylibjpeg-libjpeg"),
+        (JPEGExtended12Bit, "pylibjpeg pylibjpeg-libjpeg"),
+        (JPEGLSLossless, "pyjpegls"),
+    ],
+)
+def test_a_missing_decoder_is_named_and_nothing_is_left_out_for_its_want(
+    tmp_path: Path, syntax: UID, package: str
+) -> None:
+    if set(get_decoder(syntax).available_plugins) - {"pillow"}:
+        pytest.skip("what decodes this is installed here")
+    path = write(tmp_path / "a.dcm", compressed(TWELVE, LOSSLESS_JPEG, syntax, bits=12))
+    with pytest.raises(InputError, match=rf"a\.dcm: .*pip install {package}, then the same"):
+        examine(str(path), image_size=16)
+
+
+WITHOUT_PYDICOM = """
+import sys
+sys.modules["pydicom"] = None  # as if it were not installed
+from acgan.covidx import main
+sys.exit(main([sys.argv[1]]))
+"""
+
+
+def test_without_pydicom_one_sentence_says_what_to_type(tmp_path: Path) -> None:
+    write_folder(tmp_path / "x", dicom, "dcm")
+    run = [sys.executable, "-c", WITHOUT_PYDICOM, str(tmp_path / "x")]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert "pip install 'pydicom>=3.0.1,<4'" in line
+    assert ".dcm: this is a DICOM file" in line
+
+
+def broken(**fields: Any) -> bytes:
+    return dicom(TWELVE, bits=12, **fields)
+
+
+def without(name: str) -> bytes:
+    found = dataset(TWELVE, bits=12)
+    delattr(found, name)
+    return file(found)
+
+
+def deflated() -> bytes:
+    """A kilobyte that unpacks to a gigabyte behind its first header."""
+    found = dataset(TWELVE, bits=12)
+    found.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    raw = file(found)
+    start = raw.index(b"\x02\x00\x10\x00UI") + 8 + raw[raw.index(b"\x02\x00\x10\x00UI") + 6]
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    zeros = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024))
+    return raw[:start] + zeros + packer.flush()
+
+
+def sequences(depth: int) -> bytes:
+    """Sequences in sequences, without an end: each is an object, and a call in a call."""
+    found = dataset(TWELVE, bits=12)
+    raw = file(found)
+    place = raw.index(b"\x28\x00\x02\x00US")
+    begin = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    return raw[:place] + (begin + item) * depth + raw[place:]
+
+
+def items(count: int) -> bytes:
+    """A sequence of empty items: eight bytes each, and a kilobyte each once they are read."""
+    found = dataset(TWELVE, bits=12)
+    raw = file(found)
+    place = raw.index(b"\x28\x00\x02\x00US")
+    begin = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    return raw[:place] + begin + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count + end + raw[place:]
+
+
+def huge_rle() -> bytes:
+    """Runs of 128 for two bytes each, far beyond the pixels that the header names."""
+    header = struct.pack("<16I", 1, 64, *[0] * 14)
+    return compressed(EIGHT, header + b"\x81\x00" * 4_000_000, RLELossless)
+
+
+def huge_jpeg() -> bytes:
+    code = bytearray(encode(Image.fromarray(EIGHT), "JPEG"))
+    place = code.index(b"\xff\xc0") + 5
+    code[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
+    return compressed(EIGHT, bytes(code), JPEGBaseline8Bit)
+
+
+def huge_jpeg_2000() -> bytes:
+    code = bytearray(encode(Image.fromarray(EIGHT), "JPEG2000", no_jp2=True))
+    code[8:16] = struct.pack(">II", 60_000, 60_000)
+    return compressed(EIGHT, bytes(code), JPEG2000Lossless)
+
+
+REFUSED = {
+    "frames": (broken(NumberOfFrames=2), "it has several frames; keep the one that is meant"),
+    "bomb": (broken(Rows=60_000, Columns=60_000), "60000 x 60000 pixels are too many"),
+    "a little too large": (broken(Rows=8_001, Columns=8_000), "8000 x 8001 pixels are too many"),
+    "no rows": (broken(Rows=0), "it has no rows or no columns"),
+    "palette": (broken(PhotometricInterpretation="PALETTE COLOR"), "pixels of PALETTE COLOR"),
+    "high bit": (broken(HighBit=15), "high bit 15"),
+    "bits": (broken(BitsStored=17, HighBit=16), "pixels of 17 bits in 16"),
+    "deep": (broken(BitsAllocated=32), "pixels of 12 bits in 32"),
+    "window": (broken(WindowCenter=1, WindowWidth=0), "Window Width"),
+    "function": (broken(WindowCenter=1, WindowWidth=9, VOILUTFunction="CUBIC"), "CUBIC"),
+    "flat": (broken(RescaleSlope=0, RescaleIntercept=1), "maps no range of values"),
+    "no pixels": (without("PixelData"), "cannot be decoded"),
+    "no rows at all": (without("Rows"), "damaged or incomplete"),
+    "cut off": (broken()[:-100], "cannot be decoded"),
+    "no header": (bytes(128) + b"DICM", "are not read"),
+    "deflated": (deflated(), "Deflated Explicit VR Little Endian are not read"),
+    "nested": (sequences(20_000), "damaged or incomplete"),
+    "items": (items(1_000_000), "damaged or incomplete"),
+    "huge rle": (huge_rle(), "not of the size that its header says"),
+    "huge jpeg": (huge_jpeg(), "not of the size that its header says"),
+    "huge jpeg 2000": (huge_jpeg_2000(), "not of the size that its header says"),
+}
+
+MEASURE = """
+import resource, sys
+from acgan import dicom
+from acgan.decode import examine
+for path in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    problem = examine(path, image_size=16)[0].problem
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(used // 1024, problem)
+"""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_shown_is_left_out_with_its_reason(tmp_path: Path, name: str) -> None:
+    content, reason = REFUSED[name]
+    path = write(tmp_path / "a.dcm", content)
+    facts, pixels = examine(str(path), image_size=16)
+    assert pixels is None
+    assert reason in facts.problem
+    assert facts.problem.isprintable()
+
+
+def test_hostile_files_need_no_memory_and_the_largest_image_a_gigabyte(tmp_path: Path) -> None:
+    files = {name: REFUSED[name][0] for name in REFUSED}
+    large = np.zeros((8_000, 8_000), np.uint16)
+    large[0, 0] = 65_535
+    files["large"] = dicom(large)
+    files["large window"] = dicom(large, WindowCenter=9_000, WindowWidth=12_000)
+    paths = [str(write(tmp_path / f"{place}.dcm", files[n])) for place, n in enumerate(files)]
+    run = [sys.executable, "-c", MEASURE, *paths]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
+    for name, line in zip(files, done.stdout.splitlines(), strict=True):
+        megabytes, _, problem = line.partition(" ")
+        if name.startswith("large"):
+            assert problem == ""
+            assert int(megabytes) < 1_100
+        else:
+            assert int(megabytes) < 120, line
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dicom")
+
+
+def packed() -> bytes:
+    found = dataset(TWELVE, bits=12)
+    found.compress(RLELossless)
+    return file(found)
+
+
+WHOLE = (
+    broken(WindowCenter=1000, WindowWidth=500),
+    dicom(SIGNED, bits=12, VOILUTSequence=Sequence([lookup(np.arange(256), 0, bits=8)])),
+    packed(),
+    compressed(RAMP, encode(Image.fromarray(RAMP), "JPEG"), JPEGBaseline8Bit),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damaged_files_are_shown_or_left_out_but_never_fatal(
+    scratch: Path, data: st.DataObject
+) -> None:
+    raw = bytearray(data.draw(st.sampled_from(WHOLE)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        raw[data.draw(st.integers(132, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path = write(scratch / "x", bytes(raw))
+    try:
+        facts, pixels = examine(str(path), image_size=16)
+    except InputError:  # a transfer syntax that nothing here decodes
+        return
+    assert (pixels is None) == bool(facts.problem) == (facts.near_hash == b"")
+
+
+def write_folder(folder: Path, to_file: Any, ending: str) -> None:
+    """Write a data folder of images with 8 bits, three patients a class and split."""
+    random = np.random.default_rng(1)
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        lines = []
+        for number in range(18):
+            name = ("COVID-19", "normal", "pneumonia")[number % 3]
+            pixels = random.integers(0, 256, (32, 40), np.uint8)
+            write(folder / split / f"{number}.{ending}", to_file(pixels))
+            lines.append(f"{split}-{number // 2} {number}.{ending} {name} cohen\n")
+        (folder / f"{split}.txt").write_text("".join(lines))
+
+
+def test_a_data_set_of_dicom_is_the_one_of_equal_pngs_bit_for_bit(tmp_path: Path) -> None:
+    write_folder(tmp_path / "png", lambda pixels: encode(Image.fromarray(pixels), "PNG"), "x")
+    write_folder(tmp_path / "dicom", dicom, "x")
+    first, second = (
+        load(str(tmp_path / name), image_size=16, cache=tmp_path / "cache")
+        for name in ("png", "dicom")
+    )
+    assert first.fingerprint == second.fingerprint
+    assert len(first.train) + len(first.val) + len(first.test) == 36
+    for one, other in ((first.train, second.train), (first.val, second.val)):
+        np.testing.assert_array_equal(one.images, other.images)
+        assert one.patients == other.patients
+
+
+def test_no_field_of_a_patient_is_kept(tmp_path: Path) -> None:
+    from acgan.dicom import TAGS, read_header
+
+    header = read_header(dicom(TWELVE, bits=12, PatientBirthDate="19700101"))
+    assert set(header.dir()) <= set(TAGS)
+    write_folder(tmp_path / "x", dicom, "dcm")
+    loaded = load(str(tmp_path / "x"), image_size=16, cache=tmp_path / "cache")
+    everything = repr(dataclasses.asdict(loaded))
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    everything += "".join(path.read_bytes().decode("latin1") for path in files)
+    assert "secret" not in everything
+    assert "Nobody" not in everything
