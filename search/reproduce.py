@@ -338,10 +338,10 @@ def _summary(plan: Plan, rows: Sequence[Compared], worst: Verdict) -> str:
     count = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
     if worst is Verdict.IDENTICAL:
         kept = sum(row.weights is not None for row in rows)
-        return (
-            f"the same: every number of {count} is equal, and the weights of the {kept} whose "
-            "weights both have kept"
-        )
+        weights = f"and so are the weights of {kept} that both have kept"
+        if not kept:
+            weights = "but no weights could be compared: the trial keeps those of other epochs"
+        return f"the same: every number of {count} is equal, {weights}"
     largest = max(rows, key=lambda row: row.difference)
     if worst is Verdict.CLOSE:
         return (
