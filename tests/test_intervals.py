@@ -247,7 +247,7 @@ def test_where_only_seeds_differ_a_paired_difference_is_the_paired_t_test_over_s
     one, two = (np.tile(each[:, None], 9000) for each in (first, second))
     found = paired(one, two, each_its_own_patient([0, 1, 2] * 3000))
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
-    assert bounds(found) == pytest.approx((expected.low, expected.high), rel=1e-2)
+    assert bounds(found) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_what_a_seed_does_to_both_does_not_blur_a_paired_difference() -> None:
