@@ -107,15 +107,9 @@ def _study(options: argparse.Namespace) -> Study:
 
 def _by_run_id(options: argparse.Namespace) -> Study:
     uri = tracking.resolve_uri(options.tracking_uri)
-    tracking.check_there(uri)
-    try:
-        found = tracking.study_by_run_id(tracking.connect(uri), options.run_id)
-    except tracking.FAILURES as error:
-        raise InputError(
-            f"MLflow at {tracking.shown(uri)} does not answer ({tracking.one_line(error)}); see "
-            "--tracking-uri"
-        ) from error
-    return tracking.open_study_of(found, options.storage_path)
+    return tracking.open_study_of(
+        tracking.find_study_run(uri, options.run_id), options.storage_path
+    )
 
 
 class LedgerCopy:

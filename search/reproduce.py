@@ -24,7 +24,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from acgan.command import command, command_parser, run_command, typed
 from acgan.config import TrainConfig, user_path
-from acgan.data import load
 from acgan.dataset import Dataset
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
@@ -35,7 +34,15 @@ from acgan.rundir import NotOwnerError, RunDir, read_weights
 from acgan.train import train
 from search import tracking
 from search.comparison import Compared, Verdict, compare, same_bits, sizes
-from search.study import LastStart, Study, Trial, open_study, study_path, trial_config
+from search.study import (
+    LastStart,
+    Study,
+    Trial,
+    open_study,
+    study_images,
+    study_path,
+    trial_config,
+)
 
 TOLERANCE = 0.1
 COMPARISON = "comparison.json"
@@ -159,7 +166,7 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
             f"{study.scorer_path} is missing or damaged: without the study's scoring CNN its "
             "numbers cannot be compared; restore it, or let search.run mend the study"
         )
-    data = _load(study, config, arguments.data)
+    data = _load(study, arguments.data)
     return Plan(study, trial, config, data, recorded, epochs, out, device, arguments.tolerance)
 
 
@@ -172,14 +179,7 @@ def _find(arguments: argparse.Namespace) -> tuple[Study, Trial]:
     if arguments.trial is not None:
         raise InputError("--trial goes with --study; a trial's own run needs no name")
     uri = tracking.resolve_uri(arguments.tracking_uri)
-    tracking.check_there(uri)
-    try:
-        found = tracking.study_by_run_id(tracking.connect(uri), arguments.run_id)
-    except tracking.FAILURES as error:
-        raise InputError(
-            f"MLflow at {tracking.shown(uri)} does not answer ({tracking.one_line(error)}); "
-            "see --tracking-uri, or name the trial with --study and --trial"
-        ) from error
+    found = tracking.find_study_run(uri, arguments.run_id)
     if found.trial is None:
         raise InputError(
             f"the MLflow run {arguments.run_id} is a whole study's; name the run of one of its "
@@ -224,23 +224,11 @@ def _folder(named: str | None, study: Study, trial: Trial) -> Path:
     return out
 
 
-def _load(study: Study, config: TrainConfig, named: str | None) -> Dataset:
+def _load(study: Study, named: str | None) -> Dataset:
     source = named or (study.last_start() or LastStart(source="")).source
     if not source:
         raise InputError("the study does not say where its images were: name them with --data")
-    data = load(
-        source,
-        image_size=config.image_size,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-    )
-    if data.fingerprint != study.info.fingerprint:
-        raise InputError(
-            f"the images at {source} are not those of the study (their fingerprint is "
-            f"{data.fingerprint[:12]}, the study's {study.info.fingerprint[:12]}); name the "
-            "study's with --data"
-        )
-    return data
+    return study_images(study, source)
 
 
 def _about_machines(known: Machine | None, here: Machine) -> Iterator[str]:

@@ -30,6 +30,8 @@ from typing import Any, Literal, TextIO, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acgan.config import TrainConfig, user_path, validate
+from acgan.data import load
+from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.files import file_sha256, replace_text
 from acgan.records import EpochRecord, read_records
@@ -291,6 +293,24 @@ def open_study(path: Path) -> Study:
     if info is None:
         raise InputError(f"there is no study at {path}; see --storage-path and --study")
     return Study(path, info)
+
+
+def study_images(study: Study, source: str) -> Dataset:
+    """Load the study's images; `InputError` if they are others."""
+    config = validate(TrainConfig, "train", study.info.train)
+    data = load(
+        source,
+        image_size=config.image_size,
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+    )
+    if data.fingerprint != study.info.fingerprint:
+        raise InputError(
+            f"the images at {source} are not those of the study (their fingerprint is "
+            f"{data.fingerprint[:12]}, the study's {study.info.fingerprint[:12]}); name the "
+            "study's with --data"
+        )
+    return data
 
 
 def open_or_create(path: Path, wanted: StudyInfo) -> Study:

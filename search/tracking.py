@@ -501,6 +501,25 @@ def study_by_run_id(client: MlflowClient, run_id: str) -> StudyRun:
     )
 
 
+def find_study_run(uri: str, run_id: str) -> StudyRun:
+    """Return the study of a run in the MLflow at an address.
+
+    Raises `InputError` also where it does not answer.
+    """
+    check_there(uri)
+    try:
+        return study_by_run_id(connect(uri), run_id)
+    except FAILURES as error:
+        raise unanswered(uri, error) from error
+
+
+def unanswered(uri: str, error: Exception) -> InputError:
+    """Return the error to raise where MLflow does not answer."""
+    return InputError(
+        f"MLflow at {shown(uri)} does not answer ({one_line(error)}); see --tracking-uri"
+    )
+
+
 def open_study_of(run: StudyRun, storage: str | None) -> Study:
     """Open a run's study where it was, or wherever under `storage` it is now.
 

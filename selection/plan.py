@@ -12,14 +12,12 @@ import torch
 
 from acgan.command import typed
 from acgan.config import (
-    TrainConfig,
     derive_seed,
     find_file,
     read_file,
     resolve,
-    validate,
 )
-from acgan.data import load, named_source
+from acgan.data import named_source
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.files import file_sha256
@@ -27,7 +25,15 @@ from acgan.generate import load_generator
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from search import tracking
-from search.study import LastStart, Study, driver_at_work, open_study, study_path, trial_name
+from search.study import (
+    LastStart,
+    Study,
+    driver_at_work,
+    open_study,
+    study_images,
+    study_path,
+    trial_name,
+)
 from selection.candidates import Epoch, Filtered, choose, judge, quality_order
 from selection.confounding import DataFacts
 from selection.extractors import check_request, check_weights
@@ -170,14 +176,6 @@ def step_1(
     return records, filtered, _candidates(study, baseline or judged.get(BASELINE, []), filtered)
 
 
-def unanswered(uri: str, error: Exception) -> InputError:
-    """Return the error to raise where MLflow does not answer."""
-    reason = tracking.one_line(error)
-    return InputError(
-        f"MLflow at {tracking.shown(uri)} does not answer ({reason}); see --tracking-uri"
-    )
-
-
 def require_idle(study: Study) -> None:
     """Raise `InputError` while the study is being searched."""
     if driver_at_work(study.path):
@@ -213,7 +211,7 @@ def find_run(arguments: argparse.Namespace) -> tuple[str, Study, str, str | None
     try:
         return uri, *_find_run(tracking.connect(uri), arguments)
     except tracking.FAILURES as error:
-        raise unanswered(uri, error) from error
+        raise tracking.unanswered(uri, error) from error
 
 
 def _find_run(
@@ -230,7 +228,8 @@ def _find_run(
                 f"with --tracking-uri, or send the study there: {typed(sync)}"
             )
         return study, parent.info.run_id, None
-    study, found = _by_run_id(client, arguments)
+    found = tracking.study_by_run_id(client, arguments.run_id)
+    study = tracking.open_study_of(found, arguments.storage_path)
     return study, found.parent_id, found.trial
 
 
@@ -238,37 +237,8 @@ def find_study(uri: str, arguments: argparse.Namespace) -> tuple[Study, str | No
     """Return the study, and the trial if only one was asked for; by its name without MLflow."""
     if arguments.run_id is None:
         return open_study(study_path(arguments.storage_path or "runs", arguments.study)), None
-    tracking.check_there(uri)
-    try:
-        study, found = _by_run_id(tracking.connect(uri), arguments)
-    except tracking.FAILURES as error:
-        raise unanswered(uri, error) from error
-    return study, found.trial
-
-
-def _by_run_id(
-    client: tracking.Client, arguments: argparse.Namespace
-) -> tuple[Study, tracking.StudyRun]:
-    found = tracking.study_by_run_id(client, arguments.run_id)
-    return tracking.open_study_of(found, arguments.storage_path), found
-
-
-def study_images(study: Study, source: str) -> Dataset:
-    """Load the study's images; `InputError` if they are others."""
-    config = validate(TrainConfig, "train", study.info.train)
-    data = load(
-        source,
-        image_size=config.image_size,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-    )
-    if data.fingerprint != study.info.fingerprint:
-        raise InputError(
-            f"the images at {source} are not those of the study (their fingerprint is "
-            f"{data.fingerprint[:12]}, the study's {study.info.fingerprint[:12]}); name the "
-            "study's with --data"
-        )
-    return data
+    found = tracking.find_study_run(uri, arguments.run_id)
+    return tracking.open_study_of(found, arguments.storage_path), found.trial
 
 
 def load_data(study: Study, source: str, *, test: bool) -> Dataset:

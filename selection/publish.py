@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, RunTag
@@ -26,22 +26,33 @@ def selection_run(client: tracking.Client, pick: Pick, parent_id: str) -> str:
 
     parent_id: the study's run in this MLflow, which need not be the one it was picked with
     """
-    found = tracking.find_runs(
-        client, f"tags.study_id = '{pick.study_id}' AND tags.pick = '{pick.id}'"
+    return child_run(
+        client,
+        parent_id,
+        name=f"selection-{pick.id}",
+        created=pick.created,
+        known_by={"study_id": pick.study_id, "stage": STAGE, "pick": pick.id},
     )
+
+
+def child_run(
+    client: tracking.Client,
+    parent_id: str,
+    *,
+    name: str,
+    created: float,
+    known_by: Mapping[str, str],
+) -> str:
+    """Return the child of a study's run that has these tags, a new one if there is none."""
+    wanted = " AND ".join(f"tags.{tag} = '{value}'" for tag, value in known_by.items())
+    found = tracking.find_runs(client, wanted)
     if found:
         return str(found[0].info.run_id)
-    tags = {
-        "study_id": pick.study_id,
-        "stage": STAGE,
-        "pick": pick.id,
-        "mlflow.parentRunId": parent_id,
-    }
     run = client.create_run(
         client.get_run(parent_id).info.experiment_id,
-        start_time=tracking.milliseconds(pick.created),
-        run_name=f"selection-{pick.id}",
-        tags=tags,
+        start_time=tracking.milliseconds(created),
+        run_name=name,
+        tags={**known_by, "mlflow.parentRunId": parent_id},
     )
     return str(run.info.run_id)
 

@@ -19,9 +19,9 @@ from acgan.errors import InputError
 from acgan.rundir import RunDir
 from search import estimate
 from search.node import StudyAt
-from search.study import LastStart, Study
+from search.study import LastStart, Study, study_images
 from selection.jobs import Weights, Work, without_test
-from selection.plan import find_run, require_idle, study_images
+from selection.plan import find_run, require_idle
 from selection.result import Images, Pick, read_pick
 from selection.settings import PLACEMENT, SelectionConfig
 from selection.study_arms import ARMS, Arm, curve_arm, generated_counts, keep

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlflow.entities import Metric, Param, RunTag
 
 from search import tracking
+from selection.publish import child_run
 from selection.study_result import AugmentationStudy
 
 STAGE = "augmentation"
@@ -37,25 +38,14 @@ def publish(client: tracking.Client, study: AugmentationStudy, parent_id: str, f
 
 
 def _run(client: tracking.Client, study: AugmentationStudy, parent_id: str) -> str:
-    found = tracking.find_runs(
-        client, f"tags.study_id = '{study.study_id}' AND tags.augmentation = '{study.id}'"
+    tags = {"study_id": study.study_id, "stage": STAGE, "augmentation": study.id}
+    return child_run(
+        client,
+        parent_id,
+        name=f"augmentation-{study.id}",
+        created=study.created,
+        known_by=tags | {"pick": study.pick},
     )
-    if found:
-        return str(found[0].info.run_id)
-    tags = {
-        "study_id": study.study_id,
-        "stage": STAGE,
-        "augmentation": study.id,
-        "pick": study.pick,
-        "mlflow.parentRunId": parent_id,
-    }
-    run = client.create_run(
-        client.get_run(parent_id).info.experiment_id,
-        start_time=tracking.milliseconds(study.created),
-        run_name=f"augmentation-{study.id}",
-        tags=tags,
-    )
-    return str(run.info.run_id)
 
 
 def metrics(study: AugmentationStudy) -> dict[str, float]:

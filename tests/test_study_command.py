@@ -21,10 +21,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as TrackedRun
 
 from acgan.rundir import RunDir
-from search.study import driver_lock
+from search.study import driver_lock, study_images
 from selection import study
 from selection.jobs import without_test
-from selection.plan import study_images
 from selection.result import read_pick
 from selection.study_arms import GAN, REAL, curve_arm
 from selection.study_jobs import ArmJob
