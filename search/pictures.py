@@ -331,7 +331,7 @@ def _ends(dimension: Dimension) -> list[str]:
 
 
 def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _png(figure: Figure) -> bytes:
