@@ -600,7 +600,7 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     assert users(r"(?<!def )(?<![.\w])load\(") == {"plan._load"}
     look, counted = (
         {"jobs.TouchJob.run", "jobs.TouchJob._metrics"},
-        {"plan.make_plan", "plan._load"},
+        {"plan.make_plan", "plan._load", "confounding.DataFacts.of"},  # labels, no pixels
     )
     assert users(r"data\.test\b") == look | counted
     assert users(r"\._metrics\(") == {"jobs.TouchJob.run"}
