@@ -657,10 +657,16 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     asked = {"jobs.Work.data", "jobs.TouchJob.run", "study_jobs.ArmJob.run"}
     assert users(r"\.all_data\(") == asked
     assert users(r"\bsame_data\(") == {"jobs.Work.all_data"}
-    assert users(r"(?<!def )(?<![.\w])load\(") == {"plan.study_images"}
+    assert users(r"(?<!def )(?<![.\w])load\(") == set()
+    assert users(r"\bstudy_images\(") == {"plan.load_data", "study_plan.make_study_plan"}
     look, counted = (
         {"jobs.TouchJob.run", "jobs.TouchJob._metrics", "study_jobs.ArmJob.run"},
-        {"plan.make_plan", "plan._load", "study_plan.make_study_plan"},
+        {  # labels, no pixels
+            "plan.make_plan",
+            "plan.load_data",
+            "study_plan.make_study_plan",
+            "confounding.DataFacts.of",
+        },
     )
     assert users(r"data\.test\b") == look | counted
     assert users(r"\._metrics\(") == {"jobs.TouchJob.run"}
