@@ -29,6 +29,7 @@ from acgan.config import TrainConfig
 from acgan.data import load
 from acgan.errors import InputError
 from acgan.evaluate import COMPONENTS, Evaluation, Scorer, cached_scorer
+from acgan.generate import generate, load_generator
 from acgan.models import Discriminator, Generator
 from acgan.records import EpochRecord, kept_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir
@@ -372,6 +373,12 @@ def test_the_kept_weights_are_the_average_and_not_the_trained_ones(with_options:
     del parts["ema/"]["updates"]
     assert_same_tensors(kept, parts["ema/"])
     assert not torch.equal(kept["latent.weight"], parts["generator/"]["latent.weight"])
+    record = read_records(with_options / "epochs.jsonl")[4]
+    path = RunDir(with_options).weights_path(5)
+    loaded = load_generator(path, device=CPU, sha256=record.weights)
+    assert_same_tensors(loaded.generator.state_dict(), kept)
+    assert loaded.config == OPTIONS  # from which a run with the same weights can be trained
+    assert generate(loaded, 1, count=2, seed=0).std() > 0
 
 
 def test_a_record_names_its_weights_by_their_hash(straight: Path) -> None:
