@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ FILE_LIMIT_BYTES = 256 * 1024**2
 PIXEL_LIMIT = 64_000_000
 SIDE_LIMIT = 65_535  # of a JPEG; resizing a longer side would need gigabytes
 
+_IMPORTING = threading.Lock()  # what an import raises in one thread, others see as half a module
 _BATCH = 1 << 20
 _HASHED_SIDE = 256  # pixels that the shorter side keeps, at least, for the hash
 # The kinds of error that Pillow's decoders raise on broken files; it documents no common base.
@@ -101,7 +103,8 @@ def _check_size(width: int, height: int, *, samples: int = 1) -> None:
 
 
 def _from_dicom(raw: bytes) -> Image.Image:
-    from acgan import dicom  # noqa: PLC0415 (a third of a second, for an extra that few install)
+    with _IMPORTING:
+        from acgan import dicom  # noqa: PLC0415 (a third of a second, for an extra that few install)
 
     header = dicom.read_header(raw)
     _check_size(header.Columns, header.Rows, samples=header.SamplesPerPixel)
