@@ -6,7 +6,7 @@ data set's labels. What was not measured is said to be not measured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ from selection.report import (
     significant,
 )
 from selection.result import Difference, Pick
+from selection.reviews import Entry, of_weights
 from selection.testset import rows
 
 TEMPLATES = {name: Path(__file__).with_name(f"{name}.j2") for name in (MODEL_CARD, DATA_CARD)}
@@ -45,12 +46,16 @@ DESCRIPTION_LIMIT = 5000  # characters; MLflow's databases take no more
 STRONG = 0.5  # of Cramér's V: from here on, class and source are called strongly confounded
 
 
-def cards(pick: Pick, facts: DataFacts, train: Mapping[str, Any]) -> dict[str, str]:
+def cards(
+    pick: Pick, facts: DataFacts, train: Mapping[str, Any], reviews: Sequence[Entry] = ()
+) -> dict[str, str]:
     """Return both cards by file name, Markdown.
 
     train: the configuration with which the winner's trial was trained
+    reviews: what people saw and decided by now
     """
-    return {name: _render(path, pick, facts, train) for name, path in TEMPLATES.items()}
+    looked = of_weights(reviews, pick.winner.weights)
+    return {name: _render(path, pick, facts, train, looked) for name, path in TEMPLATES.items()}
 
 
 def write_cards(folder: Path, texts: Mapping[str, str]) -> None:
@@ -59,7 +64,7 @@ def write_cards(folder: Path, texts: Mapping[str, str]) -> None:
         replace_text(folder / name, text)
 
 
-def _render(path: Path, pick: Pick, facts: DataFacts, train: Mapping[str, Any]) -> str:
+def _render(path: Path, pick: Pick, facts: DataFacts, train: Mapping[str, Any], looked: str) -> str:
     environment = Environment(
         autoescape=False,  # Markdown; `plain` escapes what others have named
         undefined=StrictUndefined,
@@ -81,6 +86,7 @@ def _render(path: Path, pick: Pick, facts: DataFacts, train: Mapping[str, Any]) 
         winner=pick.winner,
         facts=facts,
         train=train,
+        looked=looked,
         drawn=set(facts.sources) <= set(phantom.SOURCES),
         created=f"{datetime.fromtimestamp(pick.created, UTC):%Y-%m-%d}",
         confounding=confounding(facts),

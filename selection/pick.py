@@ -82,7 +82,7 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
     weights = plan.candidates[pick.decision.winner].weights
     links = None
     reviews = read_reviews(plan.study)
-    texts = cards(pick, plan.facts, winners_config(plan, pick))
+    texts = cards(pick, plan.facts, winners_config(plan, pick), reviews)
     write_cards(plan.folder, texts)
     try:
         client = tracking.connect(plan.tracking_uri)

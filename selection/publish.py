@@ -14,7 +14,15 @@ from search.study import Study
 from selection import registry
 from selection.registry import About
 from selection.result import Pick
-from selection.reviews import Entry, Look, in_words, ledger_path, looks, read_reviews
+from selection.reviews import (
+    Entry,
+    Look,
+    in_words,
+    ledger_path,
+    looks,
+    of_weights,
+    read_reviews,
+)
 
 STAGE = "selection"
 REVIEWS = "reviews"
@@ -71,14 +79,13 @@ def register(
     reviews: what people saw and decided by now; about: what a person reads of it there
     """
     winner = pick.winner
-    seen = [look for look in looks(reviews) if look.weights == winner.weights]
     tags: dict[str, object] = {
         "study": pick.study,
         "trial": winner.trial,
         "epoch": winner.epoch,
         "data_fingerprint": pick.fingerprint,
         "memorisation": pick.memorisation,
-        "reviewed": in_words(seen)[:TEXT_LIMIT] if seen else "nobody looked",
+        "reviewed": of_weights(reviews, winner.weights)[:TEXT_LIMIT] or "nobody looked",
         **{name.replace("/", "."): f"{value:.6g}" for name, value in scores(pick).items()},
     }
     return registry.register(

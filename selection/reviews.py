@@ -183,6 +183,12 @@ def moment(time_s: float) -> str:
     return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def of_weights(entries: Sequence[Entry], sha256: str) -> str:
+    """Return what people say of these weights as one line, "" if nobody looked."""
+    own = [look for look in looks(entries) if look.weights == sha256]
+    return in_words(own) if own else ""
+
+
 def in_words(own: Sequence[Look]) -> str:
     """Return what people say of one candidate as one line: `t0007, epoch 288: kept by anna, …`."""
     parts = []

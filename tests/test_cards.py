@@ -28,6 +28,7 @@ from selection.confounding import DataFacts
 from selection.registry import CHAMPION, NAME
 from selection.report import DATA_CARD, MODEL_CARD, interval, percent
 from selection.result import Pick, Space
+from selection.reviews import Entry
 from tests.kit import CLASSES
 from tests.picks import Place, pick_here, plan_of, send, train_study, write_covidx
 from tests.test_report import TOUCH, changed, make_pick, with_candidate
@@ -126,6 +127,18 @@ def test_the_phantom_is_called_drawn_and_generated_images_are_named() -> None:
     assert "licences" not in text
     _, data = made(make_pick(), facts_of(make_pick(), others="generated"))
     assert "source `generated` are no patient's" in data
+
+
+def test_the_model_card_says_who_looked() -> None:
+    pick = make_pick()
+    assert "**Nobody has looked** at its images" in made(pick)[0]
+    seen = {"candidate": pick.winner.name, "weights": pick.winner.weights, "reviewer": "anna"}
+    kept = Entry.model_validate({"time": 1_764_000_000.0, "action": "kept", **seen})
+    of_another = kept.model_copy(update={"weights": "0" * 64, "reviewer": "ben"})
+    text = cards(pick, facts_of(pick), TRAIN, [kept, of_another])[MODEL_CARD]
+    assert "t0000, epoch 11: kept by anna (2025-11-24 16:00 UTC)" in text
+    assert "ben" not in text.partition("## How useful")[0].partition("## How it was picked")[2]
+    assert "Nobody has looked" not in text
 
 
 def test_scores_stand_with_their_intervals_by_class_and_source() -> None:
