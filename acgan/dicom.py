@@ -22,7 +22,7 @@ try:
     import pydicom
     from pydicom.dataset import Dataset
     from pydicom.encaps import get_frame
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
     from pydicom.filereader import read_dataset, read_partial
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_modality_lut, apply_windowing
@@ -85,6 +85,7 @@ _BATCH = 1 << 20
 
 # What pydicom raises on broken files, and what asking for something that is not there does.
 _BROKEN = (
+    BytesLengthException,
     InvalidDicomError,
     RuntimeError,
     AttributeError,

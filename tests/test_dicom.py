@@ -424,6 +424,16 @@ def test_damaged_files_are_shown_or_left_out_but_never_fatal(
     assert (pixels is None) == bool(facts.problem) == (facts.near_hash == b"")
 
 
+def test_a_number_of_half_its_length_is_a_damaged_header(tmp_path: Path) -> None:
+    signed = b"\x28\x00\x03\x01US"  # Pixel Representation
+    whole = WHOLE[0]
+    assert whole.count(signed + b"\x02") == 1
+    path = write(tmp_path / "x", whole.replace(signed + b"\x02", signed + b"\x01"))
+    facts, pixels = examine(str(path), image_size=16)
+    assert pixels is None
+    assert facts.problem == "its DICOM header is damaged or incomplete"
+
+
 def write_folder(folder: Path, to_file: Any, ending: str) -> None:
     """Write a data folder of images with 8 bits, three patients a class and split."""
     random = np.random.default_rng(1)
