@@ -135,20 +135,10 @@ def _phantom(settings: Settings) -> Dataset:
         seed=settings.split_seed,
         fraction=settings.val_fraction,
     )
-    train, val = _take(made, ~in_validation), _take(made, in_validation)
+    train, val = made.where(~in_validation), made.where(in_validation)
     warnings = validation_warnings(val.labels, val.patients, classes=classes)
     mark = fingerprint(classes, (train, val, test))
     return Dataset(PHANTOM, classes, train, val, test, mark, warnings)
-
-
-def _take(images: ImageSet, chosen: NDArray[np.bool_]) -> ImageSet:
-    rows = np.flatnonzero(chosen).tolist()
-    return ImageSet(
-        images.images[rows],
-        images.labels[rows],
-        tuple(images.patients[i] for i in rows),
-        tuple(images.sources[i] for i in rows),
-    )
 
 
 @contextlib.contextmanager

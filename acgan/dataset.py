@@ -25,6 +25,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def where(self, chosen: NDArray[np.bool_]) -> ImageSet:
+        """Return the images for which `chosen`, [N], is true, in their order."""
+        rows = np.flatnonzero(chosen).tolist()
+        return ImageSet(
+            self.images[rows],
+            self.labels[rows],
+            tuple(self.patients[i] for i in rows),
+            tuple(self.sources[i] for i in rows),
+        )
+
     def per_class(self, classes: int) -> tuple[int, ...]:
         """Return how many images each class has."""
         return tuple(int(n) for n in np.bincount(self.labels, minlength=classes))

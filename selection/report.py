@@ -128,7 +128,7 @@ def page(
     exceed 32 MB. cards: files beside it that are linked
     """
     inside = fitting(pick, pictures)
-    return _template().render(
+    return html_template(TEMPLATE).render(
         pick=pick,
         tracking=tracking,
         cards=cards,
@@ -184,7 +184,8 @@ def films(pick: Pick) -> dict[str, list[int]]:
     return {trial: sorted(epochs) for trial, epochs in found.items()}
 
 
-def _template() -> Template:
+def html_template(path: Path) -> Template:
+    """Return a page's template, with numbers' filters."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -196,7 +197,7 @@ def _template() -> Template:
         "counted": counted,
         "moment": moment,
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
 # --- numbers as they are read --------------------------------------------------------------------

@@ -134,10 +134,4 @@ def keep(images: ImageSet, fractions: Mapping[int, float], *, seed: int) -> Imag
         order = sorted(own, key=lambda i: (derive_seed("keep", seed, images.patients[i]), i))
         count = max(1, math.floor(fraction * len(own) + 0.5))
         chosen[order[count:]] = False
-    rows = np.flatnonzero(chosen).tolist()
-    return ImageSet(
-        images.images[rows],
-        images.labels[rows],
-        tuple(images.patients[i] for i in rows),
-        tuple(images.sources[i] for i in rows),
-    )
+    return images.where(chosen)

@@ -9,10 +9,8 @@ import base64
 import csv
 import io
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,10 +23,10 @@ from selection.report import (
     WINNER,
     counted,
     figure_png,
-    interval,
-    significant,
+    html_template,
 )
 from selection.result import Estimate
+from selection.reviews import moment
 from selection.study_arms import BOTH, CLASSICAL, GAN, REAL
 from selection.study_result import BALANCED, AugmentationStudy
 
@@ -47,19 +45,10 @@ def write_study_report(study: AugmentationStudy, folder: Path) -> None:
 
 def study_page(study: AugmentationStudy, pictures: dict[str, bytes]) -> str:
     """Return `study.html` with these PNGs inside it."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "interval": interval,
-        "significant": significant,
-        "counted": counted,
-    }
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     measures = list(study.arms[0].scores)
-    return template.render(
+    return html_template(TEMPLATE).render(
         study=study,
-        created=f"{datetime.fromtimestamp(study.created, UTC):%Y-%m-%d %H:%M} UTC",
+        created=moment(study.created),
         measures=[name for name in measures if " of source " not in name],
         by_source=[name for name in measures if " of source " in name],
         seconds=sum(run.seconds for arm in study.arms for run in arm.runs),
