@@ -43,6 +43,15 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove from a folder, and from those in it, what writes that were killed have left.
+
+    Whoever calls it is the only one who writes there.
+    """
+    for leftover in folder.rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def replace_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files of one folder by their names, each whole or not at all.
 

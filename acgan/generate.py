@@ -40,7 +40,13 @@ from acgan.config import TrainConfig, derive_seed, nearest, user_path
 from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.evaluate import png, to_uint8
-from acgan.files import file_sha256, replace_all, replace_bytes, replace_text
+from acgan.files import (
+    file_sha256,
+    remove_leftovers,
+    replace_all,
+    replace_bytes,
+    replace_text,
+)
 from acgan.labels import FAMILIES, GENERATED
 from acgan.models import Generator
 from acgan.rundir import parse_weights, weights_content
@@ -462,8 +468,7 @@ def _fill(
     if count:
         images.mkdir(exist_ok=True)
         _make(images, loaded, missing, seed=manifest.seed)
-    for leftover in (*folder.glob(".*.tmp"), *images.glob(".*.tmp")):  # of a kill
-        leftover.unlink()
+    remove_leftovers(folder)
     return _finish(folder, loaded.classes, manifest, chosen), count
 
 

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.files import replace_bytes, replace_text, sync, write_beside
+from acgan.files import remove_leftovers, replace_bytes, replace_text, sync, write_beside
 from acgan.records import QUALITY, WINDOW, EpochRecord, kept_epochs, read_records
 
 HEADER_LIMIT_BYTES = 1_000_000  # fifty times that of a state
@@ -213,8 +213,7 @@ class RunDir:
         beyond the state. A damaged state gives way to the one before it, and this is logged.
         Removes the temporary files of a crash.
         """
-        for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.path)
         for path in (self.state_path, self.previous_state_path):
             state = self._read_state(path)
             if state is None:

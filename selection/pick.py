@@ -17,6 +17,7 @@ from typing import Any
 
 from acgan.command import command, command_parser, run_command, typed
 from acgan.config import add_flags
+from acgan.files import remove_leftovers
 from search import tracking
 from search.study import driver_lock, trial_config
 from selection import publish, registry
@@ -46,8 +47,7 @@ def _pick(arguments: argparse.Namespace, again: str) -> int:
     print(_filtered(plan))
     plan.folder.parent.mkdir(exist_ok=True)
     with driver_lock(plan.folder.parent):
-        for leftover in plan.folder.glob(".*.tmp"):
-            leftover.unlink()
+        remove_leftovers(plan.folder)  # all files of the folder go to MLflow
         pick = read_pick(plan.folder / "pick.json")
         if pick is not None:
             print(f"pick {plan.id} is there already")

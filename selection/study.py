@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from acgan.command import command, command_parser, duration, run_command, typed
 from acgan.config import add_flags
+from acgan.files import remove_leftovers
 from search import tracking
 from search.study import driver_lock
 from selection import study_publish, testset
@@ -62,6 +63,7 @@ def _study(arguments: argparse.Namespace, again: str) -> int:
         return 0
     plan.folder.parent.mkdir(exist_ok=True)
     with driver_lock(plan.folder.parent):
+        remove_leftovers(plan.folder)  # all files of the folder go to MLflow
         found = read_study(plan.folder / "study.json")
         if found is not None:
             print(f"study {plan.id} is there already")
