@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=_whole, default=100, help="replays of each search (default: 100)")
     add("--workers", type=_whole, default=4, help="trials at once in a replay (default: 4)")
     add("--trials", type=_whole, default=32, help="full trials whose compute is spent")
-    add("--check", action="store_true", help="then search really, once each, for the same compute")
+    add("--check", type=_whole, metavar="TRIALS", help="then search really with so much compute")
     return parser
 
 
@@ -91,8 +91,9 @@ def _measure(options: argparse.Namespace) -> int:
         answer(replays),
         limits(curves),
     ]
-    if options.check:
-        parts.append(checked(_search(options, curves, budget)))
+    if options.check is not None:
+        spent = options.check * curves.epochs
+        parts.append(checked(_search(options, curves, spent), replays, spent))
     if options.out is not None:
         picture = options.out.with_name("quality.png")
         bands = {searcher: band(found) for searcher, found in replays.items()}
@@ -243,14 +244,20 @@ def neighbour_correlation(curves: Curves) -> float:
     return float(spearmanr(values, values[squares.argmin(1)]).statistic)
 
 
-def checked(found: Mapping[Searcher, Found]) -> str:
-    """Say what real searches found for the same compute."""
+def checked(found: Mapping[Searcher, Found], replays: Replays, spent: int) -> str:
+    """Say what real searches found for so many epochs, and the replays for as many."""
     each = "; ".join(
         f"{searcher.name} {result.value:,.0f} with {result.trials} trials of {result.epochs:,} "
-        "epochs in all"
+        f"epochs in all{_replayed(replays[searcher], spent)}"
         for searcher, result in found.items()
     )
     return f"One real search each (`python -m search.run`, seed 0, best finished trial): {each}."
+
+
+def _replayed(replays: Sequence[Replay], spent: int) -> str:
+    """Return the replays' value after so many epochs; nothing where they are shorter."""
+    values = band(replays)
+    return f" (replays: {values.at(spent)})" if spent <= len(values.median) else ""
 
 
 if __name__ == "__main__":

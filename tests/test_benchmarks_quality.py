@@ -67,7 +67,7 @@ def test_real_searches_are_refused_other_images_than_the_curves(
 ) -> None:
     write_curves(tmp_path / "c.jsonl", planted(VALLEY))
     words = ["--curves", str(tmp_path / "c.jsonl"), "--seeds", "1", "--trials", "1", "--jobs", "1"]
-    assert main([*words, "--check"]) == 2
+    assert main([*words, "--check", "1"]) == 2
     assert "the curves are of ramps; name its folder with --data" in capsys.readouterr().err
 
 
@@ -99,8 +99,13 @@ def test_neighbours_are_alike_in_a_valley_and_not_where_values_are_luck() -> Non
 
 
 def test_real_searches_are_told_in_one_line() -> None:
-    said = checked({SEARCHERS[0]: Found(123.4, 91, 760), RANDOM: Found(150.0, 32, 768)})
-    assert "TPE + early stopping 123 with 91 trials of 760 epochs in all; random alone 150" in said
+    found = {SEARCHERS[0]: Found(123.4, 91, 3), RANDOM: Found(150.0, 32, 3)}
+    replays = {SEARCHERS[0]: ending(1, 1, 1, 1), RANDOM: ending(4, 4, 4, 4)}
+    said = checked(found, replays, 3)
+    ours = "TPE + early stopping 123 with 91 trials of 3 epochs in all (replays: 1 (1 to 1))"
+    assert ours in said
+    assert "random alone 150 with 32 trials of 3 epochs in all (replays: 4 (4 to 4))" in said
+    assert "replays:" not in checked(found, replays, 4)
 
 
 @pytest.mark.parametrize("words", [["--seeds", "0"], ["--epochs", "-1"], ["--jobs", "many"]])
