@@ -43,9 +43,10 @@ from search.settings import SearchConfig
 from search.study import open_or_create
 from selection.decide import utility
 from selection.extractors import CNN3
-from selection.jobs import CeilingJob, ExtractorJob, FidelityJob, Job, UtilityJob, Weights, Work
+from selection.jobs import CeilingJob, ExtractorJob, FidelityJob, UtilityJob
 from selection.result import ExtractorInfo, Fidelity, Images
 from selection.settings import SelectionConfig
+from selection.work import Job, Weights, Work
 from selection.workers import Workers
 
 SMALL, EXTENDED = Path("configs/covidx.yaml"), Path("configs/covidx-extended.yaml")

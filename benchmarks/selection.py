@@ -35,7 +35,7 @@ from acgan.classifier import fit_last, to_rgb
 from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.data import PHANTOM
-from acgan.generate import generate_all, load_generator
+from acgan.generator import generate_all, load_generator
 from acgan.rundir import RunDir
 from acgan.step import Training, train_step
 from acgan.train import train
@@ -60,20 +60,13 @@ from selection.extractors import (
     open_extractor,
 )
 from selection.funnel import Funnel
-from selection.jobs import (
-    CeilingJob,
-    ExtractorJob,
-    FidelityJob,
-    Job,
-    TouchJob,
-    UtilityJob,
-    sample_grid,
-)
+from selection.jobs import CeilingJob, ExtractorJob, FidelityJob, TouchJob, UtilityJob, sample_grid
 from selection.pick import pick_parser
 from selection.plan import Plan
 from selection.plan import make_plan as make_pick_plan
 from selection.result import LAST_EPOCHS, Pick
 from selection.settings import SelectionConfig
+from selection.work import Job
 from selection.workers import Workers
 
 CPU = torch.device("cpu")

@@ -25,7 +25,6 @@ from selection.confounding import (
     right_by_source,
 )
 from selection.fidelity import ENOUGH_FOR_FID
-from selection.jobs import Touched
 from selection.registry import NAME, usage
 from selection.report import (
     DATA_CARD,
@@ -40,6 +39,7 @@ from selection.report import (
 from selection.result import Difference, Pick
 from selection.reviews import Entry, of_weights
 from selection.testset import rows
+from selection.work import Touched
 
 TEMPLATES = {name: Path(__file__).with_name(f"{name}.j2") for name in (MODEL_CARD, DATA_CARD)}
 DESCRIPTION_LIMIT = 5000  # characters; MLflow's databases take no more

@@ -30,7 +30,8 @@ from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.evaluate import Scorer, cached_scorer
 from acgan.files import file_sha256
-from acgan.generate import BLOCK, FILTERS, LoadedGenerator, generate
+from acgan.generate import FILTERS
+from acgan.generator import BLOCK, LoadedGenerator, generate
 from acgan.labels import GENERATED
 from selection import memorisation
 from selection.extractors import Cnn3, Extractor, cached_views
@@ -240,7 +241,7 @@ class Filters:
         """Draw images of each class until enough are kept; return which, and what it cost.
 
         Raises `InputError` where too few are kept of `max_draws` a wanted image, and
-        `acgan.generate.NotFiniteError`.
+        `acgan.generator.NotFiniteError`.
         """
         request, agreement = self._request, self.agreement
         return FilterReport(

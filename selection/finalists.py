@@ -21,7 +21,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from acgan.config import derive_seed
 from acgan.dataset import Dataset
 from acgan.errors import InputError
-from acgan.generate import BLOCK, NotFiniteError, generate, load_generator
+from acgan.generator import BLOCK, NotFiniteError, generate, load_generator
 from acgan.records import QUALITY
 from search.study import Study
 from selection.plan import Chosen, step_1, weights_path

@@ -25,16 +25,9 @@ from selection.jobs import (
     CeilingJob,
     ExtractorJob,
     FidelityJob,
-    Job,
-    Measured,
-    Opened,
-    Scored,
-    Touched,
     TouchJob,
     UtilityJob,
     WalksJob,
-    Weights,
-    Work,
     sample_grid,
 )
 from selection.plan import Chosen, Plan
@@ -53,6 +46,7 @@ from selection.result import (
     write_json,
 )
 from selection.settings import PLACEMENT
+from selection.work import Job, Measured, Opened, Scored, Touched, Weights, Work
 from selection.workers import Workers
 
 ResultT = TypeVar("ResultT")

@@ -21,16 +21,15 @@ from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.generate import (
     FILTERS,
-    NotFiniteError,
     add_options,
     check_options,
     find_lack,
-    load_generator,
     manifest,
     require_free,
     write_folder,
     write_images,
 )
+from acgan.generator import NotFiniteError, load_generator
 from search import tracking
 from selection.filters import Filters, Request, Thresholds, chosen_before, lines
 from selection.registry import CHAMPION_URI, resolve

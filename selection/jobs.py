@@ -7,145 +7,33 @@ again, or another one over the same candidates, computes only what is missing.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from acgan.classifier import Classifier
-from acgan.config import TrainConfig, derive_seed, validate
-from acgan.dataset import Dataset, ImageSet
+from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluate import GRID_COLUMNS, grid
 from acgan.files import replace_bytes
-from acgan.generate import LoadedGenerator, NotFiniteError, generate_all, load_generator
+from acgan.generator import LoadedGenerator, NotFiniteError
 from acgan.rundir import read_weights, weights_bytes
-from search.node import StudyAt, same_data, same_study, set_aside
+from search.node import set_aside
 from selection import fidelity, memorisation, utility, walks
-from selection.extractors import AUTO, Extractor, View, cached_views, open_extractor
+from selection.extractors import View, cached_views
 from selection.result import Estimate, ExtractorInfo, Fidelity, Images, Space, write_json
-from selection.settings import SelectionConfig
+from selection.work import Measured, Opened, Scored, Touched, Walked, Weights, Work, read_stored
 
-STORE_VERSION = 1
 T_SNE_IMAGES = 334  # of a class
 CNN_SETTINGS = {"cnn_images", "cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"}
 FIDELITY_SETTINGS = {"fidelity_images", "reference_limit", "memorised_above", "seed"}
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Scored(_File):
-    """One CNN's hits on the validation images, see `selection.result.Utility`; or why not."""
-
-    hits: str = ""
-    failed: str = ""
-    seconds: float = 0.0
-
-
-class Measured(_File):
-    """Step 3's numbers of one candidate; or why there are none."""
-
-    fidelity: Fidelity | None = None
-    failed: str = ""
-    seconds: float = 0.0
-
-
-class Touched(_File):
-    """What was seen of one candidate on the test images: hits of its CNNs, and metrics."""
-
-    images: Images
-    sources: list[str]
-    hits: list[str]
-    metrics: dict[str, float]
-    seconds: float = 0.0
-
-
-class Opened(_File):
-    """What the extractor is, and how long it took to open."""
-
-    info: ExtractorInfo
-    seconds: float = 0.0
-
-
-class Walked(_File):
-    """Whether a generator's walks are drawn; or why not."""
-
-    failed: str = ""
-    seconds: float = 0.0
-
-
-FileT = TypeVar("FileT", bound=BaseModel)
-
-
-def read_stored(model: type[FileT], path: Path) -> FileT | None:
-    """Read a stored result; None if there is none that can be used."""
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every job of one pick is told."""
-
-    at: StudyAt
-    settings: SelectionConfig
-    fingerprint: str
-    inception_weights: Path | None
-
-    @property
-    def store(self) -> Path:
-        """The study's folder of results."""
-        return self.at.study / "selection" / "store"
-
-    def path(self, kind: str, names: set[str], *parts: object) -> Path:
-        """Return where a result stands that `parts` and the settings of these names decide."""
-        settings = self.settings.model_dump(include=names)
-        key = derive_seed(STORE_VERSION, self.fingerprint, sorted(settings.items()), *parts)
-        return self.store / f"{kind}-{key:016x}.json"
-
-    def data(self) -> Dataset:
-        """Load the study's images on this node, without the test images."""
-        return without_test(self.all_data())
-
-    def all_data(self) -> Dataset:
-        """Load the study's images on this node; only the last step may ask for the test images."""
-        study = same_study(self.at)
-        return same_data(self.at, validate(TrainConfig, "train", study.info.train))
-
-    def fidelity_images(
-        self, generator: LoadedGenerator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the images of a generator that step 3 measures, and their labels."""
-        seed = derive_seed(self.settings.seed, "fidelity images")
-        return generate_all(generator, per_class=self.settings.fidelity_images, seed=seed)
-
-    def open_extractor(self, *, gpu: bool, known: ExtractorInfo | None = None) -> Extractor:
-        """Open what turns images into features; `InputError` if this node's is not the known."""
-        name = self.settings.extractor
-        if known is not None and name == AUTO and self.inception_weights is None:
-            name = known.name  # not what "auto" would be on this node, or by now
-        extractor = _extractor(self, name, gpu)
-        if known is not None and extractor.sha256 != known.sha256:
-            raise InputError(
-                f"node {platform.node()} has the features {extractor.name}, others have "
-                f"{known.name}; name a file that all nodes see with --inception-weights, or "
-                "choose --extractor cnn3"
-            )
-        return extractor
 
 
 def sample_grid(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> bytes:
@@ -159,52 +47,6 @@ def sample_grid(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> bytes:
     for place, row in enumerate(rows):
         sheet[place * GRID_COLUMNS : place * GRID_COLUMNS + len(row)] = row
     return grid(sheet)
-
-
-def without_test(data: Dataset) -> Dataset:
-    """Return a data set whose test images cannot be read, because they are not there."""
-    none = ImageSet(data.val.images[:0], data.val.labels[:0], (), ())
-    return dataclasses.replace(data, test=none)
-
-
-@functools.lru_cache(maxsize=1)
-def _extractor(work: Work, name: str, gpu: bool) -> Extractor:
-    # A process that runs several jobs, one after another, opens the extractor once.
-    return open_extractor(
-        name,
-        data=work.data(),
-        device=set_aside(gpu),
-        weights=work.inception_weights,
-        sha256=work.settings.inception_sha256,
-        folder=work.store,
-    )
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One candidate's generator: its name for people, its file, and the file's hash."""
-
-    name: str
-    path: Path
-    sha256: str
-
-    def load(self, device: torch.device) -> LoadedGenerator:
-        """Read the generator; `InputError` if the file is no longer the one that was checked."""
-        return load_generator(self.path, device=device, sha256=self.sha256)
-
-
-class Job(Protocol):
-    """A part of a pick."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-
-    def done(self) -> bool:
-        """Whether its result is in the store."""
-
-    def run(self, *, gpu: bool) -> None:
-        """Do the work and leave the result in the store."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from acgan.data import named_source
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.files import file_sha256
-from acgan.generate import load_generator
+from acgan.generator import load_generator
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from search import tracking
@@ -37,11 +37,11 @@ from search.study import (
 from selection.candidates import Epoch, Filtered, choose, judge, quality_order
 from selection.confounding import DataFacts
 from selection.extractors import check_request, check_weights
-from selection.jobs import without_test
 from selection.metrics import SMALLEST_SET
 from selection.result import FORMAT
 from selection.reviews import Review, read_reviews, standing
 from selection.settings import PLACEMENT, SelectionConfig
+from selection.work import without_test
 
 FEWEST_VALIDATION = 10  # of a class
 FEWEST_TRAINING = 22  # of a class: a nearest image, the next twenty, and the image itself

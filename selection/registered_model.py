@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from acgan.config import nearest
 from acgan.errors import InputError
-from acgan.generate import BLOCK, generate, load_generator
+from acgan.generator import BLOCK, generate, load_generator
 
 
 class RegisteredGenerator(PythonModel):

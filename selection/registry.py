@@ -41,7 +41,7 @@ import acgan
 from acgan.config import cache_folder
 from acgan.errors import InputError
 from acgan.files import file_sha256
-from acgan.generate import LoadedGenerator, load_generator
+from acgan.generator import LoadedGenerator, load_generator
 
 NAME = "cxr-acgan-generator"
 CHAMPION = "champion"

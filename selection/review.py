@@ -25,13 +25,13 @@ from acgan.errors import InputError
 from search import tracking
 from search.study import Study
 from selection.finalists import find_finalists, make_images
-from selection.jobs import without_test
 from selection.plan import add_study_options, find_study, load_data, request, require_idle
 from selection.publish import send_reviews
 from selection.quiz import draw_real
 from selection.review_server import ReviewServer, check_host
 from selection.review_session import Session
 from selection.reviews import check_writable, ledger_path, looks, read_reviews
+from selection.work import without_test
 
 PORT = 8777
 MOST_FINALISTS = 8

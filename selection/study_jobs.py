@@ -18,13 +18,13 @@ from PIL import Image
 from acgan.config import derive_seed
 from acgan.dataset import ImageSet
 from acgan.errors import InputError
-from acgan.generate import LoadedGenerator, NotFiniteError, generate
+from acgan.generator import LoadedGenerator, NotFiniteError, generate
 from search.node import set_aside
-from selection.jobs import Weights, Work, read_stored
 from selection.result import write_json
 from selection.study_arms import Arm, keep, pool
 from selection.study_fit import Budget, answers, fit
 from selection.study_result import Run, Split
+from selection.work import Weights, Work, read_stored
 
 STUDY_VERSION = 1  # of arms, augmentation and training: a change makes all CNNs be trained again
 

@@ -20,7 +20,6 @@ from acgan.rundir import RunDir
 from search import estimate
 from search.node import StudyAt
 from search.study import LastStart, Study, study_images
-from selection.jobs import Weights, Work, without_test
 from selection.plan import find_run, require_idle
 from selection.result import Images, Pick, read_pick
 from selection.settings import PLACEMENT, SelectionConfig
@@ -28,6 +27,7 @@ from selection.study_arms import ARMS, Arm, curve_arm, generated_counts, keep
 from selection.study_fit import Budget
 from selection.study_jobs import ArmJob, Setting
 from selection.study_result import FORMAT, Split
+from selection.work import Weights, Work, without_test
 
 FEWEST_SEEDS = 5
 FEWEST_UPDATES = 500  # where the data set is so small that the epochs would be fewer

@@ -15,8 +15,8 @@ from acgan.errors import InputError
 from acgan.files import replace_text
 from search.study import Study
 from selection.intervals import Measure, difference, interval
-from selection.jobs import Touched
 from selection.result import Difference, Images, as_shares
+from selection.work import Touched
 
 
 class Touch(BaseModel):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from acgan.classifier import Classifier, FitConfig, fit_last, predict
 from acgan.config import derive_seed
 from acgan.dataset import ImageSet
-from acgan.generate import LoadedGenerator, generate_all
+from acgan.generator import LoadedGenerator, generate_all
 from selection.result import LAST_EPOCHS
 from selection.settings import SelectionConfig
 
@@ -34,7 +34,7 @@ def train_on_generated(
 ) -> list[Classifier]:
     """Return CNN `number` (from 0) of a generator as it was after each of its last epochs.
 
-    Raises `acgan.generate.NotFiniteError` if the generated images are not finite, and
+    Raises `acgan.generator.NotFiniteError` if the generated images are not finite, and
     `ConstantError` if those of a class are all the same.
     """
     seed = derive_seed(config.seed, "utility images", number)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from acgan.config import derive_seed
 from acgan.evaluate import grid
-from acgan.generate import LoadedGenerator, Pixels, images_of
+from acgan.generator import LoadedGenerator, Pixels, images_of
 
 WALKS = 2  # of a class
 STEPS = 9  # both ends included

@@ -15,8 +15,8 @@ from search.cluster import needs, ray_cluster  # sets Ray's token, which its imp
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from selection.jobs import Job
 from selection.settings import SelectionConfig
+from selection.work import Job
 
 
 class LostError(RuntimeError):

@@ -39,9 +39,9 @@ from search.study import (
 )
 from selection import pick
 from selection.funnel import Funnel
-from selection.jobs import Job
 from selection.plan import Plan, make_plan
 from selection.result import Pick
+from selection.work import Job
 from selection.workers import Workers
 from tests.kit import CLASSES, tiny_config, tiny_images
 

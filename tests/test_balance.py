@@ -19,7 +19,8 @@ from PIL import Image
 from acgan.balance import lack_of, merged_labels
 from acgan.data import load
 from acgan.errors import InputError
-from acgan.generate import NAMING, Manifest, generate, load_generator, main
+from acgan.generate import NAMING, Manifest, main
+from acgan.generator import generate, load_generator
 from acgan.labels import GENERATED, read_table
 from tests.kit import CLASSES, tiny_config, tiny_images
 from tests.test_generate import content, read_png, write_weights

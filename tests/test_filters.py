@@ -18,7 +18,8 @@ from acgan.classifier import FitConfig, predict
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.evaluate import Scorer
-from acgan.generate import FILTERS, Manifest, load_generator
+from acgan.generate import FILTERS, Manifest
+from acgan.generator import load_generator
 from acgan.labels import GENERATED
 from selection import filters
 from selection.extractors import Cnn3

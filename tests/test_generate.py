@@ -26,15 +26,14 @@ from acgan.config import TrainConfig, derive_seed
 from acgan.data import load
 from acgan.errors import InputError
 from acgan.evaluate import to_uint8
-from acgan.generate import (
+from acgan.generate import Manifest, main
+from acgan.generator import (
     BLOCK,
     LoadedGenerator,
-    Manifest,
     NotFiniteError,
     generate,
     generate_all,
     load_generator,
-    main,
 )
 from acgan.labels import GENERATED, read_table
 from acgan.models import Generator

@@ -16,24 +16,13 @@ from acgan.data import load
 from acgan.errors import InputError
 from acgan.evaluate import GRID_COLUMNS, GRID_TILE
 from acgan.files import file_sha256
-from acgan.generate import generate_all, load_generator
+from acgan.generator import generate_all, load_generator
 from search.node import StudyAt
 from selection import utility
-from selection.jobs import (
-    CeilingJob,
-    ExtractorJob,
-    FidelityJob,
-    Scored,
-    TouchJob,
-    UtilityJob,
-    Weights,
-    Work,
-    read_stored,
-    sample_grid,
-    without_test,
-)
+from selection.jobs import CeilingJob, ExtractorJob, FidelityJob, TouchJob, UtilityJob, sample_grid
 from selection.result import ExtractorInfo
 from selection.settings import SelectionConfig
+from selection.work import Scored, Weights, Work, read_stored, without_test
 from tests.kit import tiny_dataset
 from tests.picks import write_covidx
 from tests.test_generate import write_weights

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.generate import load_generator
+from acgan.generator import load_generator
 from acgan.rundir import RunDir, weights_bytes
 from acgan.step import Training, train_step, update_generator
 from acgan.train import DeviceImages, train_epoch

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import acgan
 from acgan.errors import InputError
-from acgan.generate import generate, load_generator
+from acgan.generator import generate, load_generator
 from search import tracking
 from selection.registry import (
     CHAMPION_URI,

@@ -17,17 +17,17 @@ import torch
 
 from acgan.errors import InputError
 from acgan.files import file_sha256
-from acgan.generate import BLOCK
+from acgan.generator import BLOCK
 from acgan.rundir import RunDir
 from search import tracking
 from search.study import Study, driver_lock
 from selection.finalists import Found, find_finalists, make_images
-from selection.jobs import without_test
 from selection.plan import load_data
 from selection.result import Pick, write_json
 from selection.review_server import TOKEN_HEADER
 from selection.reviews import read_reviews
 from selection.settings import SelectionConfig
+from selection.work import without_test
 from tests.mlflow_server import Server
 from tests.picks import make_nan, plant, send, write_covidx
 from tests.reviews import Review, typed

@@ -23,13 +23,13 @@ from mlflow.entities import Run as TrackedRun
 from acgan.rundir import RunDir
 from search.study import driver_lock, study_images
 from selection import study
-from selection.jobs import without_test
 from selection.result import read_pick
 from selection.study_arms import GAN, REAL, curve_arm
 from selection.study_jobs import ArmJob
 from selection.study_plan import StudyPlan
 from selection.study_result import AugmentationStudy, comparisons, read_study, sentence
 from selection.testset import touches
+from selection.work import without_test
 from tests.augmentations import plan_of, study_here
 from tests.kit import CLASSES
 from tests.picks import Here, Place, pick_here, send, train_study, type_pick, write_covidx

@@ -10,9 +10,9 @@ import pytest
 from acgan.errors import InputError
 from search.study import Study, open_study
 from selection.intervals import difference, interval
-from selection.jobs import Touched
 from selection.result import Images, as_shares
 from selection.testset import ledger_path, record, rows, touches
+from selection.work import Touched
 from tests.kit import CLASSES
 from tests.studies import write_study
 

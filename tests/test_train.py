@@ -29,7 +29,7 @@ from acgan.config import TrainConfig
 from acgan.data import load
 from acgan.errors import InputError
 from acgan.evaluate import COMPONENTS, Evaluation, Scorer, cached_scorer
-from acgan.generate import generate, load_generator
+from acgan.generator import generate, load_generator
 from acgan.models import Discriminator, Generator
 from acgan.records import EpochRecord, kept_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir

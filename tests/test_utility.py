@@ -14,7 +14,7 @@ from torch import nn
 from acgan.classifier import Classifier, FitConfig, fit_last, predict
 from acgan.config import derive_seed
 from acgan.dataset import ImageSet
-from acgan.generate import LoadedGenerator, NotFiniteError, generate_all, load_generator
+from acgan.generator import LoadedGenerator, NotFiniteError, generate_all, load_generator
 from acgan.rundir import weights_bytes
 from selection import decide
 from selection.result import LAST_EPOCHS, Images

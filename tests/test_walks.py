@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from acgan.evaluate import GRID_TILE, to_uint8
-from acgan.generate import LoadedGenerator, NotFiniteError, generate, images_of
+from acgan.generator import LoadedGenerator, NotFiniteError, generate, images_of
 from acgan.models import Generator
 from selection.walks import (
     LATENTS,

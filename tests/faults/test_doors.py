@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from acgan import generate
+from acgan import generate, generator
 from acgan.config import cache_folder, read_file
 from acgan.covidx import Use, curate, image_paths
 from acgan.data import load
@@ -30,8 +30,8 @@ from search.settings import SearchConfig
 from selection import generate as generate_registered
 from selection import pick, registry
 from selection.extractors import AUTO, CNN3, cached_views, open_extractor
-from selection.jobs import Scored, read_stored
 from selection.testset import ledger_path, touches
+from selection.work import Scored, read_stored
 from tests.kit import CLASSES, tiny_dataset
 from tests.picks import Place, plan_of, send, train_study, write_covidx
 from tests.searches import Search, write_images
@@ -153,7 +153,7 @@ def test_a_trap_for_weights_is_refused(place: Place, trap: bytes) -> None:
     for path in place.study.path.glob("t*/weights/*.safetensors"):
         path.write_bytes(trap)
     with pytest.raises(InputError, match="is no safetensors file"):
-        generate.load_generator(weights_of(place), device=CPU)
+        generator.load_generator(weights_of(place), device=CPU)
     with pytest.raises(InputError, match="are not those that were recorded"):
         plan_of(pick_options(place))
 
