@@ -20,7 +20,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -59,6 +59,9 @@ class TrainConfig(Section):
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the discriminator")
     batch_size: int = Field(64, ge=2, description="real images a step (and as many generated)")
     epochs: int = Field(388, ge=1, description="passes over the training images")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of a step's convolutions and products of matrices"
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Adam's step size")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first-moment decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second-moment decay")

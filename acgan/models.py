@@ -59,7 +59,8 @@ class UpConvolution(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Keras crops one row and column at the top left and two at the bottom right."""
-        if x.device.type == "cpu" and (self._deep(x) or self.out_channels <= FEW_CHANNELS):
+        own = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if own and (self._deep(x) or self.out_channels <= FEW_CHANNELS):
             by_matrices: Callable[..., Tensor] = _ByMatrices.apply
             return by_matrices(x, self.weight, self.bias, self._deep(x))
         return super().forward(x, output_size)[..., :-1, :-1]

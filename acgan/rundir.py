@@ -46,6 +46,8 @@ from acgan.records import QUALITY, WINDOW, EpochRecord, kept_epochs, read_record
 HEADER_LIMIT_BYTES = 1_000_000  # fifty times that of a state
 WEIGHTS_LIMIT_BYTES = 8_000_000_000  # twenty-five times a full-size state
 
+_LENGTH = 8  # bytes of a safetensors file that say how long its header is
+
 log = logging.getLogger(__name__)
 
 
@@ -64,8 +66,20 @@ def checksum(tensors: Mapping[str, Tensor], record: str) -> str:
 
 
 def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Serialise tensors and text metadata as one safetensors file."""
-    return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata))
+    """Serialise tensors and text metadata as one safetensors file, the same bytes each time.
+
+    The library writes the texts in an order that varies from call to call.
+    """
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata))
+    end = _header_end(content)
+    header = json.loads(content[_LENGTH:end])
+    ordered = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    ordered += b" " * (-len(ordered) % _LENGTH)  # what follows is aligned
+    return b"".join((len(ordered).to_bytes(_LENGTH, "little"), ordered, memoryview(content)[end:]))
+
+
+def _header_end(content: bytes) -> int:
+    return _LENGTH + int.from_bytes(content[:_LENGTH], "little")
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -94,14 +108,14 @@ def parse_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises `SafetensorError` for anything else.
     """
-    header = int.from_bytes(content[:8], "little")
-    if header > HEADER_LIMIT_BYTES:
+    end = _header_end(content)
+    if end > HEADER_LIMIT_BYTES:
         raise SafetensorError(f"its header has more than {HEADER_LIMIT_BYTES} bytes")
     try:
         tensors = load(content)
     except (KeyError, RuntimeError, TypeError) as error:  # types and shapes that PyTorch lacks
         raise SafetensorError(f"it holds a tensor that cannot be read ({error})") from error
-    return tensors, json.loads(content[8 : 8 + header]).get("__metadata__") or {}
+    return tensors, json.loads(content[_LENGTH:end]).get("__metadata__") or {}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from acgan.config import TrainConfig
 from acgan.ema import Ema
 from acgan.models import Discriminator, Generator
 from acgan.options import compose
+from acgan.precision import computing, lay_out, widened
 
 METRICS = (
     "d_loss",
@@ -73,7 +74,8 @@ class KerasAdam(torch.optim.Adam):
             for moment in moments:
                 if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
                     raise ValueError(f"the moments of {name} have another shape or type")
-            mean, square = (moment.to(parameter.device, copy=True) for moment in moments)
+            # Laid out as the parameter is, which the fused update takes for granted.
+            mean, square = (torch.empty_like(parameter).copy_(moment) for moment in moments)
             self.state[parameter] = {
                 "step": torch.tensor(float(self.updates), device=parameter.device),
                 "exp_avg": mean,
@@ -94,6 +96,8 @@ class Training:
         self.device = device
         self.generator = Generator(config, classes).to(device)
         self.discriminator = Discriminator(config, classes).to(device)
+        for network in (self.generator, self.discriminator):
+            lay_out(network, config)
         self.generator_adam = KerasAdam(self.generator, config)
         self.discriminator_adam = KerasAdam(
             self.discriminator, config, rate=config.discriminator_rate
@@ -105,6 +109,18 @@ class Training:
     def candidate(self) -> Generator:
         """The generator that records, samples and kept weights speak of: the average, if any."""
         return self.generator if self.ema is None else self.ema.generator
+
+    def generate(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Return the trained generator's images [B, 3, H, W] in a step."""
+        with computing(self.config, self.device):
+            images: Tensor = self.generator(latents, labels)
+        return widened(images)
+
+    def judge(self, images: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return what the discriminator gives for images in a step, with dropout."""
+        with computing(self.config, self.device):
+            source, label = self.discriminator(images, noise)
+        return widened(source), widened(label)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state by name."""
@@ -160,7 +176,7 @@ def update_discriminator(
     latents, generated_labels = draw(training, count, noise)
     training.generator.eval()  # this step's images come from its moving statistics
     with torch.no_grad():
-        generated = training.generator(latents, generated_labels)
+        generated = training.generate(latents, generated_labels)
 
     deviation = training.config.label_smoothing * torch.rand(
         2 * count, generator=noise, device=images.device
@@ -168,7 +184,7 @@ def update_discriminator(
     target = torch.cat([1 - deviation[:count], deviation[count:]])
     training.discriminator.train()  # BatchNorm sees real and generated images together
     batch = training.options.augment(torch.cat([images, generated]), noise)
-    source, label = training.discriminator(batch, noise)
+    source, label = training.judge(batch, noise)
     source_loss = F.binary_cross_entropy_with_logits(source, target)
     class_loss = training.options.discriminator_class_loss(
         label, torch.cat([labels, generated_labels])
@@ -198,8 +214,8 @@ def update_generator(training: Training, count: int, noise: torch.Generator) -> 
     training.generator.train()
     training.discriminator.eval()
     training.discriminator.requires_grad_(False)
-    images = training.options.augment(training.generator(latents, labels), noise)
-    source, label = training.discriminator(images, noise)
+    images = training.options.augment(training.generate(latents, labels), noise)
+    source, label = training.judge(images, noise)
     source_loss = F.binary_cross_entropy_with_logits(source, torch.ones_like(source))
     class_loss = training.options.generator_class_loss(label, labels)
     loss = source_loss + class_loss

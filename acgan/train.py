@@ -35,6 +35,7 @@ from acgan.device import default_device, named_device
 from acgan.errors import InputError
 from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
 from acgan.machine import note_machine, this_machine
+from acgan.precision import check_precision
 from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
 from acgan.rundir import NotOwnerError, RunDir, weights_bytes
 from acgan.sampling import class_balanced, shuffled
@@ -67,6 +68,7 @@ def train(
     """
     check_fits(config, data)
     device = device or default_device()
+    check_precision(config, device)
     classes = len(data.classes)
     run.claim(config, classes=data.classes, fingerprint=data.fingerprint)
     training = Training(config, classes=classes, device=device)

@@ -1,7 +1,8 @@
 """One training step beside the published Keras model, a plain PyTorch port, and the limit.
 
 Each way is a process of its own, and they take their steps in turn. The limit is the step's
-operations at the rate at which the same device multiplies float32 matrices in the same run.
+operations at the rate at which the same device multiplies matrices of the same numbers in the same
+run. On a GPU the plain port and this project's step are measured in bfloat16, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from search.estimate import matrix_rate, step_flop
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 KERAS, PLAIN, PROJECT = "Keras on TensorFlow, as published", "plain PyTorch port", "this project"
+PLAIN_BFLOAT16, PROJECT_BFLOAT16 = f"{PLAIN}, bfloat16", f"{PROJECT}, bfloat16"
+NOT_MEASURED = "not measured"
 
 
 class Worker:
@@ -70,6 +73,9 @@ def commands(peers_python: Path) -> dict[str, list[str]]:
     """Return the command of each way that is installed."""
     ours = [sys.executable, "-m", "benchmarks.peers.torch_worker"]
     found = {PLAIN: [*ours, "plain"], PROJECT: [*ours, "step"]}
+    if torch.cuda.is_available():  # a CPU has it by emulation, if at all
+        found[PLAIN_BFLOAT16] = [*ours, "plain-bfloat16"]
+        found[PROJECT_BFLOAT16] = [*ours, "step-bfloat16"]
     if not peers_python.exists():
         return found
     return {KERAS: [str(peers_python), "-m", "benchmarks.peers.keras_worker"], **found}
@@ -97,10 +103,27 @@ def measure(ways: dict[str, Worker], rounds: int) -> Answers:
     return {name: found[2:] for name, found in answers.items()}
 
 
-def rows(answers: Answers, settings: Settings, rate: float) -> list[list[object]]:
-    """Return a row for each way; `rate` in operations a second."""
+Rates = dict[torch.dtype, float]
+"""Operations a second of a matrix product."""
+
+
+def rates(device: torch.device) -> Rates:
+    """Return the rate of each type of number that a way computes with on the device."""
+    types = [torch.float32, *([torch.bfloat16] if device.type == "cuda" else [])]
+    return {dtype: matrix_rate(device, dtype) for dtype in types}
+
+
+def rows(answers: Answers, settings: Settings, rate: Rates) -> list[list[object]]:
+    """Return a row for each way, its limit by the rate of the numbers that it computes with."""
     wall = {name: [answer["wall_s"] for answer in found] for name, found in answers.items()}
-    limit_s = flop(settings) / rate
+
+    def against(other: str, name: str) -> str:
+        return str(ratio(wall[other], wall[name])) if other in wall else NOT_MEASURED
+
+    def limit_s(name: str) -> float:
+        reduced = name in (PLAIN_BFLOAT16, PROJECT_BFLOAT16)
+        return flop(settings) / rate[torch.bfloat16 if reduced else torch.float32]
+
     return [
         [
             name,
@@ -108,9 +131,8 @@ def rows(answers: Answers, settings: Settings, rate: float) -> list[list[object]
             settings.batch / statistics.median(wall[name]),
             statistics.median(answer["cpu_s"] for answer in found),
             max(answer["peak_bytes"] for answer in found) / 1e9,
-            str(ratio(wall[KERAS], wall[name])) if KERAS in wall else "not measured",
-            str(ratio(wall[PLAIN], wall[name])),
-            f"{100 * limit_s / min(wall[name]):.0f} %",
+            *(against(other, name) for other in (KERAS, PLAIN, PLAIN_BFLOAT16)),
+            f"{100 * limit_s(name) / min(wall[name]):.0f} %",
         ]
         for name, found in answers.items()
     ]
@@ -124,6 +146,7 @@ HEADER = (
     "peak GB",
     "times as fast as Keras",
     "times as fast as the plain port",
+    "times as fast as it in bfloat16",
     "of the limit, at best",
 )
 
@@ -140,14 +163,18 @@ def section(settings: Settings, peers_python: Path, rounds: int) -> tuple[str, b
     device = default_device()
     torch.set_num_threads(settings.threads)
     with workers(settings, peers_python) as ways:
-        before = matrix_rate(device)
+        before = rates(device)
         answers = measure(ways, rounds)
-        rate = max(before, matrix_rate(device))
+        rate = {dtype: max(before[dtype], found) for dtype, found in rates(device).items()}
         profile = ways[PROJECT].ask("profile")
+    products = "; ".join(
+        f"matrix products in {str(dtype).removeprefix('torch.')} {found / 1e9:,.0f} GFLOP/s, "
+        f"limit {flop(settings) / found:.3g} s"
+        for dtype, found in rate.items()
+    )
     title = (
         f"**{settings.size} px, width {settings.width:g}, batch {settings.batch}, "
-        f"{settings.threads} threads** ({rounds} rounds; matrix products "
-        f"{rate / 1e9:,.0f} GFLOP/s, limit {flop(settings) / rate:.3g} s)"
+        f"{settings.threads} threads** ({rounds} rounds; {products})"
     )
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in profile)
     text = f"{title}\n\n{table(HEADER, rows(answers, settings, rate))}\n\nProfile: {shares}."

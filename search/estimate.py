@@ -17,6 +17,7 @@ from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.evaluate import GRID_TILE
 from acgan.models import Discriminator, Generator
+from acgan.precision import reduced
 
 KEPT_WEIGHTS = 9  # three by quality, three by the filter, the last three
 SAMPLE_GRID_BYTES = 3 * 8  # a pixel of eight columns, uncompressed
@@ -83,7 +84,8 @@ def trial_seconds(config: TrainConfig, images: int, device: torch.device | None 
     device multiplies matrices now.
     """
     updates = config.epochs * images / config.batch_size
-    rate = matrix_rate(device or default_device()) * SHARE_OF_PEAK
+    dtype = torch.bfloat16 if reduced(config) else torch.float32
+    rate = matrix_rate(device or default_device(), dtype) * SHARE_OF_PEAK
     return updates * max(step_flop(config) / rate, SHORTEST_STEP_S)
 
 
@@ -133,10 +135,10 @@ def search_seconds(
     return trials / a_second
 
 
-def matrix_rate(device: torch.device) -> float:
-    """Return the float32 operations a second of a matrix product."""
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Return the operations a second of a matrix product."""
     size = 8192 if device.type == "cuda" else 1024
-    matrix = torch.rand(size, size, device=device)
+    matrix = torch.rand(size, size, device=device, dtype=dtype)
     fastest = math.inf
     for _ in range(5):
         started = time.perf_counter()

@@ -21,6 +21,7 @@ OPTIONS_OFF: dict[str, Any] = {
     "r1_gamma": 0.0,
     "reacgan_head": False,
     "ema_decay": 0.0,
+    "precision": "float32",
 }
 OPTIONS_ON: dict[str, Any] = {
     "discriminator_rate": 2.0,
@@ -31,6 +32,7 @@ OPTIONS_ON: dict[str, Any] = {
     "r1_gamma": 10.0,
     "reacgan_head": True,
     "ema_decay": 0.9,
+    "precision": "bfloat16",
 }
 
 

@@ -68,8 +68,10 @@ def test_options_are_trained_measured_and_told_apart_by_their_spread(
     said = capsys.readouterr().out
     for file in (SMALL, EXTENDED):
         assert f"{file}: 2 trials of 6 epochs" in said
-    assert "step 3: 4 to do, 6 there" in said
     again = rows((tmp_path / "page.md").read_text())
+    # A best point that is the baseline itself has its weights, byte by byte.
+    new = [name for name in again if name not in found and again[name] != found["baseline"]]
+    assert (f"step 3: {2 * len(new)} to do, {10 - 2 * len(new)} there" in said) is bool(new)
     assert list(again) == ["baseline", *two, "best of 3 dimensions", "best of the extended"]
     assert {name: again[name] for name in found} == found
     assert re.search(r"^best of 3 dimensions: learning_rate \S+, label_smoothing", said, re.M)
@@ -110,5 +112,7 @@ def test_the_extended_space_is_the_small_one_and_every_option() -> None:
         space.read(read_file(find_file(file))["space"], TrainConfig()) for file in (SMALL, EXTENDED)
     )
     assert small.items() <= extended.items()
-    assert extended.keys() - small.keys() == OPTIONS_ON.keys()
+    assert extended.keys() - small.keys() == OPTIONS_ON.keys() - {
+        "precision"
+    }  # a means, not an end
     space.check_size(extended, 1000)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,19 @@ from acgan.config import TrainConfig
 from acgan.models import Discriminator, Generator
 from benchmarks.peers import plain
 from benchmarks.peers.worker import Settings
-from benchmarks.step import KERAS, PLAIN, PROJECT, Worker, commands, flop, measure, rows, workers
+from benchmarks.step import (
+    KERAS,
+    PLAIN,
+    PLAIN_BFLOAT16,
+    PROJECT,
+    PROJECT_BFLOAT16,
+    Worker,
+    commands,
+    flop,
+    measure,
+    rows,
+    workers,
+)
 
 TINY = Settings(size=16, width=0.0625, batch=4, threads=1)
 NO_PEERS = Path("no-such-python")
@@ -38,11 +51,30 @@ def test_each_way_takes_its_steps_and_has_a_row() -> None:
         answers = measure(ways, 2)
         profile = ways[PROJECT].ask("profile")
     assert [len(found) for found in answers.values()] == [2, 2]
-    found = rows(answers, TINY, rate=1e9)
+    found = rows(answers, TINY, {torch.float32: 1e9})
     assert [row[0] for row in found] == [PLAIN, PROJECT]
-    assert {row[5] for row in found} == {"not measured"}
+    assert {row[5] for row in found} == {row[7] for row in found} == {"not measured"}
     assert str(found[0][6]).startswith("1.00 ")
     assert 0 < sum(share for _, share in profile) <= 1
+
+
+def test_a_row_in_bfloat16_is_held_against_the_same_limit_and_the_same_peer() -> None:
+    seconds = {PLAIN: 4.0, PLAIN_BFLOAT16: 2.0, PROJECT_BFLOAT16: 1.0}
+    answers = {
+        name: [{"wall_s": value, "cpu_s": value, "peak_bytes": 1.0}]
+        for name, value in seconds.items()
+    }
+    rate = {torch.float32: flop(TINY) / 2.0, torch.bfloat16: flop(TINY) / 0.5}
+    plain_row, reduced_row, own = rows(answers, TINY, rate)
+    assert [row[-1] for row in (plain_row, reduced_row, own)] == ["50 %", "25 %", "50 %"]
+    assert [str(cell).split()[0] for cell in own[6:8]] == ["4.00", "2.00"]
+
+
+@pytest.mark.parametrize("way", ["plain-bfloat16", "step-bfloat16"])
+def test_a_step_in_bfloat16_is_taken(way: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.peers.torch_worker", way]
+    with Worker(command, TINY) as worker:
+        assert worker.ask("step")["wall_s"] > 0
 
 
 def test_keras_is_measured_where_it_is_installed(tmp_path: Path) -> None:

@@ -502,6 +502,12 @@ def test_weights_that_are_views_are_written_as_they_look() -> None:
     assert torch.equal(tensors["row"], base[1])
 
 
+def test_the_same_weights_are_the_same_bytes_each_time() -> None:
+    texts = {name: "é" * count for count, name in enumerate("abcdefgh")}
+    contents = {weights_bytes({"t": torch.ones(3), "s": torch.ones(2)}, texts) for _ in range(20)}
+    assert len(contents) == 1
+
+
 def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
     tensors = {
         "float": torch.randn(3, 2),

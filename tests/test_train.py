@@ -109,10 +109,12 @@ def assert_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def test_two_and_three_epochs_are_five_straight_bit_for_bit(
     tmp_path: Path, scorer: Path, straight: Path
 ) -> None:
-    run = trained(tmp_path / "run", scorer, epochs=2)
+    run = trained(tmp_path / straight.name, scorer, epochs=2)
     assert len(read_records(run / "epochs.jsonl")) == 2
     torch.manual_seed(99)
     assert_same_run(trained(run, scorer), straight)
+    hashes = ([r.weights for r in read_records(r / "epochs.jsonl")] for r in (run, straight))
+    assert next(hashes) == next(hashes)
 
 
 def test_a_run_with_options_resumes_bit_for_bit_too(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,10 +20,15 @@ from benchmarks.peers.worker import Profile, Settings, Step, serve
 SHOWN = 8
 
 
-def project(settings: Settings) -> Step:
+def project(settings: Settings, precision: Literal["float32", "bfloat16"] = "float32") -> Step:
     """Return this project's step."""
     device = _device(settings)
-    config = TrainConfig(image_size=settings.size, width=settings.width, batch_size=settings.batch)
+    config = TrainConfig(
+        image_size=settings.size,
+        width=settings.width,
+        batch_size=settings.batch,
+        precision=precision,
+    )
     training = Training(config, classes=3, device=device)
     noise = torch.Generator(device).manual_seed(0)
     images, labels = _batch(settings, device)
@@ -55,7 +63,12 @@ def profiled(step: Step) -> list[tuple[str, float]]:
     return [(key, times[key] / sum(times.values())) for key in order]
 
 
-WAYS = {"step": project, "plain": plain}
+WAYS: dict[str, Callable[[Settings], Step]] = {
+    "step": project,
+    "plain": plain,
+    "step-bfloat16": partial(project, precision="bfloat16"),
+    "plain-bfloat16": partial(plain, autocast=torch.bfloat16),
+}
 
 
 def _prepare(step: Step) -> tuple[Step, Profile]:
