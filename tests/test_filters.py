@@ -42,10 +42,9 @@ Pixels = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of this module's own; CNNs of ramps need few epochs."""
+def quick_cnns(cache: Path) -> Iterator[None]:
+    """CNNs of ramps need few epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(evaluate, "scorer_fit", lambda images: FitConfig(2e-3, 6, 16))
         yield
 

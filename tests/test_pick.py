@@ -59,13 +59,7 @@ PICTURES = {"real.png", "tsne.png", "closest.png", "scores.png", "curves.png"}
 TEXTS = {"pick.json", "candidates.csv", "report.html", "model_card.md", "data_card.md"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of this module's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACGAN_CACHE", str(folder))
-        yield folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
