@@ -37,6 +37,9 @@ def draw(bands: Mapping[Searcher, Band], *, oracle: float) -> bytes:
         axes.legend(frameon=False)
         axes.set_xlabel("epochs spent by all trials together")
     panels[0].set_ylabel(f"best {QUALITY} so far: median, 10–90 %")
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter("{x:g}")
     panels[0].set_ylim(*_limits(bands, oracle))
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
@@ -58,4 +61,4 @@ def _limits(bands: Mapping[Searcher, Band], oracle: float) -> tuple[float, float
     tops = [each.high[int(CUT * len(each.high)) :] for each in bands.values()]
     finite = (float(value) for row in tops for value in row if np.isfinite(value))
     top = max(finite, default=2 * oracle)  # with few epochs there may be no value at all
-    return oracle - 0.05 * (top - oracle), top
+    return oracle * (oracle / top) ** 0.05, top
