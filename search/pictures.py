@@ -8,7 +8,9 @@ pruned trials nor the baseline, and cuts off the labels of a space of ten fields
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,16 +62,22 @@ class Points:
     objective: str
     minimize: bool
 
-    @property
+    @functools.cached_property
     def finished(self) -> list[Point]:
         """Those that ran to their last epoch."""
         return [point for point in self.points if point.finished]
 
-    @property
+    @functools.cached_property
     def best(self) -> Point | None:
         """The best one that finished."""
         sign = 1 if self.minimize else -1
         return min(self.finished, key=lambda point: sign * point.value, default=None)
+
+    @functools.cached_property
+    def logarithmic(self) -> bool:
+        """Whether values are shown by their logarithm: where they span more than ten-fold."""
+        values = [point.value for point in self.points]
+        return min(values) > 0 and max(values) > 10 * min(values)
 
 
 def read_points(study: Study, names: Iterable[str]) -> Points:
@@ -121,7 +129,7 @@ def history(found: Points) -> bytes:
     keep = min if found.minimize else max
     numbers = [point.number for point in found.finished]
     values = [point.value for point in found.finished]
-    best = [keep(values[: place + 1]) for place in range(len(values))]
+    best = list(itertools.accumulate(values, keep))
     axes.step(numbers, best, where="post", color=BEST, linewidth=1.2, label="best so far")
     _scatter(axes, found, [point.number for point in found.points])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -271,18 +279,12 @@ def _role(point: Point, found: Points) -> str:
 
 def _value_axis(axes: Axes, found: Points) -> None:
     axes.set_ylabel(found.objective)
-    if _logarithmic(found):
+    if found.logarithmic:
         axes.set_yscale("log")
 
 
-def _logarithmic(found: Points) -> bool:
-    """Whether values are shown by their logarithm: where they span more than a factor of ten."""
-    values = [point.value for point in found.points]
-    return min(values) > 0 and max(values) > 10 * min(values)
-
-
 def _on_scale(value: float, found: Points) -> float:
-    return math.log(value) if _logarithmic(found) else value
+    return math.log(value) if found.logarithmic else value
 
 
 def _dimension_axis(axes: Axes, dimension: Dimension) -> None:
