@@ -648,9 +648,9 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     def users(pattern: str) -> set[str]:
         return {name for name, source in functions.items() if re.search(pattern, source)}
 
-    asked = {"jobs.Work.data", "jobs.TouchJob.run", "study_jobs.ArmJob.run"}
+    asked = {"work.Work.data", "jobs.TouchJob.run", "study_jobs.ArmJob.run"}
     assert users(r"\.all_data\(") == asked
-    assert users(r"\bsame_data\(") == {"jobs.Work.all_data"}
+    assert users(r"\bsame_data\(") == {"work.Work.all_data"}
     assert users(r"(?<!def )(?<![.\w])load\(") == set()
     assert users(r"\bstudy_images\(") == {"plan.load_data", "study_plan.make_study_plan"}
     look, counted = (
