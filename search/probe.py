@@ -18,6 +18,7 @@ from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.inception import checked_file
 from acgan.labels import read_table
+from acgan.precision import check_precision
 from search import estimate
 from search.cluster import Node  # sets Ray's token, which its import reads
 from search.node import set_aside
@@ -225,6 +226,10 @@ def try_device(config: TrainConfig, images: int, gpu: bool) -> Device:
         return Device("the CPU", estimate.trial_seconds(config, images, device))
     if not torch.cuda.is_available():
         return Device(problem="PyTorch sees no GPU there; install its build for CUDA, or a driver")
+    try:
+        check_precision(config, device)
+    except InputError as error:
+        return Device(problem=str(error))
     free = estimate.gigabytes(torch.cuda.mem_get_info()[0])
     name = f"{torch.cuda.get_device_name()} with {free} free"
     return Device(name, estimate.trial_seconds(config, images, device))

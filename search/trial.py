@@ -16,6 +16,7 @@ from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluate import Evaluation, Scorer, cached_scorer
 from acgan.files import DISK_ERRORS, file_sha256, replace_bytes
+from acgan.precision import check_precision
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from acgan.step import Training
@@ -86,12 +87,14 @@ def _watched(path: Path, limit_s: float) -> Iterator[Callable[[], None]]:
 def prepare_scoring(at: StudyAt, gpu: bool) -> None:
     """Put the scoring CNN into the study, and what its score means there; once a study.
 
-    A scoring CNN that is there and damaged is replaced by the same one, or `InputError`.
+    A scoring CNN that is there and damaged is replaced by the same one, or `InputError`; that is
+    raised too, before anything is trained, where the device lacks the search's precision.
     """
     study = same_study(at)
     config = validate(TrainConfig, "train", study.info.train)
-    data = same_data(at, config)
     device = set_aside(gpu)
+    check_precision(config, device)
+    data = same_data(at, config)
     known = study.quality()
     if known is None:
         study.scorer_path.unlink(missing_ok=True)  # of a start that came to no end

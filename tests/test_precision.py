@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from acgan.data import PHANTOM
 from acgan.errors import InputError
 from acgan.precision import check_precision
 from acgan.rundir import parse_weights, weights_bytes
 from acgan.step import METRICS, Training, train_step
 from search.estimate import trial_seconds
+from search.node import StudyAt
+from search.probe import try_device
+from search.study import write
+from search.trial import prepare_scoring
 from tests.kit import OPTIONS_ON, tiny_config, tiny_images
+from tests.studies import write_study
 
 CPU = torch.device("cpu")
 ROUNDING = 2**-8  # half of what two neighbouring bfloat16 numbers lie apart, relative
@@ -89,9 +96,10 @@ def test_weights_and_moments_lie_alike_after_a_resumption() -> None:
     assert torch.equal(steps(resumed, 1), steps(training, 1))
 
 
-def test_a_gpu_without_bfloat16_is_refused_before_any_training(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def old_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU that does not compute in bfloat16, as far as PyTorch is asked about it."""
+
     class Device:
         """In place of `torch.cuda.device`, which wants a GPU."""
 
@@ -100,13 +108,39 @@ def test_a_gpu_without_bfloat16_is_refused_before_any_training(
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    old = torch.device("cuda:0")
-    with pytest.raises(InputError, match="Tesla T4 has no bfloat16; train with --precision float3"):
-        check_precision(tiny_config(precision="bfloat16"), old)
-    check_precision(tiny_config(), old)
+    gpu = torch.device("cuda:0")
+    for module in ("search.trial", "search.probe"):
+        monkeypatch.setattr(f"{module}.set_aside", lambda _gpu: gpu)
+    return gpu
+
+
+REFUSED = "Tesla T4 has no bfloat16; train with --precision float32"
+
+
+def test_a_gpu_without_bfloat16_is_refused_before_any_training(old_gpu: torch.device) -> None:
+    with pytest.raises(InputError, match=REFUSED):
+        check_precision(tiny_config(precision="bfloat16"), old_gpu)
+    check_precision(tiny_config(), old_gpu)
     check_precision(tiny_config(precision="bfloat16"), CPU)
+
+
+@pytest.mark.usefixtures("old_gpu")
+def test_a_search_is_refused_there_before_its_first_trial(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study")
+    asked = {"train": study.info.train | {"precision": "bfloat16"}}
+    write(study.path / "study.json", study.info.model_copy(update=asked))
+    at = StudyAt(study.path, study.info.uuid, PHANTOM)
+    with pytest.raises(InputError, match=REFUSED):
+        prepare_scoring(at, gpu=True)
+    assert not study.scorer_path.exists()
+
+
+@pytest.mark.usefixtures("old_gpu")
+def test_the_doctor_says_so_of_a_node() -> None:
+    assert try_device(tiny_config(precision="bfloat16"), 48, gpu=True).problem == REFUSED
 
 
 def test_a_trial_is_estimated_by_the_rate_of_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
