@@ -25,20 +25,13 @@ from selection.confounding import (
     right_by_source,
 )
 from selection.fidelity import ENOUGH_FOR_FID
+from selection.overview import METRICS
 from selection.registry import NAME, usage
-from selection.report import (
-    DATA_CARD,
-    METRICS,
-    MODEL_CARD,
-    counted,
-    interval,
-    number,
-    percent,
-    significant,
-)
+from selection.report import DATA_CARD, MODEL_CARD
 from selection.result import Difference, Pick
 from selection.reviews import Entry, of_weights
 from selection.testset import rows
+from selection.wording import counted, interval, number, percent, significant
 from selection.work import Touched
 
 TEMPLATES = {name: Path(__file__).with_name(f"{name}.j2") for name in (MODEL_CARD, DATA_CARD)}

@@ -24,12 +24,12 @@ from acgan.errors import InputError
 from acgan.generator import BLOCK, NotFiniteError, generate, load_generator
 from acgan.records import QUALITY
 from search.study import Study
+from selection.overview import finalists as measured
 from selection.plan import Chosen, step_1, weights_path
-from selection.report import finalists as measured
-from selection.report import interval, significant
 from selection.result import Candidate, Pick, read_pick
 from selection.review_session import Finalist
 from selection.settings import SelectionConfig
+from selection.wording import interval, significant
 
 GENERATED = BLOCK  # images of each class: what is computed at once
 

@@ -24,10 +24,11 @@ from selection import publish, registry
 from selection.cards import cards, description, write_cards
 from selection.funnel import Funnel
 from selection.plan import Plan, add_study_options, make_plan
-from selection.report import TrackingLinks, interval, write_report
+from selection.report import TrackingLinks, write_report
 from selection.result import Pick, read_pick
 from selection.reviews import looks, read_reviews
 from selection.settings import SelectionConfig
+from selection.wording import interval
 from selection.workers import LostError, Workers
 
 

@@ -23,7 +23,6 @@ from search import tracking
 from search.study import driver_lock
 from selection import study_publish, testset
 from selection.plan import add_study_options
-from selection.report import interval
 from selection.result import Estimate, write_json
 from selection.settings import SelectionConfig
 from selection.study_arms import CLASSICAL, REAL, Arm, generated_counts
@@ -40,6 +39,7 @@ from selection.study_result import (
     read_study,
     sentence,
 )
+from selection.wording import interval
 from selection.workers import LostError, Workers
 
 

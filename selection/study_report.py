@@ -15,20 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from acgan.files import replace_bytes, replace_text
-from selection.report import (
-    BASELINE,
-    CEILING,
-    LEFT,
-    TIED,
-    WINNER,
-    counted,
-    figure_png,
-    html_template,
-)
+from selection.charts import BASELINE, CEILING, LEFT, TIED, WINNER, figure_png
+from selection.report import html_template
 from selection.result import Estimate
 from selection.reviews import moment
 from selection.study_arms import BOTH, CLASSICAL, GAN, REAL
 from selection.study_result import BALANCED, AugmentationStudy
+from selection.wording import counted
 
 TEMPLATE = Path(__file__).with_name("study.html.j2")
 COLOURS = {REAL.name: BASELINE, CLASSICAL.name: CEILING, GAN.name: WINNER, BOTH.name: WINNER}

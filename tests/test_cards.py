@@ -26,9 +26,10 @@ from selection.cards import (
 )
 from selection.confounding import DataFacts
 from selection.registry import CHAMPION, NAME
-from selection.report import DATA_CARD, MODEL_CARD, interval, percent
+from selection.report import DATA_CARD, MODEL_CARD
 from selection.result import Pick, Space
 from selection.reviews import Entry
+from selection.wording import interval, percent
 from tests.kit import CLASSES
 from tests.picks import Place, pick_here, plan_of, send, train_study, write_covidx
 from tests.test_report import TOUCH, changed, make_pick, with_candidate

@@ -21,28 +21,24 @@ from PIL import Image
 from acgan.evaluate import png
 from acgan.records import EpochRecord
 from selection import result
+from selection.charts import curves_picture, scores_picture
+from selection.overview import (
+    candidates_csv,
+    finalists,
+    funnel,
+    metric_tables,
+    ranked,
+    reference_counts,
+)
 from selection.report import (
     PAGE_BYTES,
     TrackingLinks,
-    candidates_csv,
     changes_name,
-    counted,
-    curves_picture,
     film_name,
     films,
-    finalists,
     fitting,
-    funnel,
     grid_name,
-    interval,
-    metric_tables,
-    number,
     page,
-    percent,
-    ranked,
-    reference_counts,
-    scores_picture,
-    significant,
     walks_name,
     write_report,
 )
@@ -61,6 +57,7 @@ from selection.result import (
 )
 from selection.reviews import Entry, Quiz
 from selection.settings import SelectionConfig
+from selection.wording import counted, interval, number, percent, significant
 from tests.kit import CLASSES
 
 COUNTS = (33, 70, 56)  # validation images of each class

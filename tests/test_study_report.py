@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selection.report import interval
 from selection.study_report import (
     arms_picture,
     curve_picture,
@@ -18,6 +17,7 @@ from selection.study_report import (
     write_study_report,
 )
 from selection.study_result import BALANCED, AugmentationStudy
+from selection.wording import interval
 from tests.augmentations import made_study
 
 PICTURES = {"arms.png": b"arms", "curve.png": b"curve"}

@@ -1,0 +1,48 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+from selection.result import Estimate
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return `0.62`, `−0.02`; a dash where there is none."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)  # + 0.0: never −0.00
+
+
+def interval(estimate: Estimate | None, digits: int = 2) -> str:
+    """Return `0.62 (0.57 to 0.67)`: a number with its 95 % interval."""
+    if estimate is None:
+        return "–"
+    low, high = number(estimate.low, digits), number(estimate.high, digits)
+    return f"{number(estimate.value, digits)} ({low} to {high})"
+
+
+def percent(estimate: Estimate | None) -> str:
+    """Return a share with its interval as `4 % (2 % to 7 %)`."""
+    if estimate is None:
+        return "not judged"
+    value, low, high = (f"{100 * v:.0f} %" for v in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
+
+
+def significant(value: object) -> str:
+    """Return a number with three significant digits, `1,218` or `0.0123`; all else as it is."""
+    if not isinstance(value, float):
+        return "–" if value is None else str(value)
+    if not math.isfinite(value):
+        return "not finite"
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", MINUS)
+
+
+def counted(value: int, noun: str) -> str:
+    """Return `1 image`, `2,048 images`."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
