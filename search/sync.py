@@ -49,8 +49,7 @@ def _sync(options: argparse.Namespace) -> int:
     try:
         report = sync_study(study, uri=uri, experiment=options.experiment, driving=driving)
     except tracking.FAILURES as error:
-        reason = tracking.one_line(error)
-        print(f"error: MLflow at {tracking.shown(uri)} takes no data: {reason}", file=sys.stderr)
+        print(f"error: {tracking.not_taken(uri, error)}", file=sys.stderr)
         print("when it does, type the same command again", file=sys.stderr)
         return 1
     for problem in sorted(report.problems):

@@ -108,6 +108,11 @@ def one_line(error: Exception) -> str:
     return shown(textwrap.shorten(str(first), 200, placeholder=" …"))
 
 
+def not_taken(uri: str, error: Exception) -> str:
+    """Return that MLflow takes no data, and why, as one line."""
+    return f"MLflow at {shown(uri)} takes no data: {one_line(error)}"
+
+
 def next_step(uri: str) -> str:
     """Return the command or address that shows what is in MLflow."""
     return typed(["mlflow", "ui", "--backend-store-uri", uri]) if sqlite_file(uri) else shown(uri)

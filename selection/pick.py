@@ -29,7 +29,7 @@ from selection.result import Pick, read_pick
 from selection.reviews import looks, read_reviews
 from selection.settings import SelectionConfig
 from selection.wording import interval
-from selection.workers import LostError, Workers
+from selection.workers import by_workers
 
 
 @command
@@ -52,15 +52,15 @@ def _pick(arguments: argparse.Namespace, again: str) -> int:
         pick = read_pick(plan.folder / "pick.json")
         if pick is not None:
             print(f"pick {plan.id} is there already")
-            return _publish(plan, pick, again)
-        try:
-            with Workers(plan.settings, address=plan.address, verbose=arguments.verbose) as workers:
-                pick = Funnel(plan, workers).run()
-        except LostError as error:
-            print(f"error: a process of the pick is lost ({error})", file=sys.stderr)
-            print(f"what is scored is kept; to go on, type: {again}", file=sys.stderr)
-            return 1
-        return _publish(plan, pick, again)
+        else:
+            pick = by_workers(
+                lambda workers: Funnel(plan, workers).run(),
+                plan.settings,
+                address=plan.address,
+                verbose=arguments.verbose,
+                again=again,
+            )
+        return 1 if pick is None else _publish(plan, pick, again)
 
 
 def _filtered(plan: Plan) -> str:
@@ -104,9 +104,7 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
         if links is None:
             write_report(pick, plan.folder, records=plan.records, tracking=None, reviews=reviews)
         _conclude(pick, plan)
-        reason = tracking.one_line(error)
-        place = tracking.shown(plan.tracking_uri)
-        print(f"error: MLflow at {place} takes no data: {reason}", file=sys.stderr)
+        print(f"error: {tracking.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
         print(f"nothing is lost; to register the pick, type: {again}", file=sys.stderr)
         return 1
     _conclude(pick, plan)

@@ -40,7 +40,7 @@ from selection.study_result import (
     sentence,
 )
 from selection.wording import interval
-from selection.workers import LostError, Workers
+from selection.workers import Workers, by_workers
 
 
 @command
@@ -67,18 +67,16 @@ def _study(arguments: argparse.Namespace, again: str) -> int:
         found = read_study(plan.folder / "study.json")
         if found is not None:
             print(f"study {plan.id} is there already")
-            return _publish(plan, found, again)
-        print(_cost(plan), flush=True)
-        try:
-            with Workers(
-                plan.setting.work.settings, address=plan.address, verbose=arguments.verbose
-            ) as workers:
-                found = carry_out(plan, workers)
-        except LostError as error:
-            print(f"error: a process of the study is lost ({error})", file=sys.stderr)
-            print(f"what is trained is kept; to go on, type: {again}", file=sys.stderr)
-            return 1
-        return _publish(plan, found, again)
+        else:
+            print(_cost(plan), flush=True)
+            found = by_workers(
+                lambda workers: carry_out(plan, workers),
+                plan.setting.work.settings,
+                address=plan.address,
+                verbose=arguments.verbose,
+                again=again,
+            )
+        return 1 if found is None else _publish(plan, found, again)
 
 
 def _asked(plan: StudyPlan) -> str:
@@ -216,8 +214,7 @@ def _publish(plan: StudyPlan, study: AugmentationStudy, again: str) -> int:
         run_id = study_publish.publish(client, study, plan.parent_id, plan.folder)
         print(f"in MLflow: run {run_id}")
     except tracking.FAILURES as error:
-        reason, place = tracking.one_line(error), tracking.shown(plan.tracking_uri)
-        print(f"error: MLflow at {place} takes no data: {reason}", file=sys.stderr)
+        print(f"error: {tracking.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
         print(f"nothing is lost; to send the study there, type: {again}", file=sys.stderr)
         code = 1
     _conclude(plan, study, again)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from acgan.command import duration
 from acgan.errors import InputError
@@ -17,6 +19,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from selection.settings import SelectionConfig
 from selection.work import Job
+
+T = TypeVar("T")
 
 
 class LostError(RuntimeError):
@@ -74,6 +78,27 @@ class Workers:
             left = (time.monotonic() - started) / done * len(waiting)
             rest = f", about {duration(left)} left" if waiting else ""
             print(f"{what}: {names[finished]} done, {done} of {len(missing)}{rest}", flush=True)
+
+
+def by_workers(
+    work: Callable[[Workers], T],
+    settings: SelectionConfig,
+    *,
+    address: str | None,
+    verbose: bool,
+    again: str,
+) -> T | None:
+    """Return what `work` makes with workers of its own; None, and said, if one of them is lost.
+
+    again: the command to type then
+    """
+    try:
+        with Workers(settings, address=address, verbose=verbose) as workers:
+            return work(workers)
+    except LostError as error:
+        print(f"error: a process is lost ({error})", file=sys.stderr)
+        print(f"what is done is kept; to go on, type: {again}", file=sys.stderr)
+        return None
 
 
 def _run(job: Job, gpu: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from acgan.errors import InputError
 from selection.settings import SelectionConfig
-from selection.workers import LostError, Workers
+from selection.workers import Workers, by_workers
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,14 +42,18 @@ def scenario(folder: Path) -> None:
     """Do some jobs, saying on the way what was refused."""
     jobs = [Note(folder / name) for name in ("a", "b", "c")]
     jobs[1].path.write_text("there before")
-    with Workers(SelectionConfig(), address=None, verbose=False) as workers:
+
+    def work(workers: Workers) -> None:
         workers.do([jobs[1]], "nothing")
         workers.do(jobs, "step")
-        for how in ("refuses", "dies"):
-            try:
-                workers.do([Note(folder / "d", how)], how)
-            except (InputError, LostError) as error:
-                print(f"{type(error).__name__}: {error}", flush=True)
+        try:
+            workers.do([Note(folder / "d", "refuses")], "refuses")
+        except InputError as error:
+            print(f"refused: {error}", flush=True)
+        workers.do([Note(folder / "d", "dies")], "dies")
+
+    settings = SelectionConfig()
+    assert by_workers(work, settings, address=None, verbose=False, again="the same") is None
 
 
 def test_only_what_is_missing_is_done_and_ray_starts_only_for_that(tmp_path: Path) -> None:
@@ -58,13 +62,16 @@ def test_only_what_is_missing_is_done_and_ray_starts_only_for_that(tmp_path: Pat
         environment.pop(name, None)
     program = f"from tests.test_workers import *; scenario(Path({str(tmp_path)!r}))"
     command = [sys.executable, "-c", program]
-    said = subprocess.check_output(command, cwd=ROOT, env=environment, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
     contents = [(tmp_path / name).read_text() for name in ("a", "b", "c")]
     assert contents == ["gpu: False", "there before", "gpu: False"]
-    lines = said.splitlines()
+    lines = done.stdout.splitlines()
     assert lines[:2] == ["starting Ray", "step: 2 to do, 1 there"]
     assert re.fullmatch(r"step: [ac] done, 1 of 2, about \d+ s left", lines[2])
     assert re.fullmatch(r"step: [ac] done, 2 of 2", lines[3])
-    assert "InputError: these weights are no weights; name others" in lines
-    assert any(line.startswith("LostError: ") for line in lines)
+    assert "refused: these weights are no weights; name others" in lines
+    assert "error: a process is lost (" in done.stderr
+    assert "to go on, type: the same\n" in done.stderr
     assert not (tmp_path / "d").exists()
