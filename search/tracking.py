@@ -499,8 +499,13 @@ def study_by_run_id(client: MlflowClient, run_id: str) -> StudyRun:
     parent = run if parent_id is None else _get_run(client, parent_id)
     tags = parent.data.tags
     known = tags.get("stage") == "search" and {"study_id", "study_dir"} <= tags.keys()
-    if not known or (parent_id is not None and "trial" not in run.data.tags):
+    if not known:
         raise InputError(f"the MLflow run {run_id} is no study and no trial; see the UI for ids")
+    if parent_id is not None and "trial" not in run.data.tags:
+        raise InputError(
+            f"the MLflow run {run_id} ({run.info.run_name}) is no study and no trial, but belongs "
+            f"to the study {parent.info.run_name}: --run-id {parent_id}"
+        )
     return StudyRun(
         parent.info.run_id, tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial")
     )

@@ -237,6 +237,13 @@ def test_an_unknown_run_id_is_refused(client: MlflowClient, run_id: str) -> None
         tracking.study_by_run_id(client, run_id)
 
 
+def test_a_run_of_a_pick_leads_to_the_run_to_name(client: MlflowClient, parent: Run) -> None:
+    tags = {"mlflow.parentRunId": parent.info.run_id, "stage": "selection"}
+    pick = client.create_run(parent.info.experiment_id, run_name="selection-12ab", tags=tags)
+    with pytest.raises(InputError, match=rf"selection-12ab.*--run-id {parent.info.run_id}"):
+        tracking.study_by_run_id(client, pick.info.run_id)
+
+
 def test_a_run_of_something_else_is_refused(client: MlflowClient) -> None:
     other = client.create_run("0")
     with pytest.raises(InputError, match="no study and no trial"):
