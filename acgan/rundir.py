@@ -7,6 +7,7 @@
     state.previous.safetensors         the one before, for when the last is damaged
     weights/epoch-0288.safetensors     generators kept as candidates
     samples/epoch-0288.png             sample grids
+    machines.jsonl                     what each start was computed with, and from which epoch on
 
 An epoch is committed when its state has replaced the last one; samples and weights are written
 before, the line in `epochs.jsonl` after. `RunDir.restore` mends whatever a crash left between.

@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     named = parser.add_mutually_exclusive_group(required=True)
     named.add_argument("--study", metavar="NAME", help="name of the study")
     named.add_argument("--run-id", metavar="ID", help="MLflow run of the study, or of a trial")
-    parser.add_argument(
-        "--storage-path", metavar="DIR", help="folder of studies (default: runs, or as MLflow says)"
-    )
+    parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",

@@ -1,4 +1,4 @@
-"""Check, before money is spent, all that a search needs: `search.run`'s flags, and nothing starts.
+"""Check, before money is spent, all that a search needs: `search.run`'s flags, and no trial starts.
 
 One line a check: ok, warning or error, what was found, and what to do about it.
 """

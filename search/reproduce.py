@@ -67,9 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, metavar="N", help="the first N epochs only")
     parser.add_argument("--out", metavar="DIR", help="default: reproduced/STUDY-TRIAL")
     parser.add_argument("--data", help="folder of the study's images (default: where they were)")
-    parser.add_argument(
-        "--storage-path", metavar="DIR", help="folder of studies (default: as MLflow knows it)"
-    )
+    parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
     parser.add_argument(
         "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
@@ -277,7 +275,7 @@ def _compared(plan: Plan) -> Iterator[Compared]:
 def _same_weights(recorded: RunDir, again: RunDir, epoch: int) -> bool | None:
     """Whether an epoch's weights are equal bit for bit; None where either side keeps none.
 
-    The files' SHA-256 would not do: safetensors writes its header in an order by chance.
+    The files' SHA-256 would not do: earlier versions wrote the header in an order by chance.
     """
     try:
         there, own = (read_weights(run.weights_path(epoch))[0] for run in (recorded, again))

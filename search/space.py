@@ -6,7 +6,8 @@
       latent_size: {low: 50, high: 200, step: 50}         # a grid; whole numbers by its type
       batch_size: {choices: [32, 64]}                     # one of these, without an order
 
-Each name is a field of `TrainConfig`, whose value in the configuration is the baseline: trial 0.
+Each name is a field of `TrainConfig`, but none by which trials are compared (`_SHARED`); its
+value in the configuration is the baseline: trial 0.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ class RepeatStopper(Stopper):
         """Return whether Tune ends the trial now, before its last epoch."""
         record = _record(result)
         decision = Decision(Outcome.FINISHED) if record.epoch >= self._epochs else GO_ON
-        if reason := diverged([record], self._config):
+        if self._config.stop_diverged and (reason := diverged([record], self._config)):
             decision = Decision(Outcome.DIVERGED, reason)
         if decision.outcome is None or result["trial"] in self._over:
             return False

@@ -5,8 +5,12 @@ runs/<study>/study.json             what the study is, written once
              start.json             what it was last started with that it does not consist of
              optuna.jsonl           the ledger of proposals
              lock.json              the driver at work
+             scorer.safetensors     the scoring CNN
+             reviews.jsonl          what people decided of finalists
+             test-touches.jsonl     the looks at the test images
+             selection/             picks and augmentation studies
              t0007/trial.json       one trial: its number and parameters
-             t0007/end.json         how it ended, if it did
+             t0007/end.json         how it ended, if it did; crash.txt, hang.txt
              t0007/config.json, epochs.jsonl, …  what `acgan.rundir` writes
 """
 

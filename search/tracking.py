@@ -54,6 +54,7 @@ warnings.filterwarnings("ignore", category=SADeprecationWarning)
 METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"
 PICTURES = "pictures"
+STORAGE_HELP = "folder of studies (default: runs, or with --run-id as MLflow says)"
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 
 _SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")

@@ -116,9 +116,7 @@ def add_study_options(
     named.add_argument("--study", metavar="NAME", help="name of a study, instead of --run-id")
     parser.add_argument("--config", type=Path, help=f"YAML file (default: {settings})")
     parser.add_argument("--data", help="folder of the study's images (default: where they were)")
-    parser.add_argument(
-        "--storage-path", metavar="DIR", help="folder of studies (default: as MLflow knows it)"
-    )
+    parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
     parser.add_argument(
         "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )

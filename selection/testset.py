@@ -1,6 +1,6 @@
 """The look at the test images: recorded before it happens, and counted.
 
-runs/<study>/test-touches.jsonl   one line a pick that looked: when, for which weights, and why
+runs/<study>/test-touches.jsonl   one line a pick or study that looked: when, for which weights, why
 """
 
 from __future__ import annotations

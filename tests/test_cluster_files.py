@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class Job:
     folder: Path
     images: Path
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, env: Mapping[str, str] = {}) -> subprocess.Popen[str]:
         """Start the script as Slurm does, on the first of three nodes."""
         environment = ray_environment(None) | {
             "PATH": f"{self.folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -106,6 +106,7 @@ class Job:
             "SLURM_JOB_ID": JOB,
             "SLURM_JOB_NODELIST": "localhost,node-[2-3]",
             "SLURM_CPUS_PER_TASK": "1",
+            **env,
         }
         command = ["bash", str(FOLDER / "slurm.sh"), "--config", "tiny.yaml"]
         return subprocess.Popen(
@@ -142,6 +143,18 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 def test_the_slurm_script_is_one_that_bash_can_read() -> None:
     subprocess.run(["bash", "-n", str(FOLDER / "slurm.sh")], check=True)
+
+
+def test_a_slurm_job_runs_another_command_of_the_project(job: Job) -> None:
+    process = job.start("--num-samples", "3", env={"ACGAN_MODULE": "search.doctor"})
+    try:
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+        assert "the search can start" in output
+    finally:
+        for left in session(process.pid):
+            left.kill()
+        process.wait()
 
 
 def test_before_its_time_is_up_a_slurm_job_ends_and_continues_when_requeued(job: Job) -> None:

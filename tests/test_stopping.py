@@ -21,6 +21,7 @@ from search.searcher import Ledger
 from search.settings import SearchConfig
 from search.stopping import (
     Decision,
+    RepeatStopper,
     TrialStopper,
     decide,
     rung_epochs,
@@ -393,3 +394,19 @@ def test_the_ledger_is_looked_through_at_rungs_only(
     driver.run(0, [5.0] * 60)
     assert sorted(set(looks)) == [4, 12, 36]
     assert len(looks) == 6
+
+
+@pytest.mark.parametrize(
+    ("switched_on", "end"), [(True, Outcome.DIVERGED), (False, Outcome.FINISHED)]
+)
+def test_a_repeat_ends_where_it_diverges_unless_that_is_switched_off(
+    switched_on: bool, end: Outcome
+) -> None:
+    ends: dict[str, Decision] = {}
+    config = SearchConfig(stop_diverged=switched_on)
+    stopper = RepeatStopper(config, epochs=2, on_end=ends.__setitem__)
+    for record in records_of(2, **{"val/g_loss": lambda _: 5000.0}):
+        own = {"trial": "r0", "epoch": record.epoch, "young": record.young, "timestamp": 1}
+        if stopper("5f3a", own | record.metrics):
+            break
+    assert ends["r0"].outcome is end

@@ -19,6 +19,8 @@
 #SBATCH --open-mode=append
 #SBATCH --output=acgan-%j.log
 set -euo pipefail
+module=${ACGAN_MODULE:-search.run}
+unset ACGAN_MODULE # no configuration key, and refused as one
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 20000)) # several jobs may share a node
@@ -59,7 +61,7 @@ if ((${#hosts[@]} > 1)); then
     start_nodes $((${#hosts[@]} - 1)) --exclude="${hosts[0]}" --address "$address"
 fi
 
-python -m "${ACGAN_MODULE:-search.run}" --address "$address" "$@" &
+python -m "$module" --address "$address" "$@" &
 driver=$!
 again=false
 trap 'again=true; kill -TERM $driver' USR1 # Slurm's warning: the time is nearly up
