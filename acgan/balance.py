@@ -21,7 +21,8 @@ class Lack:
     """What a data folder lacks to have as many training images of each class as of the largest.
 
     data: its images, of which those of validation patients are training images of the folder, too
-    there: usable training images by class; missing: how many more, of the classes that lack any
+    there: usable training images by class, generated ones among them
+    missing: how many more, of the classes that lack any
     first: the number of the first generated image to add, by class: higher than that of any there
     """
 
@@ -49,8 +50,9 @@ def lack_of(source: str, config: TrainConfig, classes: tuple[str, ...], *, namin
             f"{source} has the classes {', '.join(data.classes)}, the weights have "
             f"{', '.join(classes)}; name other images, or other weights"
         )
-    pairs = zip(data.train.per_class(len(classes)), data.val.per_class(len(classes)), strict=True)
-    there = dict(zip(classes, map(sum, pairs), strict=True))
+    train, val = (images.per_class(len(classes)) for images in (data.train, data.val))
+    counts = zip(train, val, data.generated or [0] * len(classes), strict=True)
+    there = dict(zip(classes, map(sum, counts), strict=True))
     most = max(there.values())
     rows = () if source == PHANTOM else read_table(Path(source)).rows
     return Lack(

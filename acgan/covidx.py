@@ -32,11 +32,12 @@ class Use(StrEnum):
     UNREADABLE = "unreadable"
     DUPLICATE = "duplicate by content"
     PATIENT_IN_TEST = "patient also in test"
+    GENERATED = "generated"
 
 
 LITTLE_OVERLAP = 0.2  # of sources between classes: below it, a warning
 SPLITS = (Use.TRAIN, Use.VALIDATION, Use.TEST)
-LEFT_OUT = (Use.MISSING, Use.UNREADABLE, Use.DUPLICATE, Use.PATIENT_IN_TEST)
+LEFT_OUT = (Use.MISSING, Use.UNREADABLE, Use.DUPLICATE, Use.PATIENT_IN_TEST, Use.GENERATED)
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,15 @@ def curate(
 ) -> Curated:
     """Decide the use of every image.
 
-    Left out are missing and unreadable files; of files with identical content all but one (test
+    Left out are missing and unreadable files; generated images beside real ones, so that a folder
+    that was filled up is what it was before; of files with identical content all but one (test
     before train, then the first); and train images of patients that test has. The validation
-    split is then cut from train by patient, where patients with near-duplicate images are one;
-    beside real images, generated ones only train.
+    split is then cut from train by patient, where patients with near-duplicate images are one.
     Raises `InputError` where a class has too few images or patients left.
     """
     rows = table.rows
     uses, notes = _readable(rows, facts)
+    _leave_out_generated(rows, uses)
     _leave_out_duplicates(rows, facts, uses, notes)
     in_test = {rows[i].patient for i, use in enumerate(uses) if use == Use.TEST}
     for index, row in enumerate(rows):
@@ -97,6 +99,14 @@ def _readable(rows: Sequence[Row], facts: Sequence[Facts]) -> tuple[list[Use], d
             uses[index] = Use.MISSING if row.stamp is None else Use.UNREADABLE
             notes[index] = fact.problem
     return uses, notes
+
+
+def _leave_out_generated(rows: Sequence[Row], uses: list[Use]) -> None:
+    used = [index for index, use in enumerate(uses) if use in SPLITS]
+    made = [index for index in used if rows[index].source == GENERATED]
+    if len(made) < len(used):
+        for index in made:
+            uses[index] = Use.GENERATED
 
 
 def _leave_out_duplicates(
@@ -135,7 +145,6 @@ def _cut(
 ) -> tuple[str, ...]:
     """Turn the use of validation patients' images from train to validation; return warnings."""
     train = [index for index, use in enumerate(uses) if use == Use.TRAIN]
-    train = [i for i in train if table.rows[i].source != GENERATED] or train
     place = {index: position for position, index in enumerate(train)}
     labels = np.array([table.classes.index(table.rows[i].class_name) for i in train])
     groups = split.group_patients(
@@ -160,8 +169,9 @@ def _table_warnings(
     for class_name in table.classes:
         if class_name not in tested:
             yield f"test has no image of {class_name}"
+    used = [row for row, use in zip(table.rows, uses, strict=True) if use != Use.GENERATED]
     for class_name in table.classes:
-        shared = _source_overlap(table.rows, class_name)
+        shared = _source_overlap(used, class_name)
         if shared < LITTLE_OVERLAP:
             yield (
                 f"{class_name} and the other classes have {shared:.0%} of their sources in "

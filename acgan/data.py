@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 
 from acgan import phantom
 from acgan.config import cache_folder, user_path
-from acgan.covidx import SPLITS, Curated, curate, image_paths
+from acgan.covidx import SPLITS, Curated, Use, curate, image_paths
 from acgan.dataset import Dataset, ImageSet
 from acgan.decode import Facts, examine_all
 from acgan.errors import InputError
@@ -27,7 +28,7 @@ from acgan.labels import Table, read_table
 from acgan.split import cut_validation, validation_warnings
 
 PHANTOM = "phantom"
-PACK_VERSION = 2  # of pixels, splits and files: a change makes every pack again
+PACK_VERSION = 3  # of pixels, splits and files: a change makes every pack again
 
 _CHUNK = 1024
 
@@ -102,6 +103,7 @@ class _Pack(BaseModel):
     """`pack.json`: what is known of the images of a pack, sorted by split.
 
     counts: images in train, val and test; labels, patients and sources: one for each image
+    generated: images of each class that are left out because they are no real ones
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,6 +115,7 @@ class _Pack(BaseModel):
     patients: tuple[str, ...]
     sources: tuple[str, ...]
     warnings: tuple[str, ...]
+    generated: tuple[NonNegativeInt, ...]
     fingerprint: str
 
     @model_validator(mode="after")
@@ -122,6 +125,8 @@ class _Pack(BaseModel):
             raise ValueError(f"must be of {rows} images")
         if max(self.labels) >= len(self.classes):
             raise ValueError("labels must be those of classes")
+        if len(self.generated) != len(self.classes):
+            raise ValueError("generated must be a count for each class")
         return self
 
 
@@ -209,6 +214,7 @@ def _write_pack(folder: Path, curated: Curated, raw: NDArray[np.uint8]) -> None:
     order = [index for own in indices for index in own]
     rows = [curated.table.rows[index] for index in order]
     classes = curated.table.classes
+    generated = Counter(curated.table.rows[i].class_name for i in curated.indices(Use.GENERATED))
     with (folder / "images.u8").open("wb") as file:
         for start in range(0, len(order), _CHUNK):
             file.write(raw[order[start : start + _CHUNK]].tobytes())
@@ -221,6 +227,7 @@ def _write_pack(folder: Path, curated: Curated, raw: NDArray[np.uint8]) -> None:
         patients=tuple(row.patient for row in rows),
         sources=tuple(row.source for row in rows),
         warnings=curated.warnings,
+        generated=tuple(generated[name] for name in classes),
         fingerprint="",
     )
     mark = fingerprint(classes, _sets(folder, content))
@@ -240,7 +247,16 @@ def _open_pack(pack: Path, *, name: str) -> Dataset | None:
     if size != sum(content.counts) * content.image_size**2:
         return None
     train, val, test = _sets(pack, content)
-    return Dataset(name, content.classes, train, val, test, content.fingerprint, content.warnings)
+    return Dataset(
+        name,
+        content.classes,
+        train,
+        val,
+        test,
+        content.fingerprint,
+        content.warnings,
+        content.generated,
+    )
 
 
 def _sets(folder: Path, content: _Pack) -> list[ImageSet]:

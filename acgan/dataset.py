@@ -47,6 +47,7 @@ class Dataset:
     `train` trains; `val`, cut from the training images by patient, is all that search and
     selection may look at; `test` is for the final report. `fingerprint` is the SHA-256 of the
     pixels, labels, patients, sources, classes and splits. `warnings` belong into every report.
+    `generated`: how many images of each class were generated and are left out beside real ones.
     """
 
     name: str
@@ -56,3 +57,4 @@ class Dataset:
     test: ImageSet
     fingerprint: str
     warnings: tuple[str, ...] = ()
+    generated: tuple[int, ...] = ()

@@ -76,6 +76,11 @@ def replace_text(path: Path, content: str) -> None:
     replace_bytes(path, content.encode())
 
 
+def visible(folder: Path) -> set[str]:
+    """Return the names in a folder but for hidden ones: the system's, and ours under way."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 def sync(path: Path) -> None:
     """Bring a file, or a folder's entries, safely to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

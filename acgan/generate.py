@@ -39,6 +39,7 @@ from acgan.files import (
     replace_all,
     replace_bytes,
     replace_text,
+    visible,
 )
 from acgan.generator import BLOCK, LoadedGenerator, NotFiniteError, Pixels, generate, load_generator
 from acgan.labels import GENERATED
@@ -295,9 +296,9 @@ def _recorded(folder: Path, classes: Sequence[str]) -> Manifest | None:
     """
     if not folder.exists():
         return None
-    there = _visible(folder)
+    there = visible(folder)
     known = {MANIFEST, LABELS, IMAGES, MERGED, FILTERS} if MANIFEST in there else set()
-    images = _visible(folder / IMAGES) if IMAGES in there else set()
+    images = visible(folder / IMAGES) if IMAGES in there else set()
     own = re.compile(rf"({'|'.join(map(re.escape, classes))})-\d{{6,}}\.png")
     foreign = sorted(there - known)
     foreign += sorted(f"{IMAGES}/{name}" for name in images if not own.fullmatch(name))
@@ -312,10 +313,6 @@ def _recorded(folder: Path, classes: Sequence[str]) -> Manifest | None:
     if not recorded.per_class.keys() <= set(classes):
         raise InputError(f"{folder} holds images of other classes; name a new folder")
     return recorded
-
-
-def _visible(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def _require_same(folder: Path, recorded: Manifest, wanted: Manifest) -> None:
@@ -335,7 +332,7 @@ def _require_same(folder: Path, recorded: Manifest, wanted: Manifest) -> None:
 def _require_known(folder: Path, chosen: Chosen) -> None:
     """Raise `InputError` if a folder holds an image that is not among those chosen."""
     names = {image_name(name, i) for name, numbers in chosen.items() for i in numbers}
-    others = sorted(_visible(folder / IMAGES) - names)
+    others = sorted(visible(folder / IMAGES) - names)
     if others:
         raise InputError(
             f"{folder} holds {IMAGES}/{others[0]}, which is not chosen now; name a new folder"

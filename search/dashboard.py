@@ -114,17 +114,23 @@ class LedgerCopy:
     """A copy of a ledger, which is only ever appended to; the ledger itself is only read.
 
     Whole lines only: the last one may be under way, and a search that continues cuts one that a
-    crash left unfinished.
+    crash left unfinished. The first line names whose ledger it is: one of another study in the same
+    place is not followed.
     """
 
     def __init__(self, ledger: Path, path: Path) -> None:
         self.path = path
         self._ledger = ledger
+        self._first = b""
         path.touch()
 
     def update(self) -> None:
         """Append the lines that the ledger has and the copy lacks."""
         with self._ledger.open("rb") as ledger, self.path.open("ab") as copy:
+            first = ledger.readline()
+            self._first = self._first or first
+            if first != self._first:
+                return
             ledger.seek(copy.tell())
             new = ledger.read()
             copy.write(new[: new.rfind(b"\n") + 1])
@@ -179,7 +185,7 @@ def _listening(options: argparse.Namespace, application: Application) -> Iterato
         server = make_server(
             options.host, options.port, application, server_class=_Server, handler_class=_Quiet
         )
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError) as error:  # TypeError: a host with a NUL
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"cannot listen on {options.host}:{options.port} ({reason}); name another --port, 0 "

@@ -32,6 +32,7 @@ from search.settings import SearchConfig
 from search.space import Dimension, Range, Space
 from search.study import Study, Value
 
+SAME = 1e-6  # of the values: in less a forest finds no variance to share out
 FEWEST_FOR_IMPORTANCES = 8  # finished trials; the shares of fewer are noise
 MOST_FOR_IMPORTANCES = 200  # a thousand take a minute
 MOST_LINES = 300  # across parallel axes
@@ -202,11 +203,13 @@ def importances(found: Points) -> dict[str, float]:
     """Return each field's share of the variance between finished trials, the largest first.
 
     By functional ANOVA of a random forest (Hutter, Hoos and Leyton-Brown 2014), of at most 200
-    trials, evenly spaced. Empty where too few trials finished, or all with the same value.
+    trials, evenly spaced. Empty where too few trials finished, or all with (nearly) the same value.
     """
     points = _for_importances(found)
     values = [_on_scale(point.value, found) for point in points]
-    if len(points) < FEWEST_FOR_IMPORTANCES or not found.space or not np.ptp(values):
+    if len(points) < FEWEST_FOR_IMPORTANCES or not found.space:
+        return {}
+    if np.ptp(values) <= SAME * max(1.0, *map(abs, values)):
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions: dict[str, BaseDistribution] = space.distributions(found.space)

@@ -27,7 +27,7 @@ from acgan.config import TrainConfig, user_path
 from acgan.dataset import Dataset
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
-from acgan.files import replace_text
+from acgan.files import replace_text, visible
 from acgan.machine import CPU, Machine, machine_at, read_machines, this_machine, what_differs
 from acgan.records import EpochRecord, read_records
 from acgan.rundir import NotOwnerError, RunDir, read_weights
@@ -141,7 +141,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 def _make_plan(arguments: argparse.Namespace) -> Plan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
-    if arguments.tolerance < 0:
+    if not arguments.tolerance >= 0:  # nor NaN
         raise InputError(f"--tolerance must be at least 0, got {arguments.tolerance}")
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads must be at least 1, got {arguments.threads}")
@@ -215,7 +215,7 @@ def _folder(named: str | None, study: Study, trial: Trial) -> Path:
         raise InputError(f"--out {out} lies in the study's own folder; name another one")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is no folder; name another one")
-    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    there = visible(out) if out.exists() else set()
     foreign = sorted(there - {trial.name, COMPARISON})
     if foreign:
         raise InputError(f"--out {out} holds other things ({foreign[0]}); name a new folder")

@@ -9,8 +9,8 @@ seed, images and thresholds alone; it is stored in `filters.json` and not decide
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,6 @@ from acgan.evaluate import Scorer, cached_scorer
 from acgan.files import file_sha256
 from acgan.generate import FILTERS
 from acgan.generator import BLOCK, LoadedGenerator, generate
-from acgan.labels import GENERATED
 from selection import memorisation
 from selection.extractors import Cnn3, Extractor, cached_views
 from selection.memorisation import Sample
@@ -71,7 +70,7 @@ class Thresholds(_File):
 
 
 class Diversity(_File):
-    """How varied images of a class are, in the features of CNNs that no filter uses.
+    """How varied images of a class are, in features of CNNs: not the agreement's, but nearness's.
 
     images: how many were compared; distance: mean over all pairs; recall, coverage: share of the
     real validation images with generated ones around; None where there are too few images
@@ -130,23 +129,6 @@ class Request:
     seed: int
     thresholds: Thresholds
     max_draws: int
-
-    @functools.cached_property
-    def real(self) -> Dataset:
-        """The data set without the generated images that it may hold already."""
-        return dataclasses.replace(self.lack.data, train=_only_real(self.lack.data.train))
-
-
-def _only_real(images: ImageSet) -> ImageSet:
-    rows = [i for i, source in enumerate(images.sources) if source != GENERATED]
-    if len(rows) == len(images):
-        return images
-    return ImageSet(
-        images.images[rows],
-        images.labels[rows],
-        tuple(images.patients[i] for i in rows),
-        tuple(images.sources[i] for i in rows),
-    )
 
 
 class Agreement:
@@ -224,12 +206,14 @@ class Filters:
     def __init__(self, request: Request) -> None:
         self._request = request
         device, asked = request.loaded.device, request.thresholds
-        self._extractor = Cnn3(request.real, device)
-        self.agreement = Agreement(request.real, device) if asked.agreement is not None else None
-        self._knows = self.agreement and self.agreement.balanced_accuracy(request.real.val)
+        self._extractor = Cnn3(request.lack.data, device)
+        self.agreement = (
+            Agreement(request.lack.data, device) if asked.agreement is not None else None
+        )
+        self._knows = self.agreement and self.agreement.balanced_accuracy(request.lack.data.val)
         self._neighbours = None
         if asked.nearest is not None:
-            self._neighbours = Neighbours(request.real, self._extractor, device)
+            self._neighbours = Neighbours(request.lack.data, self._extractor, device)
             unknown = memorisation.not_judgeable(self._neighbours.reference)
             for name in request.lack.missing.keys() & unknown.keys():
                 raise InputError(
@@ -269,7 +253,7 @@ class Filters:
                     break
         if len(kept.numbers) < wanted:
             raise InputError(self._too_few(name, kept, wanted))
-        real = request.real.val.images[request.real.val.labels == label]
+        real = request.lack.data.val.images[request.lack.data.val.labels == label]
         return ClassReport(
             wanted=wanted,
             drawn=kept.drawn,
@@ -291,19 +275,12 @@ class Filters:
 
     def _images(self, label: int, numbers: range | list[int]) -> Pixels:
         """Return the images of these numbers, at most so many as diversity is measured of."""
-        own = list(numbers)[:DIVERSITY_IMAGES]
-        blocks = {number // BLOCK for number in own}
-        made = {
-            block: generate(
-                self._request.loaded,
-                label,
-                count=BLOCK,
-                seed=self._request.seed,
-                start=block * BLOCK,
-            )
-            for block in sorted(blocks)
-        }
-        return np.stack([made[number // BLOCK][number % BLOCK] for number in own])
+        loaded, seed = self._request.loaded, self._request.seed
+        found = []
+        for block, own in itertools.groupby(numbers[:DIVERSITY_IMAGES], lambda n: n // BLOCK):
+            made = generate(loaded, label, count=BLOCK, seed=seed, start=block * BLOCK)
+            found.append(made[[number % BLOCK for number in own]])
+        return np.concatenate(found)
 
     def _sift(self, kept: _Kept, numbers: range, images: Pixels, label: int, wanted: int) -> None:
         """Add a block's images that pass, in their order, until as many are kept as are wanted."""

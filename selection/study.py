@@ -173,6 +173,7 @@ def _caveats(plan: StudyPlan) -> str:
     thinned = [
         f"{after[label]} of {before[label]} {plan.data.classes[label]}"
         for label, _ in plan.setting.kept
+        if after[label] < before[label]
     ]
     if not thinned:
         return ""

@@ -164,7 +164,8 @@ def _seeds(count: int) -> int:
 def _amounts(text: str) -> list[float]:
     """Return the amounts of the curve besides 1, which is always there."""
     try:
-        found = sorted({float(word) for word in text.split(",") if word.strip()})
+        # As arms are named: two that read the same are one.
+        found = sorted({float(f"{float(word):g}") for word in text.split(",") if word.strip()})
     except ValueError:
         found = [math.nan]
     if not all(0 < amount <= LARGEST_AMOUNT for amount in found):
@@ -218,7 +219,8 @@ def _kept(texts: Sequence[str], data: Dataset) -> tuple[tuple[int, float], ...]:
             )
         if name not in data.classes:
             raise InputError(f"--keep {text}: no such class{nearest(name, data.classes)}")
-        found[data.classes.index(name)] = fraction
+        if fraction < 1:
+            found[data.classes.index(name)] = fraction
     return tuple(sorted(found.items()))
 
 

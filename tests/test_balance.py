@@ -20,7 +20,7 @@ from acgan.data import load
 from acgan.errors import InputError
 from acgan.generate import NAMING, Manifest, main
 from acgan.generator import generate, load_generator
-from acgan.labels import GENERATED, read_table
+from acgan.labels import read_table
 from tests.kit import CLASSES, tiny_config, tiny_images
 from tests.test_generate import content, read_png, write_weights
 from tests.test_rundir import killed_at
@@ -102,20 +102,21 @@ def test_the_images_are_the_first_ones_of_the_generator(
         np.testing.assert_array_equal(found, images[index])
 
 
-def test_added_as_the_command_says_the_data_are_balanced_and_generated_images_only_train(
+def test_added_as_the_command_says_the_data_are_balanced_and_for_this_project_as_before(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, end, more in (("a", "\n", ()), ("b", "", ()), ("c", "", ("--merged-labels",))):
         data = write_unbalanced(tmp_path / name / "my data", end=end)
         assert typed(weights, data, tmp_path / name / "out", *more) == 0
+        before = load(str(data), image_size=16)
         command = capsys.readouterr().out.splitlines()[2].removeprefix("to add them: ")
         subprocess.run(["/bin/sh", "-e", "-c", command], check=True)
         assert counts(data) == dict.fromkeys(CLASSES, 40)
         whole = load(str(data), image_size=16)
-        assert Counter(whole.train.sources)[GENERATED] == 43
-        assert GENERATED not in whole.val.sources
+        assert whole.fingerprint == before.fingerprint
+        assert sum(whole.generated) == 43
         together = np.add(whole.train.per_class(3), whole.val.per_class(3))
-        assert together.tolist() == [40, 40, 40]
+        assert (together + whole.generated).tolist() == [40, 40, 40]
         assert typed(weights, data, tmp_path / name / "more") == 0
         assert "no class lacks any: nothing is written" in capsys.readouterr().out
         assert not (tmp_path / name / "more").exists()

@@ -148,13 +148,14 @@ def test_near_duplicates_across_train_and_test_are_a_warning(folder: Folder) -> 
     assert folder.uses()["train/x.png"] != Use.DUPLICATE
 
 
-def test_beside_real_images_generated_ones_only_train(folder: Folder) -> None:
-    before = {path: use for path, use in folder.uses().items() if use == Use.VALIDATION}
+def test_beside_real_images_generated_ones_are_left_out(folder: Folder) -> None:
+    before, warnings = folder.uses(), folder.curate().warnings
     for number in range(40):
         folder.add("train", f"made{number}", f"made{number}.png", source=GENERATED)
     uses = folder.uses()
-    assert {use for path, use in uses.items() if "made" in path} == {Use.TRAIN}
-    assert {path: use for path, use in uses.items() if use == Use.VALIDATION} == before
+    assert {use for path, use in uses.items() if "made" in path} == {Use.GENERATED}
+    assert {path: use for path, use in uses.items() if "made" not in path} == before
+    assert folder.curate().warnings == warnings
 
 
 def test_generated_images_alone_are_divided_however_alike_they_are(tmp_path: Path) -> None:

@@ -204,6 +204,19 @@ def test_a_torn_last_line_is_not_copied_until_it_is_whole(study: Study, tmp_path
     assert copy.path.read_bytes() == study.ledger_path.read_bytes()
 
 
+def test_another_study_in_the_same_place_is_not_mixed_in(study: Study, tmp_path: Path) -> None:
+    from search.dashboard import LedgerCopy
+
+    copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl")
+    copy.update()
+    before = copy.path.read_bytes()
+    study.ledger_path.unlink()
+    add_trials(study, [float(number) for number in range(9)])
+    assert len(study.ledger_path.read_bytes()) > len(before)
+    copy.update()
+    assert copy.path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -212,6 +225,7 @@ def test_a_torn_last_line_is_not_copied_until_it_is_whole(study: Study, tmp_path
         (["--study", "empty"], "has no trials yet; search first"),
         (["--study", "lungs", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
         (["--study", "lungs", "--port", "70000"], "cannot listen on"),
+        (["--study", "lungs", "--host", "é.."], "cannot listen on"),
         (["--run-id", "x", "--tracking-uri", "sqlite:///none.db"], "there is no MLflow database"),
     ],
 )

@@ -20,7 +20,6 @@ from acgan.errors import InputError
 from acgan.evaluate import Scorer
 from acgan.generate import FILTERS, Manifest
 from acgan.generator import load_generator
-from acgan.labels import GENERATED
 from selection import filters
 from selection.extractors import Cnn3
 from selection.filters import (
@@ -197,24 +196,6 @@ def test_a_filter_that_rejects_too_much_says_how_much_and_what_to_do(
     assert "of the real validation images, does not agree on " in sentence
     assert "lie too near to a training image" in sentence
     assert "or draw more than --max-draws 2 for each" in sentence
-
-
-def test_generated_images_that_are_there_already_are_no_real_ones(
-    data: Dataset, weights: Path
-) -> None:
-    extra = part(tiny_images(30, seed=4), list(range(30)), GENERATED)
-    both = [data.train, extra]
-    train = ImageSet(
-        np.concatenate([s.images for s in both]),
-        np.concatenate([s.labels for s in both]),
-        data.train.patients + extra.patients,
-        data.train.sources + extra.sources,
-    )
-    mixed = Dataset("mixed", CLASSES, train, data.val, data.test, "mixed")
-    real = request_of(mixed, weights, Thresholds()).real
-    np.testing.assert_array_equal(real.train.images, data.train.images)
-    assert real.train.per_class(3) == data.train.per_class(3)
-    assert request_of(data, weights, Thresholds()).real.train is data.train
 
 
 def test_a_class_that_cannot_be_judged_is_refused(data: Dataset, weights: Path) -> None:

@@ -121,6 +121,12 @@ def test_enough_trials_have_all_pictures_always_the_same() -> None:
     assert pictures.importances(drawn([1.0] * (FEWEST_FOR_IMPORTANCES - 1))) == {}
 
 
+def test_values_that_differ_by_rounding_alone_share_out_nothing() -> None:
+    assert pictures.importances(drawn([0.5] * 9 + [0.49999999999999994])) == {}
+    assert pictures.importances(drawn([0.5] * 9 + [0.5 + 1e-8])) == {}
+    assert pictures.importances(drawn([0.5] * 9 + [0.5 + 1e-5])) != {}
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     study = studies.write_study(tmp_path / "runs" / "demo")

@@ -248,6 +248,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(place: Place) -> Non
         (["--study", "tiny", "--trial", "t0000", "--device", "abacus"], "--device abacus cannot"),
         (["--study", "tiny", "--trial", "t0000", "--threads", "0"], "--threads must be at least 1"),
         (["--study", "tiny", "--trial", "t0000", "--tolerance", "-1"], "--tolerance must be"),
+        (["--study", "tiny", "--trial", "t0000", "--tolerance", "nan"], "--tolerance must be"),
         (["--run-id", "{study}", "--storage-path", "runs"], "is a whole study's; name the run of"),
         (["--run-id", "0" * 32], "has no run"),
         (["--run-id", "{t0000}", "--storage-path", "elsewhere"], "is not in elsewhere"),

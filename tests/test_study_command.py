@@ -347,6 +347,18 @@ def test_keep_thins_a_class_out_and_says_what_that_means(
     assert warning[1:] in page.read_text()
 
 
+def test_a_class_that_keeps_all_its_images_is_as_if_it_had_not_been_named(place: Place) -> None:
+    assert planned(place, "--keep", "COVID-19=1").id == planned(place).id
+    most = planned(place, "--keep", "COVID-19=0.999")
+    assert most.train_images[0] == most.train_images[1]
+    assert study._caveats(most) == ""
+
+
+def test_amounts_that_read_the_same_are_one(place: Place) -> None:
+    found = planned(place, "--amounts", "0.33333331,0.33333332,1.0000001")
+    assert [arm.name for arm in found.arms if arm.name.startswith("gan-")] == ["gan-0.333333"]
+
+
 def test_where_classes_are_even_it_says_how_to_make_one_rare(place: Place) -> None:
     (note,) = planned(place).notes
     assert note.startswith("the classes are nearly even (")
