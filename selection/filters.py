@@ -205,15 +205,13 @@ class Filters:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        device, asked = request.loaded.device, request.thresholds
-        self._extractor = Cnn3(request.lack.data, device)
-        self.agreement = (
-            Agreement(request.lack.data, device) if asked.agreement is not None else None
-        )
-        self._knows = self.agreement and self.agreement.balanced_accuracy(request.lack.data.val)
+        device, asked, data = request.loaded.device, request.thresholds, request.lack.data
+        self._extractor = Cnn3(data, device)
+        self.agreement = Agreement(data, device) if asked.agreement is not None else None
+        self._knows = self.agreement and self.agreement.balanced_accuracy(data.val)
         self._neighbours = None
         if asked.nearest is not None:
-            self._neighbours = Neighbours(request.lack.data, self._extractor, device)
+            self._neighbours = Neighbours(data, self._extractor, device)
             unknown = memorisation.not_judgeable(self._neighbours.reference)
             for name in request.lack.missing.keys() & unknown.keys():
                 raise InputError(
