@@ -48,6 +48,7 @@ VALIDATION_METRICS = (
     "val/acc_generated",
     "val/acc_overall",
     "val/acc_class",
+    "val/acc_class_balanced",
     "val/fd_cnn",
     "val/diversity",
 )
@@ -158,7 +159,8 @@ class Scorer:
     @classmethod
     def load(cls, path: Path, *, classes: int, image_size: int, device: torch.device) -> Scorer:
         """Read a scorer that `save` wrote; `InputError` for any other file."""
-        classifier = Classifier(classes=classes, image_size=image_size).to(device)
+        with torch.random.fork_rng(devices=[]):  # initial weights, which are then replaced
+            classifier = Classifier(classes=classes, image_size=image_size).to(device)
         try:
             tensors, _ = read_weights(path)
             arrays = {
@@ -277,6 +279,7 @@ class Evaluation:
             "val/acc_generated": 1 - generated["says_real"],
             "val/acc_overall": (real["says_real"] + 1 - generated["says_real"]) / 2,
             "val/acc_class": real["correct"],
+            "val/acc_class_balanced": real["balanced"],
             **self._quality(images, finite=generated["finite"] == 1),
         }
 
@@ -296,12 +299,16 @@ class Evaluation:
 
     def _on_real(self, discriminator: Discriminator) -> dict[str, float]:
         totals: dict[str, float] = {}
+        answers = []
         for images, labels in batches(self.val):
             source, label = discriminator(to_signed_rgb(images.to(self.device)))
             logits = discriminator.class_logits(label)
             _add(totals, _sums(source, logits, labels.to(self.device)))
+            answers.append(logits.argmax(1).cpu())
         means = {k: v / len(self.val) for k, v in totals.items()}
-        return {**means, "source": means["source_as_real"]}
+        right = torch.cat(answers).numpy() == self.val.labels
+        recalls = [right[self.val.labels == label].mean() for label in np.unique(self.val.labels)]
+        return {**means, "source": means["source_as_real"], "balanced": float(np.mean(recalls))}
 
     def _quality(self, images: Tensor, *, finite: bool) -> dict[str, float]:
         if not finite:  # NaN became some grey in uint8

@@ -44,7 +44,9 @@ def dropout(x: Tensor, p: float, noise: torch.Generator | None) -> Tensor:
     """
     if noise is None or p == 0:
         return x
-    chances = round((1 - p) * 2**16)
+    chances = max(round((1 - p) * 2**16), 1)
+    if chances == 2**16:
+        return x
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
     bits = words.random_(-(2**63), None, generator=noise).view(torch.int16)[: x.numel()]
     kept = (bits < chances - 2**15).view(x.shape).to(x.dtype)

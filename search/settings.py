@@ -12,6 +12,7 @@ from acgan.records import QUALITY
 MORE_IS_BETTER = (
     "train/acc_class",
     "val/acc_class",
+    "val/acc_class_balanced",
     "val/diversity",
     "perf/images_per_s",
 )

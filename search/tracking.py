@@ -22,7 +22,7 @@ import textwrap
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+_TIMEOUT, _SHORT_S, _LONG_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "10", "600"
+os.environ.setdefault(_TIMEOUT, _SHORT_S)
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
@@ -125,6 +126,17 @@ def naming(study: Study, uri: str) -> list[str]:
     if study.path.parent != Path("runs").absolute():
         words += ["--storage-path", str(study.path.parent)]
     return words + uri_flag(uri)
+
+
+@contextlib.contextmanager
+def patiently() -> Iterator[None]:
+    """Give a server minutes to take a large file; a timeout that the user has set stays."""
+    before = os.environ[_TIMEOUT]
+    os.environ[_TIMEOUT] = _LONG_S if before == _SHORT_S else before
+    try:
+        yield
+    finally:
+        os.environ[_TIMEOUT] = before
 
 
 def uri_flag(uri: str) -> list[str]:

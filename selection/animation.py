@@ -40,35 +40,43 @@ def film(trial: Trial, records: Sequence[EpochRecord], *, limit: int = LIMIT_BYT
     last. Frames are made smaller until the film has at most `limit` bytes. A grid that is missing
     or damaged is passed over. The same grids give the same bytes.
     """
-    grids = list(_grids(trial, records))
-    step = -(-len(grids) // MOST_FRAMES)
-    kept = [*grids[:-1][::step], *grids[-1:]] if grids else []
-    if not kept:
-        return None
-    width, height = kept[0][1].size
-    scale = min(1.0, (MOST_PIXELS / (width * height * len(kept))) ** 0.5)
+    paths = [
+        (record.epoch, trial.path / record.samples)
+        for record in records
+        if record.samples and Path(record.samples).parent == Path("samples")  # not another place
+    ]
+    step = -(-len(paths) // MOST_FRAMES)
+    chosen = [*paths[:-1][::step], *paths[-1:]] if paths else []
+    scale = 1.0
     while True:
-        size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        content = _encoded([_frame(trial.name, *grid, size=size) for grid in kept])
-        if len(content) <= limit or max(size) < 64:
-            return Film(content, tuple(epoch for epoch, _ in kept))
+        # Read again for each size: all of them as they are may take gigabytes.
+        grids = list(_grids(chosen, scale))
+        if not grids:
+            return None
+        content = _encoded([_frame(trial.name, *grid) for grid in grids])
+        if len(content) <= limit or max(grids[0][1].size) < 64:
+            return Film(content, tuple(epoch for epoch, _ in grids))
         scale *= SMALLER
 
 
-def _grids(trial: Trial, records: Sequence[EpochRecord]) -> Iterator[tuple[int, Image.Image]]:
-    for record in records:
-        name = record.samples
-        if name is None or Path(name).parent != Path("samples"):  # not where a crafted file points
-            continue
+def _grids(paths: Sequence[tuple[int, Path]], scale: float) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the grids that can be read, all in one size: at most `MOST_PIXELS` in all."""
+    size: tuple[int, int] | None = None
+    for epoch, path in paths:
         try:
-            yield record.epoch, read_samples(trial.path / name).convert("RGB")
+            grid = read_samples(path).convert("RGB")
         except ValueError:
             continue
+        if size is None:
+            most = (MOST_PIXELS / (grid.width * grid.height * len(paths))) ** 0.5
+            width, height = (max(round(side * min(1.0, most) * scale), 1) for side in grid.size)
+            size = width, height
+        yield epoch, grid.resize(size, Image.Resampling.BOX)
 
 
-def _frame(name: str, epoch: int, grid: Image.Image, *, size: tuple[int, int]) -> Image.Image:
-    frame = Image.new("RGB", (max(size[0], NARROWEST), size[1] + STRIP), "white")
-    frame.paste(grid.resize(size, Image.Resampling.BOX), (0, STRIP))
+def _frame(name: str, epoch: int, grid: Image.Image) -> Image.Image:
+    frame = Image.new("RGB", (max(grid.width, NARROWEST), grid.height + STRIP), "white")
+    frame.paste(grid, (0, STRIP))
     font = ImageFont.load_default(FONT_SIZE)
     ImageDraw.Draw(frame).text((4, 2), f"{name}, epoch {epoch}", "black", font)
     return frame

@@ -67,17 +67,33 @@ class Filtered:
     over_cap: int
 
 
+@dataclass(frozen=True)
+class Chance:
+    """What one constant answer reaches: the largest class's share, and one class's recall of all.
+
+    Where classes are uneven, accuracy would call a class head dead that knows them all.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> Chance:
+        """Return it for as many images of each class."""
+        return cls(max(counts) / sum(counts), 1 / sum(count > 0 for count in counts))
+
+
 def judge(
     trial: str,
     records: Sequence[EpochRecord],
     *,
     kept: Iterable[int],
-    chance: float,
+    chance: Chance,
     config: SelectionConfig,
 ) -> list[Epoch]:
     """Return a trial's recorded epochs with their places in both orders and why they fail.
 
-    chance: the class accuracy of one constant answer, the largest class's share of the images
+    chance: what one constant answer has of the validation images
     """
     on_disk = set(kept)
     ranks = {e: rank for rank, e in enumerate(best_by_quality(records, len(records)))}
@@ -94,7 +110,7 @@ def judge(
     ]
 
 
-def fault(record: EpochRecord, *, chance: float, config: SelectionConfig) -> str:
+def fault(record: EpochRecord, *, chance: Chance, config: SelectionConfig) -> str:
     """Return why an epoch does not pass the filter, "" if it does."""
     if record.young:
         return "young"
@@ -108,7 +124,10 @@ def fault(record: EpochRecord, *, chance: float, config: SelectionConfig) -> str
     calls_all_real = real > config.dead_real_above and generated < 1 - config.dead_real_above
     if real < config.dead_real_below or calls_all_real:
         return "dead discriminator"
-    if value("val/acc_class", 1.0) < chance + config.class_margin:
+    name, least = "val/acc_class_balanced", chance.balanced_accuracy
+    if name not in record.metrics:  # of an earlier version
+        name, least = "val/acc_class", chance.accuracy
+    if value(name, 1.0) < least + config.class_margin:
         return "class accuracy at chance"
     return ""
 

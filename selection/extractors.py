@@ -57,11 +57,15 @@ class View:
     """Images as one network sees them.
 
     features [N, D]; logits [N, C], for the inception score: logarithms of its classes'
-    probabilities up to a constant
+    probabilities up to a constant; both on the CPU, wherever they were computed
     """
 
     features: Tensor
     logits: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("features", "logits"):
+            object.__setattr__(self, name, getattr(self, name).detach().cpu())
 
 
 class Extractor(ABC):

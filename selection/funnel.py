@@ -336,7 +336,7 @@ def _versions() -> dict[str, str]:
 def _filter_report(plan: Plan) -> FilterReport:
     found = plan.filtered
     return FilterReport(
-        trials=len(plan.records) if plan.scope == "study" else 1,
+        trials=plan.trials,
         recorded=found.recorded,
         passed=found.passed,
         kept=len(found.kept),

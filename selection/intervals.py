@@ -23,6 +23,7 @@ from selection.result import Estimate, Images
 ERROR = 0.05
 PRIOR = 2.0  # degrees of freedom with which all candidates' seed variance counts in each one's
 REPLICATES = 10_000
+AT_ONCE = 500  # of them, in memory
 ROUNDING = 1e-9  # of one image's variance: below it, all answers are equal
 
 Array = NDArray[np.float64]
@@ -267,9 +268,12 @@ def _errors(scored: _Scored, contrasts: Array) -> tuple[Array, Array]:
 def _resample(scored: _Scored, replicates: int, random: np.random.Generator) -> Array:
     """Draw deviations of the scores, [R, K]: other patients, the same for all, and other seeds."""
     _, people = scored.pulls.shape
-    times = random.multinomial(people, np.full(people, 1 / people), replicates)
-    seeds = random.standard_normal((replicates, len(scored.seeds))) * np.sqrt(scored.seeds)
-    drawn: Array = (times - 1) @ scored.pulls.T + seeds
+    drawn = np.empty((replicates, len(scored.pulls)))
+    for start in range(0, replicates, AT_ONCE):  # all at once would be gigabytes
+        own = drawn[start : start + AT_ONCE]
+        times = random.multinomial(people, np.full(people, 1 / people), len(own))
+        own[:] = (times - 1) @ scored.pulls.T
+    drawn += random.standard_normal(drawn.shape) * np.sqrt(scored.seeds)
     return drawn
 
 

@@ -29,7 +29,17 @@ from search.node import set_aside
 from selection import fidelity, memorisation, utility, walks
 from selection.extractors import View, cached_views
 from selection.result import Estimate, ExtractorInfo, Fidelity, Images, Space, write_json
-from selection.work import Measured, Opened, Scored, Touched, Walked, Weights, Work, read_stored
+from selection.work import (
+    Measured,
+    Opened,
+    Scored,
+    Touched,
+    Walked,
+    Weights,
+    Work,
+    read_stored,
+    whole_tensors,
+)
 
 T_SNE_IMAGES = 334  # of a class
 CNN_SETTINGS = {"cnn_images", "cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"}
@@ -116,7 +126,7 @@ class CeilingJob:
 
     def result(self) -> Scored | None:
         """Return its stored score; None before it is trained and scored."""
-        return read_stored(Scored, self.path) if self.model_path.exists() else None
+        return read_stored(Scored, self.path) if whole_tensors(self.model_path) else None
 
     def done(self) -> bool:
         """Whether it is trained and scored."""
@@ -139,7 +149,8 @@ class CeilingJob:
 
     def load(self, *, classes: int, image_size: int, device: torch.device) -> Classifier:
         """Read the trained CNN."""
-        model = Classifier(classes=classes, image_size=image_size).to(device)
+        with torch.random.fork_rng(devices=[]):  # initial weights, which are then replaced
+            model = Classifier(classes=classes, image_size=image_size).to(device)
         model.load_state_dict(read_weights(self.model_path)[0])
         return model.eval()
 
@@ -219,8 +230,12 @@ class FidelityJob:
         return self.path.with_suffix(".features.safetensors")
 
     def result(self) -> Measured | None:
-        """Return the stored numbers; None if there are none."""
-        return read_stored(Measured, self.path)
+        """Return the stored numbers; None without them, or without what belongs to them."""
+        found = read_stored(Measured, self.path)
+        if found is None or found.fidelity is None:
+            return found
+        pictures = self.grid_path.exists() and self.closest_path.exists()
+        return found if pictures and whole_tensors(self.features_path) else None
 
     def done(self) -> bool:
         """Whether it is measured."""
@@ -437,8 +452,10 @@ class WalksJob:
         return self.path.with_suffix(".changes.png")
 
     def result(self) -> Walked | None:
-        """Return whether the pictures are there; None before they were tried."""
-        return read_stored(Walked, self.path)
+        """Return whether they could be drawn; None before they were tried, or without them."""
+        found = read_stored(Walked, self.path)
+        there = self.walks_path.exists() and self.changes_path.exists()
+        return found if found is None or found.failed or there else None
 
     def done(self) -> bool:
         """Whether the pictures were tried."""

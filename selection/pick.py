@@ -28,7 +28,7 @@ from selection.report import TrackingLinks, write_report
 from selection.result import Pick, read_pick
 from selection.reviews import looks, read_reviews
 from selection.settings import SelectionConfig
-from selection.wording import interval
+from selection.wording import counted, interval
 from selection.workers import by_workers
 
 
@@ -67,7 +67,7 @@ def _filtered(plan: Plan) -> str:
     found = plan.filtered
     failed = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items())
     text = (
-        f"step 1: of {found.recorded} epochs of {len(plan.records)} trials {found.passed} pass"
+        f"step 1: of {found.recorded} epochs of {counted(plan.trials, 'trial')} {found.passed} pass"
         f"{f' ({failed} do not)' if failed else ''}, {len(found.chosen)} are candidates"
     )
     if found.over_cap:
@@ -89,7 +89,8 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
         client = tracking.connect(plan.tracking_uri)
         run_id = publish.selection_run(client, pick, plan.parent_id)
         about = registry.About(description(pick, plan.facts), texts)
-        version = publish.register(client, pick, run_id, weights, reviews=reviews, about=about)
+        with tracking.patiently():
+            version = publish.register(client, pick, run_id, weights, reviews=reviews, about=about)
         links = TrackingLinks(
             run_id=run_id,
             model=registry.NAME,
@@ -98,7 +99,8 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
             code=registry.usage(pick.classes[0]),
         )
         write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
-        publish.finish(client, pick, run_id, plan.folder)
+        with tracking.patiently():
+            publish.finish(client, pick, run_id, plan.folder)
         publish.send_reviews(client, plan.study)
     except tracking.FAILURES as error:
         if links is None:

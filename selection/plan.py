@@ -34,7 +34,7 @@ from search.study import (
     study_path,
     trial_name,
 )
-from selection.candidates import Epoch, Filtered, choose, judge, quality_order
+from selection.candidates import Chance, Epoch, Filtered, choose, judge, quality_order
 from selection.confounding import DataFacts
 from selection.extractors import check_request, check_weights
 from selection.metrics import SMALLEST_SET
@@ -86,6 +86,11 @@ class Plan:
     address: str | None
     inception_weights: Path | None
     inception_sha256: str
+
+    @property
+    def trials(self) -> int:
+        """Of how many trials the epochs are."""
+        return len(self.records) if self.scope == "study" else 1
 
     @property
     def id(self) -> str:
@@ -286,7 +291,7 @@ class Judged(Mapping[str, list[Epoch]]):
         self, study: Study, records: Records, val: ImageSet, settings: SelectionConfig
     ) -> None:
         self._study, self._records, self._settings = study, records, settings
-        self._chance = max(val.per_class(len(study.info.classes))) / len(val)
+        self._chance = Chance.of(val.per_class(len(study.info.classes)))
 
     def __getitem__(self, name: str) -> list[Epoch]:
         return judge(

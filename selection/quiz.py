@@ -45,11 +45,15 @@ class RealImages:
 
 
 def draw_real(images: ImageSet, *, classes: int, seed: int) -> RealImages:
-    """Draw one image a patient, and part them into those for the grids and those for quizzes."""
+    """Draw one image a patient, and part them into those for the grids and those for quizzes.
+
+    A patient with images of several classes is shown for the rarest of them.
+    """
     order = np.random.default_rng(derive_seed(seed, "real images")).permutation(len(images))
+    counts = images.per_class(classes)
     patients: set[str] = set()
     places: dict[int, list[int]] = {label: [] for label in range(classes)}
-    for place in order.tolist():
+    for place in sorted(order.tolist(), key=lambda place: counts[images.labels[place]]):
         if images.patients[place] not in patients:
             patients.add(images.patients[place])
             places[int(images.labels[place])].append(place)

@@ -256,6 +256,8 @@ def _random_name() -> str:
 
 
 def _grid(images: NDArray[np.uint8]) -> bytes:
+    if not len(images):  # every patient of the class is shown for a rarer one
+        images = np.full((1, *images.shape[1:]), 255, np.uint8)
     return png(tile(images[:GRID_IMAGES], COLUMNS))
 
 

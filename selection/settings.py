@@ -23,7 +23,10 @@ class SelectionConfig(Section):
         description="step 1: all called real above, with the opposite on generated",
     )
     class_margin: float = Field(
-        0.02, ge=0, le=1, description="step 1: val/acc_class this near to chance: a dead class head"
+        0.02,
+        ge=0,
+        le=1,
+        description="step 1: class accuracy this near to chance: dead",
     )
     collapsed_below: float = Field(0.01, ge=0, description="step 1: val/diversity that is alive")
 

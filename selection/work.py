@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from acgan.config import TrainConfig, derive_seed, validate
 from acgan.dataset import Dataset, ImageSet
@@ -83,6 +84,15 @@ def read_stored(model: type[FileT], path: Path) -> FileT | None:
         return model.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def whole_tensors(path: Path) -> bool:
+    """Return whether a file of tensors is there and undamaged, as far as its header tells."""
+    try:
+        with safe_open(path, framework="pt"):  # also compares the length with the header's
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 @dataclass(frozen=True)

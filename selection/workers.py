@@ -15,6 +15,7 @@ from search.cluster import needs, ray_cluster  # sets Ray's token, which its imp
 
 # isort: split
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 
 from selection.settings import SelectionConfig
@@ -111,6 +112,9 @@ def _get(reference: ray.ObjectRef[None]) -> None:
     except RayTaskError as error:
         if isinstance(error.cause, InputError | OSError):
             raise error.cause from error
+        if isinstance(error.cause, torch.OutOfMemoryError | MemoryError):
+            text = "out of memory; name a larger --gpus-per-task or --cpus-per-task"
+            raise LostError(text) from error
         raise
     except RayError as error:
         raise LostError(str(error).strip().splitlines()[0]) from error

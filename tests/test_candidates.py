@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from acgan.records import QUALITY, EpochRecord, best_by_quality, kept_epochs
-from selection.candidates import Epoch, choose, fault, judge
+from selection.candidates import Chance, Epoch, choose, fault, judge
 from selection.settings import SelectionConfig
 
 CONFIG = SelectionConfig()
+CHANCE = Chance.of((10, 10, 10))
 HEALTHY = {
     "val/g_loss": 1.0,
     "val/acc_generated": 0.6,
@@ -32,7 +33,7 @@ def judged(
     config: SelectionConfig = CONFIG,
 ) -> list[Epoch]:
     kept = {r.epoch for r in records} if kept is None else kept
-    return judge(name, records, kept=kept, chance=1 / 3, config=config)
+    return judge(name, records, kept=kept, chance=CHANCE, config=config)
 
 
 def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
@@ -50,11 +51,34 @@ def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
         ({"val/acc_real": 0.995, "val/acc_generated": 0.005}, "dead discriminator"),
         ({"val/acc_real": 0.995, "val/acc_generated": 0.995}, ""),
         ({"val/acc_class": 0.34}, "class accuracy at chance"),
+        ({"val/acc_class_balanced": 0.34}, "class accuracy at chance"),
+        ({"val/acc_class_balanced": 0.36, "val/acc_class": 0.2}, ""),
     ],
 )
 def test_an_epoch_fails_for_the_planted_reason(metrics: dict[str, float], reason: str) -> None:
     found = EpochRecord(epoch=9, time=0.0, metrics=HEALTHY | metrics)
-    assert fault(found, chance=1 / 3, config=CONFIG) == reason
+    assert fault(found, chance=CHANCE, config=CONFIG) == reason
+
+
+@pytest.mark.parametrize(
+    ("recalls", "reason"),
+    [
+        ((0.95, 0.95), ""),
+        ((0.985, 0.9), ""),
+        ((1.0, 1.0), ""),
+        ((1.0, 0.0), "class accuracy at chance"),
+        ((0.0, 1.0), "class accuracy at chance"),
+        ((0.54, 0.49), "class accuracy at chance"),
+    ],
+)
+def test_of_uneven_classes_recalls_count_and_not_how_often_the_larger_is_right(
+    recalls: tuple[float, float], reason: str
+) -> None:
+    counts = (981, 19)
+    accuracy = sum(r * n for r, n in zip(recalls, counts, strict=True)) / 1000
+    own = {"val/acc_class": accuracy, "val/acc_class_balanced": sum(recalls) / 2}
+    found = EpochRecord(epoch=9, time=0.0, metrics=HEALTHY | own)
+    assert fault(found, chance=Chance.of(counts), config=CONFIG) == reason
 
 
 def test_a_young_epoch_is_no_candidate() -> None:

@@ -375,6 +375,7 @@ def by_hand(evaluation: Evaluation, training: Training, val: ImageSet) -> dict[s
     d_source = (-np.log(p_real).mean() - np.log(1 - p_fake).mean()) / 2
     fake_class_loss = cross_entropy(fake_class, fake_labels)
     d_class = (cross_entropy(real_class, val.labels) + fake_class_loss) / 2
+    right = real_class.argmax(axis=1) == val.labels
     g_source = -np.log(p_fake).mean()
     return {
         "val/d_loss": d_source + d_class,
@@ -386,7 +387,8 @@ def by_hand(evaluation: Evaluation, training: Training, val: ImageSet) -> dict[s
         "val/acc_real": (p_real > 0.5).mean(),
         "val/acc_generated": (p_fake <= 0.5).mean(),
         "val/acc_overall": ((p_real > 0.5).mean() + (p_fake <= 0.5).mean()) / 2,
-        "val/acc_class": (real_class.argmax(axis=1) == val.labels).mean(),
+        "val/acc_class": right.mean(),
+        "val/acc_class_balanced": np.mean([right[val.labels == c].mean() for c in range(3)]),
     }
 
 

@@ -19,7 +19,15 @@ from acgan.files import file_sha256
 from acgan.generator import generate_all, load_generator
 from search.node import StudyAt
 from selection import utility
-from selection.jobs import CeilingJob, ExtractorJob, FidelityJob, TouchJob, UtilityJob, sample_grid
+from selection.jobs import (
+    CeilingJob,
+    ExtractorJob,
+    FidelityJob,
+    TouchJob,
+    UtilityJob,
+    WalksJob,
+    sample_grid,
+)
 from selection.result import ExtractorInfo
 from selection.settings import SelectionConfig
 from selection.work import Scored, Weights, Work, read_stored, without_test
@@ -215,6 +223,8 @@ def test_a_cnn_of_real_images_counts_only_with_its_weights(scene: Scene) -> None
     kept = job.model_path.read_bytes()
     job.model_path.unlink()
     assert not job.done()
+    job.model_path.write_bytes(kept[:-1])
+    assert not job.done(), "cut"
     job.model_path.write_bytes(kept)
     assert job.done()
     data = scene.work.data()
@@ -250,6 +260,23 @@ def test_step_3_leaves_numbers_pictures_and_features(scene: Scene) -> None:
     assert all(torch.equal(a, b.features) for a, b in zip(views, extracted, strict=True))
     real, real_labels = job.real_features()
     assert len(real) == len(real_labels) == len(val)
+
+
+def test_step_3_and_walks_count_only_with_their_files(scene: Scene) -> None:
+    measured = FidelityJob(scene.work, scene.weights, scene.info)
+    walks = WalksJob(scene.work, scene.weights)
+    walks.run(gpu=False)
+    for job, paths in (
+        (measured, (measured.grid_path, measured.closest_path, measured.features_path)),
+        (walks, (walks.walks_path, walks.changes_path)),
+    ):
+        assert job.done()
+        for path in paths:
+            kept = path.read_bytes()
+            path.unlink()
+            assert not job.done()
+            path.write_bytes(kept)
+            assert job.done()
 
 
 def test_step_2_and_step_3_see_different_images(scene: Scene) -> None:

@@ -315,6 +315,13 @@ def test_dropout_drops_its_share_and_scales_the_rest(p: float) -> None:
     assert abs(len(kept) / count - (1 - p)) < 5 * math.sqrt(p * (1 - p) / count)
 
 
+def test_dropout_of_next_to_nothing_or_everything_stays_what_it_is() -> None:
+    x = torch.ones(10_000)
+    assert dropout(x, 1e-6, noise()) is x
+    assert 0.999 < dropout(x, 2e-5, noise()).mean() < 1.001
+    assert (dropout(x, 1 - 1e-6, noise()) == 0).double().mean() > 0.999
+
+
 def test_dropout_draws_a_new_mask_each_time_and_the_same_from_the_same_seed() -> None:
     x, random = torch.ones(1000), noise(1)
     first, second = dropout(x, 0.5, random), dropout(x, 0.5, random)

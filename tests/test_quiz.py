@@ -73,6 +73,15 @@ def test_every_real_image_is_of_another_patient_and_none_of_the_grids_is_in_a_qu
         assert set(real.images.labels[real.hidden[label]]) == {label}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_patient_of_several_classes_is_shown_for_the_rarest(seed: int) -> None:
+    images = tiny_images(31).images
+    labels = np.array([0] * 20 + [1] * 10 + [2])
+    everybody = tuple(f"patient-{i}" for i in range(20)) + ("both",) * 10 + ("patient-0",)
+    found = draw_real(ImageSet(images, labels, everybody, ("s",) * 31), classes=3, seed=seed)
+    assert [len(found.shown[c]) + len(found.hidden[c]) for c in range(3)] == [19, 1, 1]
+
+
 def test_a_quiz_has_as_many_real_as_generated_images_of_each_class_and_none_twice() -> None:
     asked = quiz(real_images())
     counts = Counter((question.label, question.real) for question in asked)

@@ -33,7 +33,7 @@ from search.study import (
     trial_name,
     write,
 )
-from selection.candidates import judge
+from selection.candidates import Chance, judge
 from selection.plan import Chosen, Plan, baseline_epoch, find_study, make_plan
 from selection.result import FORMAT as PICK_FORMAT
 from selection.reviews import Entry, add_review
@@ -248,7 +248,9 @@ def test_the_baselines_best_epoch_is_the_best_by_quality_of_those_that_can_be_us
     ]
 
     def best(kept: set[int]) -> int | None:
-        judged = judge("t0000", records, kept=kept, chance=1 / 3, config=SelectionConfig())
+        judged = judge(
+            "t0000", records, kept=kept, chance=Chance.of((5, 5, 5)), config=SelectionConfig()
+        )
         found = baseline_epoch(judged)
         return None if found is None else found.epoch
 

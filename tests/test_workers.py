@@ -11,7 +11,7 @@ from pathlib import Path
 
 from acgan.errors import InputError
 from selection.settings import SelectionConfig
-from selection.workers import Workers, by_workers
+from selection.workers import LostError, Workers, by_workers
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +33,8 @@ class Note:
     def run(self, *, gpu: bool) -> None:
         if self.how == "refuses":
             raise InputError("these weights are no weights; name others")
+        if self.how == "fills up":
+            raise MemoryError
         if self.how == "dies":
             os._exit(1)
         self.path.write_text(f"gpu: {gpu}")
@@ -50,6 +52,10 @@ def scenario(folder: Path) -> None:
             workers.do([Note(folder / "d", "refuses")], "refuses")
         except InputError as error:
             print(f"refused: {error}", flush=True)
+        try:
+            workers.do([Note(folder / "d", "fills up")], "fills up")
+        except LostError as error:
+            print(f"lost: {error}", flush=True)
         workers.do([Note(folder / "d", "dies")], "dies")
 
     settings = SelectionConfig()
@@ -72,6 +78,7 @@ def test_only_what_is_missing_is_done_and_ray_starts_only_for_that(tmp_path: Pat
     assert re.fullmatch(r"step: [ac] done, 1 of 2, about \d+ s left", lines[2])
     assert re.fullmatch(r"step: [ac] done, 2 of 2", lines[3])
     assert "refused: these weights are no weights; name others" in lines
+    assert "lost: out of memory; name a larger --gpus-per-task or --cpus-per-task" in lines
     assert "error: a process is lost (" in done.stderr
     assert "to go on, type: the same\n" in done.stderr
     assert not (tmp_path / "d").exists()
