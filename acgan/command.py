@@ -92,6 +92,9 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except PermissionError as error:
+        print(f"error: no permission for {error.filename}; name another place", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

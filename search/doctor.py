@@ -81,8 +81,8 @@ def _without_weights(words: Sequence[str]) -> list[str]:
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     asked = yield from _configuration(arguments)
     source, data = yield from _data(arguments, asked)
-    folder, trials = yield from _study(arguments, asked, data)
-    yield _disk(folder, trials, asked, data)
+    folder, trials, begun = yield from _study(arguments, asked, data)
+    yield _disk(folder, trials, begun, asked, data)
     yield _mlflow(arguments, asked)
     inception = yield from _inception(arguments.inception_weights, asked)
     address = arguments.address or os.environ.get("RAY_ADDRESS")
@@ -146,39 +146,53 @@ def _counts(data: Dataset) -> str:
 
 def _study(
     arguments: argparse.Namespace, asked: Asked | None, data: Dataset | None
-) -> Generator[Finding, None, tuple[Path | None, int]]:
-    """Check that this search may go on in its study; return its folder, and the trials to train."""
+) -> Generator[Finding, None, tuple[Path | None, int, list[Path]]]:
+    """Check that this search may go on in its study.
+
+    Return its folder, how many trials are to be trained, and the folders of those begun.
+    """
     if asked is None:
         yield skipped("study", "the configuration")
-        return None, 0
-    folder, ended = None, 0
+        return None, 0, []
+    folder, ended, begun = None, 0, list[Path]()
     try:
         folder = study_folder(arguments, asked)
-        text, ended = _study_state(folder, asked, data)
+        text, ended, begun = _study_state(folder, asked, data)
     except InputError as error:
         yield Finding(Level.ERROR, "study", str(error))
     else:
         yield Finding(Level.OK, "study", text)
-    return folder, max(asked.search.num_samples - ended, 0) + 2 * asked.search.repeats
+    missing = max(asked.search.num_samples - ended, 0)
+    return folder, missing + 2 * asked.search.repeats, begun
 
 
-def _study_state(folder: Path, asked: Asked, data: Dataset | None) -> tuple[str, int]:
-    """Return what is at a study's folder, as text, and how many trials there count as asked."""
+def _study_state(folder: Path, asked: Asked, data: Dataset | None) -> tuple[str, int, list[Path]]:
+    """Return what is at a study's folder, as text, how many trials there count, and the others."""
     if not (folder / "study.json").exists():
-        return f"{folder} is new", 0
+        return f"{folder} is new", 0, []
     if data is not None:
         check_same(folder, study_info(folder.name, asked, data))
     if driver_at_work(folder) or driver_at_work(folder / "selection"):
         raise InputError(f"the study at {folder} is being searched or picked from; wait for that")
     trials = [trial for trial in open_study(folder).trials() if trial.info.origin == "search"]
-    ended = sum(end is not None and end.outcome.counts for end in (t.end() for t in trials))
-    return f"{folder} goes on: {ended} of {asked.search.num_samples} trials have ended", ended
+    ends = [trial.end() for trial in trials]
+    counts = [end is not None and end.outcome.counts for end in ends]
+    begun = [trial.path for trial, own in zip(trials, counts, strict=True) if not own]
+    text = f"{folder} goes on: {sum(counts)} of {asked.search.num_samples} trials have ended"
+    return text, sum(counts), begun
 
 
-def _disk(folder: Path | None, trials: int, asked: Asked | None, data: Dataset | None) -> Finding:
+def _disk(
+    folder: Path | None,
+    trials: int,
+    begun: Sequence[Path],
+    asked: Asked | None,
+    data: Dataset | None,
+) -> Finding:
     if asked is None or folder is None or data is None:
         return skipped("disk", "a study's folder and the data")
-    needed = trials * estimate.disk(largest(asked.train, asked.space), len(data.classes))
+    each = estimate.disk(largest(asked.train, asked.space), len(data.classes))
+    needed = estimate.still_needed(each, trials, begun)
     try:
         estimate.check_disk(folder, needed)
     except InputError as error:

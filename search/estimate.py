@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -40,6 +40,13 @@ def disk(config: TrainConfig, classes: int) -> int:
     grids = config.epochs // config.samples_every
     samples = grids * SAMPLE_GRID_BYTES * classes * max(config.image_size, GRID_TILE) ** 2
     return states + weights + samples
+
+
+def still_needed(each: int, trials: int, begun: Iterable[Path]) -> int:
+    """Return the bytes that so many trials of `each` bytes still write; begun: folders of some."""
+    files = ([path for path in own.rglob("*") if path.is_file()] for own in begun)
+    there = (sum(path.stat().st_size for path in own) for own in files)
+    return max(each * trials - sum(min(size, each) for size in there), 0)
 
 
 def _parameters(config: TrainConfig, classes: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from acgan.command import duration
 from acgan.data import PHANTOM
 from acgan.dataset import Dataset
 from acgan.errors import InputError
-from search import estimate, probe
+from search import estimate, probe, space
 from search.cluster import Node, needs
 from search.plan import Asked, largest
 from search.probe import Answer, Device, Found, Question
@@ -198,9 +198,14 @@ def room_and_time(
 
 
 def room(node: Node, aside: Mapping[str, float]) -> int:
-    """Return how many trials a node holds at once, by its CPUs and GPUs."""
-    has = {"cpu": node.cpus, "gpu": node.gpus}
-    return min(int(has[name] / needed) for name, needed in aside.items() if needed)
+    """Return how many trials a node holds at once, by its CPUs and GPUs.
+
+    A trial's part of a GPU is of one and the same GPU.
+    """
+    own = [int(node.cpus / aside["cpu"])] if aside["cpu"] else []
+    if gpus := aside["gpu"]:
+        own.append(int(node.gpus / gpus) if gpus >= 1 else int(node.gpus) * int(1 / gpus + 1e-9))
+    return min(own)
 
 
 def memory_finding(node: Node, trials: int, *, free: int, a_trial: int) -> Finding:
@@ -224,7 +229,7 @@ def _devices(
         text = "no GPU: trials compute on CPUs; if the time below is too long, add nodes with GPUs"
         yield Finding(Level.WARNING, "devices", text)
     nodes = [node for node, trials in rooms.items() if trials]
-    what = (asked.train, images, aside["gpu"] > 0)
+    what = (space.each_precision(asked.space, asked.train), images, aside["gpu"] > 0)
     tried, busy = probe.ask(nodes, probe.try_device, *what, resources=aside, wait_s=PLACED_S)
     for node, problem in busy.items():
         text = f"node {node.name} has no place for a trial now ({problem}); see what runs there"

@@ -26,7 +26,15 @@ class StudyAt:
 
 
 def set_aside(gpu: bool) -> torch.device:
-    """Return where a task computes: a GPU only where Ray set one aside for it."""
+    """Return where a task computes: a GPU only where Ray set one aside for it.
+
+    Raises `InputError` where PyTorch cannot use that.
+    """
+    if gpu and not torch.cuda.is_available():
+        raise InputError(
+            f"Ray sees a GPU on node {platform.node()}, but PyTorch does not; install its build "
+            "for CUDA, or a driver, there, or name --gpus-per-trial 0 (of a pick: --gpus-per-task)"
+        )
     return torch.device("cuda" if gpu else "cpu")
 
 

@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,13 @@ class Plan:
         start = space.baseline(self.space, self.train)
         return Ledger(path, self.space, start=start, config=self.search)
 
-    def disk(self, trials: int) -> int:
-        """Return the bytes that so many trials leave on disk, each as large as any can be."""
-        return estimate.disk(largest(self.train, self.space), len(self.data.classes)) * trials
+    def disk(self, trials: int, begun: Iterable[Path] = ()) -> int:
+        """Return the bytes that so many trials still write, each as large as any can be.
+
+        begun: folders of those of them that have written a part of it
+        """
+        each = estimate.disk(largest(self.train, self.space), len(self.data.classes))
+        return estimate.still_needed(each, trials, begun)
 
 
 def largest(config: TrainConfig, searched: space.Space) -> TrainConfig:

@@ -219,17 +219,20 @@ def _inception(path: Path, sha256: str) -> Found:
     return Found(sha256)
 
 
-def try_device(config: TrainConfig, images: int, gpu: bool) -> Device:
-    """Compute a little where a trial would; `gpu`: Ray has set one aside for it."""
-    device = set_aside(gpu)
-    if not gpu:
-        return Device("the CPU", estimate.trial_seconds(config, images, device))
-    if not torch.cuda.is_available():
-        return Device(problem="PyTorch sees no GPU there; install its build for CUDA, or a driver")
+def try_device(configs: Sequence[TrainConfig], images: int, gpu: bool) -> Device:
+    """Compute a little where a trial would; `gpu`: Ray has set one aside for it.
+
+    configs: the baseline first, then those in other precisions that must be possible, too
+    """
     try:
-        check_precision(config, device)
+        device = set_aside(gpu)
+        for each in configs:
+            check_precision(each, device)
     except InputError as error:
         return Device(problem=str(error))
+    config = configs[0]
+    if not gpu:
+        return Device("the CPU", estimate.trial_seconds(config, images, device))
     free = estimate.gigabytes(torch.cuda.mem_get_info()[0])
     name = f"{torch.cuda.get_device_name()} with {free} free"
     return Device(name, estimate.trial_seconds(config, images, device))

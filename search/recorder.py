@@ -21,7 +21,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.command import typed
-from acgan.errors import InputError
 from acgan.records import EpochRecord, read_records
 from search import tracking
 from search.objective import objective_value
@@ -242,7 +241,7 @@ class Mirror:
             self._client = tracking.connect(self.uri)
         if self._parent is None:
             parent = tracking.parent_run(self._client, self.study, experiment=self.experiment)
-            finished = tracking.finished_trials(self._client, self.study)
+            finished = tracking.finished_trials(self._client, self.study, parent)
             self._whole = set(finished)
             self._last_end_ms = max(finished.values(), default=0)
             self._copies.clear()
@@ -414,7 +413,7 @@ class Recorder(threading.Thread):
     def _attempt(self, *, driving: bool) -> SyncReport | None:
         try:
             report = self._mirror.update(driving=driving)
-        except (InputError, *tracking.FAILURES) as error:
+        except Exception as error:  # of any library: S3's, a database's driver
             self._mirror.forget()
             if self._reachable:
                 reason = tracking.one_line(error)

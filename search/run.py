@@ -114,7 +114,9 @@ def _drive(plan: Plan, study: Study, again: str) -> int:
     for sentence in restore(study, ledger, seed=plan.search.seed):
         print(f"warning: {sentence}")
     missing = max(plan.search.num_samples - ledger.ended(), 0)
-    needed = plan.disk(missing + 2 * plan.search.repeats)
+    repeats = 2 * plan.search.repeats if missing else len(missing_repeats(study, plan.search))
+    begun = [study.path / row.name for row in ledger.rows() if row.outcome is None]
+    needed = plan.disk(missing + repeats, begun)
     estimate.check_disk(plan.folder, needed)
     progress = Progress(
         asked=plan.search.num_samples, ended=ledger.ended(), epochs=plan.train.epochs
@@ -126,7 +128,7 @@ def _drive(plan: Plan, study: Study, again: str) -> int:
     driver = Driver(plan, study, ledger, progress)
     interrupted = False
     try:
-        if missing or missing_repeats(study, plan.search):
+        if missing or repeats:
             print(f"{plan.folder}: {missing} trials to train, {estimate.gigabytes(needed)} of disk")
             driver.run()
         else:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
@@ -155,17 +156,21 @@ class Ledger:
             direction=self._config.direction, sampler=self._sampler(len(trials))
         )
         draft.add_trials([_Shared(trial) for trial in trials])
-        taken = [trial.params for trial in trials]
+        taken = [self._on_grid(trial.params) for trial in trials]
         # A Sobol sequence first repeats the points that it gave to the trials before.
         patience = len(trials) + PATIENT_DRAWS
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             for draw in itertools.count():
                 if draw == patience:
                     draft.sampler = RandomSampler(seed=self._seed(len(trials)))
-                params = draft.ask(self._distributions).params
+                params = self._on_grid(draft.ask(self._distributions).params)
                 if params not in taken:
                     return params
         raise AssertionError("unreachable")
+
+    def _on_grid(self, params: Mapping[str, Value]) -> dict[str, Value]:
+        """Return a point whose stepped numbers are whole steps: a Gaussian process rounds."""
+        return {name: _whole_steps(v, self._distributions[name]) for name, v in params.items()}
 
     def _seed(self, *parts: object) -> int:
         return derive_seed("proposal", self._config.seed, *parts) % 2**32
@@ -183,6 +188,13 @@ class Ledger:
             case "qmc":
                 with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
                     return QMCSampler(seed=self._seed(), scramble=True)
+
+
+def _whole_steps(value: Value, distribution: BaseDistribution) -> Value:
+    if not isinstance(distribution, FloatDistribution) or distribution.step is None:
+        return value
+    low, step = distribution.low, distribution.step
+    return min(low + round((float(value) - low) / step) * step, distribution.high)
 
 
 class _Shared(FrozenTrial):

@@ -206,6 +206,13 @@ def largest(space: Space, config: TrainConfig, name: str) -> float:
     return max(float(value) for value in values)
 
 
+def each_precision(space: Space, config: TrainConfig) -> list[TrainConfig]:
+    """Return the configuration in each precision that a trial may have, the baseline's first."""
+    searched = space["precision"].extremes() if "precision" in space else ()
+    values = dict.fromkeys((config.precision, *searched))
+    return [validate(TrainConfig, "train", config.model_dump() | {"precision": v}) for v in values]
+
+
 def dump(space: Space) -> dict[str, Any]:
     """Return the space as plain JSON values: part of a study's identity."""
     return {

@@ -423,40 +423,55 @@ def driver_lock(path: Path) -> Iterator[None]:
             os.truncate(path / "lock.json", 0)
 
 
-def _take(file: TextIO) -> bool:
-    """Try for a moment to get the kernel's lock: `driver_at_work` holds it for an instant."""
+def _take(file: TextIO) -> bool | None:
+    """Try for a moment to get the kernel's lock: `driver_at_work` holds it for an instant.
+
+    None: this file system has no such lock.
+    """
     for pause_s in (0.1, 0.2, 0.0):
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+        free = _lock(file)
+        if free is not False:
+            return free
         time.sleep(pause_s)
     return False
+
+
+def _lock(file: TextIO) -> bool | None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # Lustre without flock, NFS without a lock daemon
+        return None
+    return True
 
 
 def driver_at_work(path: Path) -> bool:
     """Whether a driver holds the study now."""
     try:
-        with (path / "lock.json").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _refuse_if_held(path, free=True)
+        with (path / "lock.json").open() as file:
+            _refuse_if_held(path, _lock(file))
     except FileNotFoundError:
         return False
-    except (OSError, InputError):
+    except InputError:
         return True
     return False
 
 
-def _refuse_if_held(path: Path, free: bool) -> None:
+def _refuse_if_held(path: Path, free: bool | None) -> None:
+    """Raise `InputError` if a driver holds the study; free: the kernel's lock, None without one."""
     try:
         holder = _Holder.model_validate_json((path / "lock.json").read_bytes())
     except ValidationError:  # empty: released, or taken a moment ago
-        if free:
+        if free is not False:
             return
         raise InputError(f"the study at {path} is being opened by another driver") from None
+    fresh = time.time() - holder.heartbeat < STALE_AFTER_S
     if holder.host == socket.gethostname():
-        held = not free and _alive(holder.pid)
+        # A process that cannot be seen may be in another container of this host.
+        held = not free and (_alive(holder.pid) if free is None else fresh or _alive(holder.pid))
     else:
-        held = not free or time.time() - holder.heartbeat < STALE_AFTER_S
+        held = free is False or fresh
     if held:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -34,11 +35,13 @@ def lines(study: Study, config: SearchConfig) -> list[Line]:
 
 
 def line_of(trial: Trial, config: SearchConfig) -> Line:
-    """Read one trial's line."""
+    """Read one trial's line; of one whose records are damaged without epochs."""
     end = trial.end()
     if end is not None and end.epochs is not None and end.value is not None:
         return Line(trial, end.epochs, end.value, end.outcome, end.reason)
-    records = trial.records()
+    records = []
+    with contextlib.suppress(ValueError):  # a damaged line: its next process mends it
+        records = trial.records()
     outcome, reason = (None, "") if end is None else (end.outcome, end.reason)
     return Line(trial, len(records), objective_value(records, config), outcome, reason)
 

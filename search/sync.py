@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from acgan.command import command, command_parser, run_command
+from acgan.errors import InputError
 from search import tracking
 from search.recorder import sync_study
 from search.settings import SearchConfig
@@ -48,7 +49,9 @@ def _sync(options: argparse.Namespace) -> int:
     driving = driver_at_work(study.path)
     try:
         report = sync_study(study, uri=uri, experiment=options.experiment, driving=driving)
-    except tracking.FAILURES as error:
+    except InputError:
+        raise
+    except Exception as error:  # of any library: S3's, a database's driver
         print(f"error: {tracking.not_taken(uri, error)}", file=sys.stderr)
         print("when it does, type the same command again", file=sys.stderr)
         return 1

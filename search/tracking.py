@@ -88,6 +88,8 @@ def resolve_uri(uri: str | None) -> str:
     if _SERVERS.match(named):
         return named.rstrip("/")
     path = named.removeprefix("sqlite:///")
+    if "%" in path or "%" in str(Path(path).absolute()):
+        raise InputError(f"{named} cannot be used: databases' addresses take no % in a path")
     if path == named or path in ("", ":memory:"):
         origin = "--tracking-uri" if uri else "MLFLOW_TRACKING_URI"
         raise InputError(
@@ -150,7 +152,7 @@ def uri_flag(uri: str) -> list[str]:
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the file of a resolved sqlite URI; None for any other."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri[:7] == "sqlite:" else None
 
 
 def check_there(uri: str) -> None:
@@ -341,29 +343,37 @@ def log_best(
     """Write the study's best value so far and whose it is."""
     # The tag first: where the value is there after a crash, neither is written again.
     client.set_tag(parent.info.run_id, "best_trial", trial_name)
-    # The time is now's: of two values at one step MLflow shows the later one.
-    metric = Metric(best_key(objective), value, milliseconds(time.time()), step=0)
+    # Of two values at one step MLflow shows the later one; clocks differ, and are set back.
+    key = best_key(objective)
+    before = client.get_metric_history(parent.info.run_id, key)
+    now = max([milliseconds(time.time()), *(metric.timestamp + 1 for metric in before)])
+    metric = Metric(key, value, now, step=0)
     client.log_batch(parent.info.run_id, metrics=[metric], synchronous=True)
 
 
-def finished_trials(client: MlflowClient, study: Study) -> dict[str, int]:
+def finished_trials(client: MlflowClient, study: Study, parent: Run) -> dict[str, int]:
     """Return the trials whose runs are whole (FINISHED is written last) and their ends in ms."""
     condition = (
         f"tags.study_id = '{study.info.uuid}' AND tags.trial LIKE 't%' "
-        "AND attributes.status = 'FINISHED'"
+        f"AND tags.mlflow.parentRunId = '{parent.info.run_id}' AND attributes.status = 'FINISHED'"
     )
     runs = find_runs(client, condition)
     return {run.data.tags["trial"]: run.info.end_time or 0 for run in runs}
 
 
 def trial_run(client: MlflowClient, parent: Run, trial: Trial) -> Run | None:
-    """Return the trial's run; None if there is none yet."""
+    """Return the trial's run, as a child of the study's; None if there is none yet."""
     study_id = parent.data.tags["study_id"]
     condition = f"tags.study_id = '{study_id}' AND tags.trial = '{trial.name}'"
     found = client.search_runs(
         [parent.info.experiment_id], condition, order_by=["attributes.start_time ASC"]
     )
-    return found[0] if found else None
+    if not found:
+        return None
+    run, parent_id = found[0], parent.info.run_id
+    if run.data.tags.get("mlflow.parentRunId") != parent_id:  # its former parent was deleted
+        client.set_tag(run.info.run_id, "mlflow.parentRunId", parent_id)
+    return run
 
 
 def create_trial_run(client: MlflowClient, parent: Run, trial: Trial, started: float) -> Run:

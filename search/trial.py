@@ -21,6 +21,7 @@ from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from acgan.step import Training
 from acgan.train import train
+from search import space
 from search.node import StudyAt, same_data, same_study, set_aside
 from search.study import Quality, Study, trial_config, write
 
@@ -93,9 +94,14 @@ def prepare_scoring(at: StudyAt, gpu: bool) -> None:
     study = same_study(at)
     config = validate(TrainConfig, "train", study.info.train)
     device = set_aside(gpu)
-    check_precision(config, device)
+    for each in space.each_precision(space.read(study.info.space, config), config):
+        check_precision(each, device)
     data = same_data(at, config)
     known = study.quality()
+    if known is None and any((trial.path / "epochs.jsonl").is_file() for trial in study.trials()):
+        # It is lost; trials were judged by the scoring CNN that is there, which so must stay.
+        write(study.path / "quality.json", _quality(study, data, config, device))
+        return
     if known is None:
         study.scorer_path.unlink(missing_ok=True)  # of a start that came to no end
     elif study.scorer_is_whole(known):

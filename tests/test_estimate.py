@@ -39,6 +39,16 @@ def test_too_little_disk_is_one_sentence(tmp_path: Path) -> None:
         estimate.check_disk(tmp_path, 10**18)
 
 
+def test_what_is_written_already_needs_no_disk_any_more(tmp_path: Path) -> None:
+    for name, size in (("t0000", 900), ("t0001", 3000)):
+        (tmp_path / name / "weights").mkdir(parents=True)
+        (tmp_path / name / "weights" / "x").write_bytes(bytes(size))
+    begun = [tmp_path / name for name in ("t0000", "t0001", "t0002")]
+    assert estimate.still_needed(1000, 4, []) == 4000
+    assert estimate.still_needed(1000, 4, begun) == 4000 - 900 - 1000
+    assert estimate.still_needed(1000, 0, begun) == 0
+
+
 def test_time_grows_with_the_work() -> None:
     small, large = (estimate.trial_seconds(TrainConfig(epochs=n), 1000) for n in (1, 100))
     assert 0 < small < large

@@ -83,6 +83,8 @@ def test_a_node_has_room_for_as_many_trials_as_both_cpus_and_gpus_serve() -> Non
     assert room(NODE, {"cpu": 1, "gpu": 0.25}) == 8
     assert room(NODE, {"cpu": 3, "gpu": 1}) == 2
     assert room(NODE, {"cpu": 1, "gpu": 4}) == 0
+    assert room(NODE, {"cpu": 1, "gpu": 0.4}) == 4  # two on each of the two GPUs
+    assert room(NODE, {"cpu": 1, "gpu": 0.1}) == 8
 
 
 def test_memory_that_does_not_hold_all_trials_is_a_warning() -> None:

@@ -140,7 +140,10 @@ def test_a_search_is_refused_there_before_its_first_trial(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("old_gpu")
 def test_the_doctor_says_so_of_a_node() -> None:
-    assert try_device(tiny_config(precision="bfloat16"), 48, gpu=True).problem == REFUSED
+    assert (
+        try_device([tiny_config(), tiny_config(precision="bfloat16")], 48, gpu=True).problem
+        == REFUSED
+    )
 
 
 def test_a_trial_is_estimated_by_the_rate_of_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,11 +133,13 @@ def test_a_node_tells_the_packages_that_this_one_needs_its_memory_and_its_token_
 
 
 def test_a_trials_device_is_tried() -> None:
-    device = probe.try_device(tiny_config(), 48, False)
+    device = probe.try_device([tiny_config()], 48, False)
     assert (device.name, device.problem) == ("the CPU", "")
     assert device.seconds > 0
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has a GPU")
 def test_a_gpu_that_pytorch_cannot_use_is_a_problem() -> None:
-    assert "PyTorch sees no GPU" in probe.try_device(tiny_config(), 48, True).problem
+    assert (
+        "PyTorch does not; install its build" in probe.try_device([tiny_config()], 48, True).problem
+    )

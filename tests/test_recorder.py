@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,6 +263,30 @@ def test_nothing_is_lost_while_the_server_is_away(study: Study, server: Server) 
     assert not follower.close(60)
     assert said[-1].startswith("2 epochs are not yet in MLflow")
     assert follower.sync_command.endswith(f"--tracking-uri {server.uri} --experiment chests")
+
+
+def test_an_error_of_any_library_is_said_and_tried_again(
+    study: Study, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_samples, failed = tracking.log_samples, list[bool]()
+
+    def once(*known: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise LookupError("no endpoint for the bucket")  # as botocore's: no OSError
+        log_samples(*known)
+
+    monkeypatch.setattr(tracking, "log_samples", once)
+    said: list[str] = []
+    follower = Recorder(study, uri=uri, experiment="chests", say=said.append)
+    follower.start()
+    trial = running_trial(study, 0, epochs=3)
+    studies.write_end(trial, Outcome.FINISHED)
+    wait_until(lambda: len(said) == 2)
+    assert follower.close(60)
+    assert "takes no data now (no endpoint for the bucket)" in said[0]
+    assert "takes data again" in said[1]
+    assert_equal_to_disk(study, tracking.connect(uri))
 
 
 def test_a_server_that_is_never_there_holds_nothing_up(study: Study, server: Server) -> None:

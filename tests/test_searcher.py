@@ -106,6 +106,23 @@ def test_a_small_space_is_used_up_without_a_repetition(path: Path, sampler: str)
     assert points == {(batch, size) for batch in (32, 64, 128) for size in (100, 101)}
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_grid_is_used_up_without_a_repetition(sampler: str) -> None:
+    steps = {
+        "dropout": {"low": 0.1, "high": 0.6, "step": 0.1},
+        "label_smoothing": {"low": 0.0, "high": 0.3, "step": 0.1},
+    }
+    ledger = open_ledger(None, space.read(steps, CONFIG), sampler=sampler)
+    for _ in range(24):
+        row = ledger.propose()
+        assert all(0 <= float(v) < 1 for v in row.params.values())
+        ledger.tell(row.number, Outcome.FINISHED, value=float(row.params["dropout"]))
+    rounded = [tuple(round(float(v), 6) for v in row.params.values()) for row in ledger.rows()]
+    assert len(set(rounded)) == 24
+    assert {smoothing for _, smoothing in rounded} == {0.0, 0.1, 0.2, 0.3}
+    assert min(float(row.params["label_smoothing"]) for row in ledger.rows()) == 0
+
+
 def test_another_seed_proposes_other_points() -> None:
     one, other = open_ledger(None, seed=1), open_ledger(None, seed=2)
     assert one.propose() == other.propose()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -419,6 +421,35 @@ def test_on_this_host_a_free_lock_decides_whatever_the_heartbeat(tmp_path: Path)
     lock_of(tmp_path, host=socket.gethostname(), pid=os.getpid())
     assert not driver_at_work(tmp_path)
     hold_once(tmp_path)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_where_files_cannot_be_locked_the_heartbeat_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert not driver_at_work(tmp_path)
+    hold_once(tmp_path)
+    lock_of(tmp_path)
+    assert driver_at_work(tmp_path)
+    with pytest.raises(InputError, match="driven by process 1 on another-host"):
+        hold_once(tmp_path)
+    lock_of(tmp_path, host=socket.gethostname(), pid=os.getpid())
+    assert driver_at_work(tmp_path)
+    lock_of(tmp_path, heartbeat=time.time() - STALE_AFTER_S - 1)
+    hold_once(tmp_path)
+
+
+def test_a_driver_in_another_container_of_this_host_is_seen_by_its_lock(tmp_path: Path) -> None:
+    with (tmp_path / "lock.json").open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        lock_of(tmp_path, host=socket.gethostname(), pid=2**22 + 1)  # no process here
+        assert driver_at_work(tmp_path)
+        with pytest.raises(InputError, match="is being driven by process 4194305"):
+            hold_once(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "\0\0\0"])

@@ -117,6 +117,14 @@ def test_of_a_trial_that_has_ended_its_end_says_how(study: Study) -> None:
     assert after == before
 
 
+def test_a_trial_under_way_whose_last_lines_are_damaged_has_a_line(study: Study) -> None:
+    trial = study.trial("t0001")
+    (trial.path / "end.json").unlink()
+    (trial.path / "epochs.jsonl").write_text("{}\n")
+    assert [line.epochs for line in summary.lines(study, CONFIG)] == [3, 0, 1]
+    assert "t0001" in summary.table(summary.lines(study, CONFIG), CONFIG)
+
+
 def test_an_end_with_an_infinite_value_is_read_as_it_was_written(study: Study) -> None:
     write_end(study, "t0001", Outcome.FINISHED, "", epochs=3, value=math.inf)
     (line,) = [line for line in summary.lines(study, CONFIG) if line.trial.name == "t0001"]

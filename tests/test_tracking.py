@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,46 @@ def test_a_password_is_not_shown(text: str, expected: str) -> None:
 @pytest.mark.parametrize("uri", ["sqlite:////a b/c.db", "http://127.0.0.1:5000", "databricks"])
 def test_a_uri_without_a_password_is_shown_as_it_is(uri: str) -> None:
     assert tracking.shown(uri) == uri
+
+
+def test_of_a_sqlite_address_with_options_the_file_is_known() -> None:
+    uri = tracking.resolve_uri("sqlite:////a b/c.db?timeout=60")
+    assert uri == "sqlite:////a b/c.db?timeout=60"
+    assert tracking.sqlite_file(uri) == Path("/a b/c.db")
+
+
+def test_a_path_that_databases_read_otherwise_is_refused() -> None:
+    with pytest.raises(InputError, match="take no % in a path"):
+        tracking.resolve_uri("sqlite:////a%20b/c.db")
+
+
+def test_the_best_value_is_the_last_one_sent_whatever_the_clock_says(
+    client: MlflowClient, parent: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for value, clock in ((100.0, now), (50.0, now - 600)):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        tracking.log_best(client, parent, "val/fd_cnn", value, trial_name=f"t{value:04.0f}")
+    data = client.get_run(parent.info.run_id).data
+    assert (data.metrics["best/fd_cnn"], data.tags["best_trial"]) == (50.0, "t0050")
+
+
+def test_trials_of_a_study_whose_run_was_deleted_become_the_new_ones(
+    client: MlflowClient, parent: Run
+) -> None:
+    child = new_child(client, parent)
+    study = open_study(Path(parent.data.tags["study_dir"]))
+    tracking.set_status(client, child.info.run_id, "FINISHED", ended_ms=5)
+    assert tracking.finished_trials(client, study, parent) == {"t0000": 5}
+    client.delete_run(parent.info.run_id)
+    again = tracking.parent_run(client, study, experiment="chests")
+    assert again.info.run_id != parent.info.run_id
+    assert tracking.finished_trials(client, study, again) == {}
+    found = tracking.trial_run(client, again, study.trial("t0000"))
+    assert found is not None
+    assert found.info.run_id == child.info.run_id
+    tags = client.get_run(child.info.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == again.info.run_id
 
 
 def test_two_searches_can_start_on_a_new_database_at_once(tmp_path: Path) -> None:

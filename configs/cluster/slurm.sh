@@ -28,9 +28,11 @@ address=${hosts[0]}:$port
 cpus=${SLURM_CPUS_PER_TASK:-1}
 
 # The token is in a file: a command line and, on some clusters, an environment can be read by all.
-umask 077
 secret=$(mktemp -d "$PWD/.ray-$SLURM_JOB_ID-XXXXXX")
-python -c "import secrets; print(secrets.token_hex(32))" >"$secret/token"
+(
+    umask 077
+    python -c "import secrets; print(secrets.token_hex(32))" >"$secret/token"
+)
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$secret/token RAY_USAGE_STATS_ENABLED=0
 
 nodes=()
