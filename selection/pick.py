@@ -75,7 +75,7 @@ def _filtered(plan: Plan) -> str:
     if found.better_without_weights:
         text += f"; {found.better_without_weights} that look better kept no weights"
     decided = Counter(chosen.review for chosen in plan.candidates if chosen.review)
-    return text + "".join(f"; people {review} {count}" for review, count in decided.items())
+    return text + "".join(f"; people {review} {count}" for review, count in sorted(decided.items()))
 
 
 def _publish(plan: Plan, pick: Pick, again: str) -> int:

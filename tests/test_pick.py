@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from mlflow.entities import Run
 import selection
 from acgan.config import cache_folder
 from acgan.data import load
+from acgan.rundir import RunDir, read_weights
 from search.study import driver_lock, write
 from selection import pick, registry
 from selection.decide import ONLY_KEPT, decide, race
@@ -366,13 +368,24 @@ def review(place: Place, candidate: Candidate, action: str) -> None:
     add_review(place.study, entry)
 
 
+def make_equal(place: Place, options: list[str]) -> None:
+    """Let all candidates make nearly the same images, so that nothing can tell them apart."""
+    epochs = [chosen.epoch for chosen in plan_of(options).candidates]
+    path = RunDir(place.study.path / epochs[0].trial).weights_path(epochs[0].epoch)
+    weights, _ = read_weights(path)
+    for number, epoch in enumerate(epochs):
+        own = weights | {"image.bias": weights["image.bias"] + 1e-3 * number}
+        plant(place.study.trial(epoch.trial), epoch.epoch, partial(dict.update, **own))
+
+
 def test_a_pick_honours_what_people_decided_and_computes_nothing_for_it(
     unpicked: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = unpicked.options("--no-test")
+    make_equal(unpicked, options)
     unseen = pick_here(options)
     ties = [unseen.candidates[i] for i in unseen.decision.tie_set]
-    assert len(ties) > 2  # else this test would show nothing
+    assert len(ties) > 2
     winner = unseen.winner
     kept = next(c for c in reversed(ties) if c.weights != winner.weights and not c.baseline)
     review(unpicked, winner, "rejected")
@@ -397,7 +410,7 @@ def test_a_pick_honours_what_people_decided_and_computes_nothing_for_it(
 
     assert pick.main(options) == 0
     output = capsys.readouterr().out
-    assert "people rejected 1; people kept 1" in output
+    assert "people kept 1; people rejected 1" in output
     assert "starting Ray" not in output
     assert "nobody has looked" not in output
     folder = unpicked.study.path / "selection" / found.id
