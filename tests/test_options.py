@@ -55,8 +55,11 @@ def test_options_at_their_off_values_change_no_bit() -> None:
 @pytest.mark.parametrize("name", OPTIONS_ON)
 def test_each_option_alone_acts_and_stays_finite(name: str) -> None:
     plain, on = start(), start(**{name: OPTIONS_ON[name]})
-    first, second = trained(plain, range(1, 3)), trained(on, range(1, 3))
-    assert (first != second) is (name != "ema_decay")
+    trained(plain, range(1, 3))
+    second = trained(on, range(1, 3))
+    # Not by the losses: R1 of a young discriminator is so small that they may be the same.
+    discriminators = (training.discriminator.state_dict() for training in (plain, on))
+    assert same(*discriminators) is (name == "ema_decay")
     assert not same(plain.candidate.state_dict(), on.candidate.state_dict())
     assert all(torch.tensor(list(metrics.values())).isfinite().all() for metrics in second)
 
