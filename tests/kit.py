@@ -29,7 +29,7 @@ OPTIONS_ON: dict[str, Any] = {
     "translation": 0.125,
     "cutout": 0.5,
     "spectral_norm": True,
-    "r1_gamma": 10.0,
+    "r1_gamma": 1e6,  # of a tiny young discriminator R1 is 3e-12
     "reacgan_head": True,
     "ema_decay": 0.9,
     "precision": "bfloat16",
