@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -44,9 +45,16 @@ def disk(config: TrainConfig, classes: int) -> int:
 
 def still_needed(each: int, trials: int, begun: Iterable[Path]) -> int:
     """Return the bytes that so many trials of `each` bytes still write; begun: folders of some."""
-    files = ([path for path in own.rglob("*") if path.is_file()] for own in begun)
-    there = (sum(path.stat().st_size for path in own) for own in files)
-    return max(each * trials - sum(min(size, each) for size in there), 0)
+    there = sum(min(_size(own), each) for own in begun)
+    return max(each * trials - there, 0)
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # the temporary file of a process that ends
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _parameters(config: TrainConfig, classes: int) -> tuple[int, int]:
