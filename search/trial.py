@@ -100,7 +100,13 @@ def prepare_scoring(at: StudyAt, gpu: bool) -> None:
     known = study.quality()
     if known is None and any((trial.path / "epochs.jsonl").is_file() for trial in study.trials()):
         # It is lost; trials were judged by the scoring CNN that is there, which so must stay.
-        write(study.path / "quality.json", _quality(study, data, config, device))
+        try:
+            write(study.path / "quality.json", _quality(study, data, config, device))
+        except (InputError, FileNotFoundError) as error:
+            raise InputError(
+                f"{study.path} has lost its quality.json and its scoring CNN, by which its trials "
+                "were judged: restore scorer.safetensors, or name a new study with --study NAME"
+            ) from error
         return
     if known is None:
         study.scorer_path.unlink(missing_ok=True)  # of a start that came to no end

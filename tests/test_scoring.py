@@ -68,5 +68,8 @@ def test_numbers_and_cnn_both_lost_after_trials_are_refused(
     write_epochs(write_trial(study, 0), [1])
     (study.path / "quality.json").unlink()
     study.scorer_path.write_bytes(b"broken")
-    with pytest.raises(InputError, match="is not the scoring CNN"):
+    with pytest.raises(InputError, match=r"restore scorer\.safetensors"):
+        prepare_scoring(at, gpu=False)
+    study.scorer_path.unlink()
+    with pytest.raises(InputError, match=r"restore scorer\.safetensors"):
         prepare_scoring(at, gpu=False)
