@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -92,11 +93,8 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except PermissionError as error:
-        print(f"error: no permission for {error.filename}; name another place", file=sys.stderr)
-        return 2
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in (*DISK_ERRORS, errno.EACCES, errno.EPERM):
             raise
         at = f" at {error.filename}" if error.filename else ""
         print(f"error: {error.strerror}{at}; nothing that was there is lost", file=sys.stderr)

@@ -162,7 +162,7 @@ def setting(curves: Curves, seeds: int, workers: int, trials: int) -> str:
         "project's own sampler and stopping rules, until all its trials together had spent "
         f"{budget:,} epochs, the compute of {trials} full trials; a proposal was answered with "
         "the curve of the nearest configuration. A search's value is that of the best trial so "
-        f"far: the smallest median of {WINDOW} epochs' `{QUALITY}` after the first "
+        f"far: the smallest median of up to {WINDOW} epochs' `{QUALITY}` after the first "
         f"{curves.grace}. Smaller is better. Medians over the seeds, with 10 % and 90 % quantiles:"
     )
 

@@ -56,7 +56,7 @@ METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"
 PICTURES = "pictures"
 STORAGE_HELP = "folder of studies (default: runs, or with --run-id as MLflow says)"
-FAILURES = (MlflowException, SQLAlchemyError, OSError)
+FAILURES = (MlflowException, SQLAlchemyError, OSError, ImportError)  # ImportError: no driver
 
 _SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")
@@ -88,15 +88,19 @@ def resolve_uri(uri: str | None) -> str:
     if _SERVERS.match(named):
         return named.rstrip("/")
     path = named.removeprefix("sqlite:///")
-    if "%" in path or "%" in str(Path(path).absolute()):
-        raise InputError(f"{named} cannot be used: databases' addresses take no % in a path")
     if path == named or path in ("", ":memory:"):
         origin = "--tracking-uri" if uri else "MLFLOW_TRACKING_URI"
         raise InputError(
             f"{origin} {named} is no place for MLflow; give sqlite:///FILE.db "
             "or the address of a server, for example http://127.0.0.1:5000"
         )
-    return f"sqlite:///{Path(path).expanduser().absolute()}"
+    file = Path(path).expanduser().absolute()
+    if "%" in str(file):
+        raise InputError(
+            f"MLflow cannot use {file}: an address of a database takes no % in a path; name "
+            "another file with --tracking-uri"
+        )
+    return f"sqlite:///{file}"
 
 
 def shown(text: str) -> str:
@@ -109,7 +113,10 @@ def one_line(error: Exception) -> str:
     first: BaseException = error
     while (before := first.__cause__ or first.__context__) is not None:
         first = before
-    return shown(textwrap.shorten(str(first), 200, placeholder=" …"))
+    text = str(first)
+    if not isinstance(error, (InputError, *FAILURES)):  # of a library, or a fault of this code
+        text = f"{type(first).__name__}: {text}"
+    return shown(textwrap.shorten(text, 200, placeholder=" …"))
 
 
 def not_taken(uri: str, error: Exception) -> str:

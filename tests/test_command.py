@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -32,6 +34,19 @@ def test_ctrl_c_says_what_continues_and_has_exit_code_130(
 ) -> None:
     assert run_command(lambda: raising(KeyboardInterrupt()), resume="type it again") == 130
     assert capsys.readouterr() == ("", "\ninterrupted; to continue, type it again\n")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_place_that_cannot_be_used_is_named_and_what_to_type_then(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = OSError(number, os.strerror(number), "runs/demo/lock.json")
+    assert run_command(lambda: raising(refused), resume="type it again") == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    first, second = errors.splitlines()
+    assert first.startswith(f"error: {os.strerror(number)} at runs/demo/lock.json; ")
+    assert second == "when that is mended, type it again"
 
 
 LATE = """

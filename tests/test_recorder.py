@@ -284,7 +284,7 @@ def test_an_error_of_any_library_is_said_and_tried_again(
     studies.write_end(trial, Outcome.FINISHED)
     wait_until(lambda: len(said) == 2)
     assert follower.close(60)
-    assert "takes no data now (no endpoint for the bucket)" in said[0]
+    assert "takes no data now (LookupError: no endpoint for the bucket)" in said[0]
     assert "takes data again" in said[1]
     assert_equal_to_disk(study, tracking.connect(uri))
 

@@ -98,7 +98,7 @@ def test_of_a_sqlite_address_with_options_the_file_is_known() -> None:
 
 
 def test_a_path_that_databases_read_otherwise_is_refused() -> None:
-    with pytest.raises(InputError, match="take no % in a path"):
+    with pytest.raises(InputError, match="takes no % in a path; name another file"):
         tracking.resolve_uri("sqlite:////a%20b/c.db")
 
 
@@ -129,6 +129,11 @@ def test_trials_of_a_study_whose_run_was_deleted_become_the_new_ones(
     assert found.info.run_id == child.info.run_id
     tags = client.get_run(child.info.run_id).data.tags
     assert tags["mlflow.parentRunId"] == again.info.run_id
+
+
+def test_a_database_whose_driver_is_missing_is_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"does not answer \(No module named 'pymysql'\)"):
+        tracking.find_study_run("mysql+pymysql://127.0.0.1:1/runs", "f" * 32)
 
 
 def test_two_searches_can_start_on_a_new_database_at_once(tmp_path: Path) -> None:
