@@ -128,9 +128,13 @@ def test_a_gpu_without_bfloat16_is_refused_before_any_training(old_gpu: torch.de
 
 
 @pytest.mark.usefixtures("old_gpu")
-def test_a_search_is_refused_there_before_its_first_trial(tmp_path: Path) -> None:
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_search_is_refused_there_before_its_first_trial(tmp_path: Path, searched: bool) -> None:
     study = write_study(tmp_path / "study")
-    asked = {"train": study.info.train | {"precision": "bfloat16"}}
+    if searched:  # some trials would have it, the baseline not
+        asked = {"space": {"precision": {"choices": ["float32", "bfloat16"]}}}
+    else:
+        asked = {"train": study.info.train | {"precision": "bfloat16"}}
     write(study.path / "study.json", study.info.model_copy(update=asked))
     at = StudyAt(study.path, study.info.uuid, PHANTOM)
     with pytest.raises(InputError, match=REFUSED):
