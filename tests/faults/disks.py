@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.faults.kills import OPTIONS, TRIALS
 from tests.faults.lab import (
+    LEAVES_S,
     Findings,
     Lab,
     check_nothing_runs,
@@ -45,6 +47,15 @@ def small_disk(path: Path, size: int = DISK_BYTES) -> Iterator[None]:
     path.mkdir(exist_ok=True)
     with mounted(path, "-t", "tmpfs", "-o", f"size={size}", "tmpfs"):
         yield
+
+
+def make_read_only(mount: Path) -> None:
+    """Mount it again read-only, which is busy while a trial of a killed search writes a file."""
+    deadline = time.monotonic() + LEAVES_S
+    command = ["mount", "-o", "remount,bind,ro", str(mount)]
+    while (done := subprocess.run(command, capture_output=True, check=False)).returncode:
+        assert time.monotonic() < deadline, done.stderr.decode()
+        time.sleep(0.05)
 
 
 def fill(folder: Path, left: int) -> Path:
@@ -124,7 +135,7 @@ def read_only(lab: Lab, rng: random.Random) -> Findings:
             kill_driver(search, rng.randint(1, 8), *OPTIONS)
         before = moment(search)
         with mounted(runs, "--bind", str(runs)):
-            subprocess.run(["mount", "-o", "remount,bind,ro", str(runs)], check=True)
+            make_read_only(runs)
             process = search.start(*OPTIONS)
             output, _ = process.communicate(timeout=100)
         found.expect(process.returncode in (1, 2), f"exit {process.returncode}: {output}")
