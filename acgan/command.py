@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -39,12 +41,23 @@ def end_quietly_until_begun() -> None:
         signal.signal(each, end)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong as all else is said: in one sentence, with what to do."""
+
+    def error(self, message: str) -> Never:
+        known = [flag.removeprefix("--") for flag in self._option_string_actions]
+        wrong = [name for name in re.findall(r"--([\w-]+)", message) if name not in known]
+        near = difflib.get_close_matches(wrong[0], known, n=1) if wrong else []
+        hint = f"did you mean --{near[0]}? All" if near else "all"
+        self.exit(2, f"error: {message}; {hint} flags: {self.prog} --help\n")
+
+
 def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser for `python -m MODULE`; flags must be typed in full.
 
     An abbreviation may mean another flag: `--samples 4` is not `--num-samples 4`.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m {module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -224,7 +224,9 @@ class Study:
         named = TRIAL_NAME.fullmatch(name)
         info = _read(TrialInfo, self.path / name / "trial.json") if named else None
         if info is None:
-            raise InputError(f"the study at {self.path} has no trial {name!r}")
+            there = [path.name for path in _trial_folders(self.path)]
+            known = f"its trials are {there[0]} to {there[-1]}" if there else "it has none yet"
+            raise InputError(f"the study at {self.path} has no trial {name!r}; {known}")
         return Trial(self.path / name, info)
 
     def trials(self) -> list[Trial]:

@@ -138,14 +138,24 @@ def naming(study: Study, uri: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def patiently() -> Iterator[None]:
-    """Give a server minutes to take a large file; a timeout that the user has set stays."""
+def transfer() -> Iterator[None]:
+    """Give a server minutes for large files; a timeout that the user has set stays.
+
+    What the library of a storage such as S3 raises becomes an `MlflowException` that names it.
+    """
     before = os.environ[_TIMEOUT]
     os.environ[_TIMEOUT] = _LONG_S if before == _SHORT_S else before
+    problem = ""
     try:
         yield
+    except FAILURES:
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
     finally:
         os.environ[_TIMEOUT] = before
+    if problem:  # raised out here, it has no cause that `one_line` would take for it
+        raise MlflowException(problem)
 
 
 def uri_flag(uri: str) -> list[str]:

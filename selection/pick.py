@@ -89,8 +89,7 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
         client = tracking.connect(plan.tracking_uri)
         run_id = publish.selection_run(client, pick, plan.parent_id)
         about = registry.About(description(pick, plan.facts), texts)
-        with tracking.patiently():
-            version = publish.register(client, pick, run_id, weights, reviews=reviews, about=about)
+        version = publish.register(client, pick, run_id, weights, reviews=reviews, about=about)
         links = TrackingLinks(
             run_id=run_id,
             model=registry.NAME,
@@ -99,8 +98,7 @@ def _publish(plan: Plan, pick: Pick, again: str) -> int:
             code=registry.usage(pick.classes[0]),
         )
         write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
-        with tracking.patiently():
-            publish.finish(client, pick, run_id, plan.folder)
+        publish.finish(client, pick, run_id, plan.folder)
         publish.send_reviews(client, plan.study)
     except tracking.FAILURES as error:
         if links is None:

@@ -113,7 +113,8 @@ def finish(client: tracking.Client, pick: Pick, run_id: str, folder: Path) -> No
     The report of one that is finished is written again: somebody may have looked since.
     """
     if client.get_run(run_id).info.status == "FINISHED":
-        client.log_artifact(run_id, str(folder / "report.html"), STAGE)
+        with tracking.transfer():
+            client.log_artifact(run_id, str(folder / "report.html"), STAGE)
         return
     moment = tracking.milliseconds(pick.created)
     winner = pick.winner
@@ -124,7 +125,8 @@ def finish(client: tracking.Client, pick: Pick, run_id: str, folder: Path) -> No
         tags=[RunTag("trial_picked", winner.trial), RunTag("epoch_picked", str(winner.epoch))],
         synchronous=True,
     )
-    client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
+    with tracking.transfer():
+        client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
     client.set_terminated(run_id, "FINISHED")
 
 
@@ -151,6 +153,7 @@ def send_reviews(client: tracking.Client, study: Study) -> None:
         RunTag(f"review.{weights[:12]}", in_words(own)[:TEXT_LIMIT])
         for weights, own in of_one.items()
     ]
-    client.log_artifact(run_id, str(ledger_path(study)), REVIEWS)
+    with tracking.transfer():
+        client.log_artifact(run_id, str(ledger_path(study)), REVIEWS)
     client.log_batch(run_id, tags=tags, synchronous=True)
     client.set_tag(run_id, REVIEWS, str(len(entries)))

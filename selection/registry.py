@@ -131,7 +131,8 @@ def _create_version(
         model = _save(Path(temporary), weights, loaded, tags)
         for name, text in about.cards.items():
             (model / name).write_text(text, encoding="utf-8")
-        client.log_artifacts(run_id, str(model), artifact_path=folder)
+        with tracking.transfer():
+            client.log_artifacts(run_id, str(model), artifact_path=folder)
     try:
         client.create_registered_model(NAME)
     except MlflowException as error:
@@ -229,9 +230,9 @@ def resolve(client: tracking.Client, uri: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         source = f"{version.source}/artifacts/{_WEIGHTS}"
-        found = Path(
-            download_artifacts(source, dst_path=temporary, tracking_uri=client.tracking_uri)
-        )
+        with tracking.transfer():
+            uri = client.tracking_uri
+            found = Path(download_artifacts(source, dst_path=temporary, tracking_uri=uri))
         if file_sha256(found) != sha256:
             raise InputError(f"the weights of {uri} are not those that were registered")
         os.replace(found, path)

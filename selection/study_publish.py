@@ -32,7 +32,8 @@ def publish(client: tracking.Client, study: AugmentationStudy, parent_id: str, f
         tags=[RunTag(name, value) for name, value in tags.items()],
         synchronous=True,
     )
-    client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
+    with tracking.transfer():
+        client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
     client.set_terminated(run_id, "FINISHED")
     return run_id
 

@@ -18,6 +18,31 @@ def raising(error: BaseException) -> int:
     raise error
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--epoch", "3"], "; did you mean --epochs? All"),  # never taken for it
+        (["--dryrun=--x"], "; did you mean --dry-run? All"),
+        (["--wrong"], "; all"),
+        (["--epochs"], "; all"),
+        (["3"], "; all"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_with_the_nearest_flag(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = command_parser("some.command", None)
+    for flag in ("--epochs", "--config", "--dry-run"):
+        parser.add_argument(flag)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(words)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words[0] in error
+    assert error.endswith(f"{hint} flags: python -m some.command --help\n")
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_the_bodys_code_is_the_exit_code(code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: code, resume="") == code

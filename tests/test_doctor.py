@@ -266,4 +266,5 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         doctor.main(["--num-sample", "3"])
     assert end.value.code == 2
-    assert "usage: python -m search.doctor" in capsys.readouterr().err
+    said = "unrecognized arguments: --num-sample 3; did you mean --num-samples?"
+    assert capsys.readouterr().err == f"error: {said} All flags: python -m search.doctor --help\n"

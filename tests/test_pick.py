@@ -555,7 +555,10 @@ def test_one_study_must_be_named(options: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as end:
         pick.main(options)
     assert end.value.code == 2
-    assert "usage: python -m selection.pick" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.endswith("ll flags: python -m selection.pick --help\n")
+    assert error.count("\n") == 1
 
 
 def test_an_unknown_run_and_a_run_of_something_else_are_refused(

@@ -8,13 +8,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import mlflow
 import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import FileInfo
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from numpy.typing import NDArray
 
 import acgan
@@ -61,12 +64,11 @@ def client(uri: str) -> MlflowClient:
     return tracking.connect(uri)
 
 
-def new_run(client: MlflowClient, location: Path | None = None) -> str:
+def new_run(client: MlflowClient, location: str | None = None) -> str:
     """Create a run whose artifacts stand where the store, or `location`, says; return its id."""
     experiment = client.get_experiment_by_name("chests")
-    where = None if location is None else location.as_uri()
     number = (
-        client.create_experiment("chests", artifact_location=where)
+        client.create_experiment("chests", artifact_location=location)
         if experiment is None
         else experiment.experiment_id
     )
@@ -75,7 +77,7 @@ def new_run(client: MlflowClient, location: Path | None = None) -> str:
 
 @pytest.fixture
 def run_id(client: MlflowClient, tmp_path: Path) -> str:
-    return new_run(client, tmp_path / "artifacts")
+    return new_run(client, (tmp_path / "artifacts").as_uri())
 
 
 def aliases(client: MlflowClient) -> dict[str, int]:
@@ -282,6 +284,46 @@ def test_a_server_takes_the_artifacts_and_gives_them_back(
     assert resolve(client, f"models:/{NAME}/1").read_bytes() == weights[0].read_bytes()
     assert resolve(client, CHAMPION_URI).read_bytes() == weights[1].read_bytes()
     assert list(surroundings.iterdir()) == []
+
+
+class Bucket(ArtifactRepository):
+    """A storage whose library raises errors of its own, as botocore does."""
+
+    def _refuse(self) -> NoReturn:
+        raise LookupError("no bucket of that name")
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        self._refuse()
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        self._refuse()
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        self._refuse()
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        self._refuse()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a place in such a storage."""
+    monkeypatch.setitem(_artifact_repository_registry._registry, "bucket", Bucket)
+    return "bucket://chests"
+
+
+def test_what_the_library_of_a_storage_raises_is_an_error_of_mlflow(
+    client: MlflowClient, bucket: str, weights: tuple[Path, Path]
+) -> None:
+    known = {"weights_sha256": load_generator(weights[0], device=torch.device("cpu")).sha256}
+    client.create_registered_model(NAME)
+    client.create_model_version(NAME, bucket, tags=known)
+    said = r"^LookupError: no bucket of that name$"
+    with pytest.raises(tracking.FAILURES, match=said):
+        resolve(client, f"models:/{NAME}/1")
+    run_id = new_run(client, bucket)
+    with pytest.raises(tracking.FAILURES, match=said):
+        register(client, run_id=run_id, pick="a", weights=weights[0], tags={})
 
 
 def stored_weights(tmp_path: Path) -> Path:

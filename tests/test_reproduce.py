@@ -233,7 +233,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(place: Place) -> Non
     [
         (["--study", "tiny"], "--study needs --trial NAME"),
         (["--study", "none", "--trial", "t0000"], "there is no study at "),
-        (["--study", "tiny", "--trial", "t0009"], "has no trial 't0009'"),
+        (["--study", "tiny", "--trial", "t0009"], "'t0009'; its trials are t0000 to"),
         (["--study", "tiny", "--trial", "../t0000"], "has no trial '../t0000'"),
         (["--study", "tiny", "--trial", "t0000", "--epochs", "6"], "--epochs must be 1 to 5"),
         (["--study", "tiny", "--trial", "t0000", "--epochs", "0"], "--epochs must be 1 to 5"),

@@ -251,8 +251,10 @@ def test_folders_of_other_names_and_files_are_no_trials(tmp_path: Path) -> None:
         shutil.copytree(study.path / "t0000", study.path / name)
         with pytest.raises(InputError, match="has no trial"):
             study.trial(name)
-    with pytest.raises(InputError, match="has no trial"):
+    with pytest.raises(InputError, match="s/t0000'; its trials are t0000 to t0000"):
         study.trial("../s/t0000")
+    with pytest.raises(InputError, match="has no trial 't0000'; it has none yet"):
+        write_study(tmp_path / "empty", trials=0).trial("t0000")
     (study.path / "t0009").touch()
     with pytest.raises(InputError, match="has no trial"):
         study.trial("t0009")
