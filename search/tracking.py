@@ -111,7 +111,7 @@ def shown(text: str) -> str:
 def one_line(error: Exception) -> str:
     """Return an error's first cause as one line of at most 200 characters, without passwords."""
     first: BaseException = error
-    while (before := first.__cause__ or first.__context__) is not None:
+    while before := first.__cause__ or (not first.__suppress_context__ and first.__context__):
         first = before
     text = str(first)
     if not isinstance(error, (InputError, *FAILURES)):  # of a library, or a fault of this code
@@ -145,17 +145,14 @@ def transfer() -> Iterator[None]:
     """
     before = os.environ[_TIMEOUT]
     os.environ[_TIMEOUT] = _LONG_S if before == _SHORT_S else before
-    problem = ""
     try:
         yield
     except FAILURES:
         raise
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
+        raise MlflowException(f"{type(error).__name__}: {error}") from None
     finally:
         os.environ[_TIMEOUT] = before
-    if problem:  # raised out here, it has no cause that `one_line` would take for it
-        raise MlflowException(problem)
 
 
 def uri_flag(uri: str) -> list[str]:
