@@ -134,7 +134,7 @@ def replay(answers: Answers, searcher: Searcher, seed: int, *, workers: int, bud
         record = curves.records[trial.curve][trial.epoch]
         trial.epoch += 1
         best.append(min([*best[-1:], answers.values[trial.curve][trial.epoch - 1]]))
-        ended = stopper(trial.name, _result(trial.name, record)) or trial.epoch == curves.epochs
+        ended = stopper(trial.name, record) or trial.epoch == curves.epochs
         turns.append(None if ended else trial)
     return Replay(np.array(best), len(ledger.rows()))
 
@@ -149,11 +149,6 @@ class _Trial:
 def _begin(ledger: Ledger, answers: Answers) -> _Trial:
     row = ledger.propose()
     return _Trial(row.name, answers.nearest(row.params))
-
-
-def _result(name: str, record: EpochRecord) -> dict[str, object]:
-    own = {"trial": name, "epoch": record.epoch, "young": record.young, "timestamp": record.time}
-    return {**own, **record.metrics}
 
 
 def _unreachable(name: str) -> list[EpochRecord]:

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from acgan.config import derive_seed
 from acgan.errors import InputError
 from acgan.files import DISK_ERRORS, replace_text
-from acgan.records import grace_epochs
+from acgan.records import EpochRecord, grace_epochs
 from search import space, summary
 from search.cluster import Node, needs, ray_cluster
 from search.node import StudyAt, same_study
@@ -34,6 +34,8 @@ from search.study import Outcome, Study, TrialInfo, write, write_end
 from search.trial import HANG, prepare_scoring, run_trial
 
 OUT_OF_MEMORY = "OutOfMemoryError"
+
+Rules = Callable[[str, EpochRecord], bool]
 
 
 class Driver:
@@ -144,11 +146,11 @@ class Driver:
         )
         self._fit({"trial": tune.grid_search(list(names))}, rules, num_samples=1)
 
-    def _fit(self, params: dict[str, Any], rules: tune.Stopper, **settings: Any) -> None:
+    def _fit(self, params: dict[str, Any], rules: Rules, **settings: Any) -> None:
         left = self.seconds_left
         if left is not None and left <= 0:
             return
-        watched = _Watched(self._progress, self._plan.search.objective, rules)
+        watch = ReportWatch(self._progress, self._plan.search.objective, rules)
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
@@ -171,13 +173,13 @@ class Driver:
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(self._study.path / "ray"),
                 verbose=0,
-                stop=watched,
+                stop=watch,
                 failure_config=tune.FailureConfig(max_failures=self._plan.search.max_retries),
             ),
         )
         results = tuner.fit()
-        if watched.disk_error is not None:
-            raise watched.disk_error
+        if watch.disk_error is not None:
+            raise watch.disk_error
         for result in (results[index] for index in range(len(results))):
             if result.error is not None:
                 # Not by its configuration, which Tune asks of the process, and that is gone.
@@ -242,17 +244,18 @@ class _ActorManager(RayActorManager):
 tune_controller.RayActorManager = _ActorManager  # type: ignore[attr-defined]
 
 
-class _Watched(tune.Stopper):
-    """Shows each reported epoch to a person before `rules` decide on the trial.
+class ReportWatch(tune.Stopper):
+    """Shows each epoch that Tune is told of to a person before `rules` decide on its trial.
 
+    rules: return for a trial's name and its newest record whether it ends there
     disk_error: why nobody can write any more; it ends all trials, and none counts as crashed
     """
 
-    def __init__(self, progress: Progress, objective: str, rules: tune.Stopper) -> None:
+    def __init__(self, progress: Progress, objective: str, rules: Rules) -> None:
         self._progress, self._objective, self._rules = progress, objective, rules
         self.disk_error: OSError | None = None
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         """Return whether Tune ends the trial now."""
         if "trial" not in result:
             return False  # a trial that ended before it reported anything
@@ -263,9 +266,10 @@ class _Watched(tune.Stopper):
             return True
         for note in result["notes"]:
             self._progress.say(f"{name}: {note}")
-        self._progress.epoch(name, result["epoch"], result[self._objective])
+        record = EpochRecord.model_validate_json(result["record"])
+        self._progress.epoch(name, record.epoch, record.metrics[self._objective])
         try:
-            return bool(self._rules(trial_id, result))
+            return self._rules(name, record)
         except OSError as error:  # of the ledger
             if error.errno not in DISK_ERRORS:
                 raise

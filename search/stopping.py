@@ -1,18 +1,16 @@
 """When a trial ends before its last epoch: rules over its own records, and comparison at rungs.
 
-The rules are functions of records. `TrialStopper` applies them to what Ray Tune reports, asks
+The rules are functions of records. `TrialStopper` applies them to what trials report, asks
 Optuna's pruner at rungs, and enters every end in the ledger.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.pruners import SuccessiveHalvingPruner
-from ray.tune import Stopper
 
 from acgan.records import EpochRecord, metric
 from search.objective import objective_value
@@ -102,13 +100,12 @@ def discriminator_won(records: Sequence[EpochRecord], config: SearchConfig) -> s
     )
 
 
-class TrialStopper(Stopper):
-    """Ends Ray Tune's trials and enters in the ledger how each ended, the finished ones too.
+class TrialStopper:
+    """Ends trials and enters in the ledger how each ended, the finished ones too.
 
-    Every result must hold `trial` (its name), `epoch` and the epoch's metrics. `records_of`
-    reads a trial's records from disk, where an earlier start has left some. `on_end` is called
-    with each name and decision after the ledger has them. `grace` is `grace_epochs` of the
-    trial with the fewest steps an epoch: all trials have the same rungs.
+    `records_of` reads a trial's records from disk, where an earlier start has left some. `on_end`
+    is called with each name and decision after the ledger has them. `grace` is `grace_epochs` of
+    the trial with the fewest steps an epoch: all trials have the same rungs.
     """
 
     def __init__(
@@ -135,18 +132,17 @@ class TrialStopper(Stopper):
         self._entered: dict[str, set[int]] = {}  # their rungs that the ledger has
         self._over: set[str] = set()
 
-    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002
-        """Return whether Tune ends the trial now, before its last epoch."""
-        name, epoch = result["trial"], result["epoch"]
+    def __call__(self, name: str, last: EpochRecord) -> bool:
+        """Return whether a trial ends now, with its newest record, before its last epoch."""
         if name in self._over:
             return False  # Tune's last word
         seen = self._seen.setdefault(name, [])
-        if seen and epoch <= seen[-1].epoch:
+        if seen and last.epoch <= seen[-1].epoch:
             return False  # reported again, after a retry
-        if epoch == len(seen) + 1:
-            seen.append(_record(result))
+        if last.epoch == len(seen) + 1:
+            seen.append(last)
         else:
-            seen[:] = [record for record in self._records_of(name) if record.epoch <= epoch]
+            seen[:] = [record for record in self._records_of(name) if record.epoch <= last.epoch]
         decision = self._decide(name, seen)
         if decision.outcome is None:
             return False
@@ -156,10 +152,6 @@ class TrialStopper(Stopper):
         self._forget(name)
         self._on_end(name, decision)
         return decision.outcome is not Outcome.FINISHED
-
-    def stop_all(self) -> bool:
-        """Return False: one trial's end never ends the others."""
-        return False
 
     def _forget(self, name: str) -> None:
         """Let go of a trial that has ended: the records of ten thousand do not fit in memory."""
@@ -195,11 +187,8 @@ class TrialStopper(Stopper):
         enough = len(self._ledger.reported(rung)) >= self._config.reduction_factor
         return behind and enough and number != BASELINE
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its parts beside the trials; nothing reads them
 
-
-class RepeatStopper(Stopper):
+class RepeatStopper:
     """Ends repeats, which are compared with nothing: at the last epoch, or where they diverged.
 
     `on_end` is called once with each name and decision.
@@ -211,32 +200,17 @@ class RepeatStopper(Stopper):
         self._config, self._epochs, self._on_end = config, epochs, on_end
         self._over: set[str] = set()
 
-    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002
-        """Return whether Tune ends the trial now, before its last epoch."""
-        record = _record(result)
-        decision = Decision(Outcome.FINISHED) if record.epoch >= self._epochs else GO_ON
-        if self._config.stop_diverged and (reason := diverged([record], self._config)):
+    def __call__(self, name: str, last: EpochRecord) -> bool:
+        """Return whether a trial ends now, with its newest record, before its last epoch."""
+        decision = Decision(Outcome.FINISHED) if last.epoch >= self._epochs else GO_ON
+        if self._config.stop_diverged and (reason := diverged([last], self._config)):
             decision = Decision(Outcome.DIVERGED, reason)
-        if decision.outcome is None or result["trial"] in self._over:
+        if decision.outcome is None or name in self._over:
             return False
-        self._over.add(result["trial"])
-        self._on_end(result["trial"], decision)
+        self._over.add(name)
+        self._on_end(name, decision)
         return decision.outcome is not Outcome.FINISHED
-
-    def stop_all(self) -> bool:
-        """Return False: one trial's end never ends the others."""
-        return False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its parts beside the trials; nothing reads them
 
 
 def _number(name: str) -> int:
     return int(name.removeprefix("t"))
-
-
-def _record(result: Mapping[str, Any]) -> EpochRecord:
-    metrics = {name: value for name, value in result.items() if "/" in name}
-    return EpochRecord(
-        epoch=result["epoch"], time=result["timestamp"], metrics=metrics, young=result["young"]
-    )

@@ -60,9 +60,11 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
 
 
 def report_epoch(name: str, record: EpochRecord, notes: list[str]) -> None:
-    """Report an epoch, and what was found damaged on opening the run, which is said once."""
-    told = {"trial": name, "epoch": record.epoch, "young": record.young, "notes": list(notes)}
-    tune.report({**told, **record.metrics})
+    """Report an epoch, and what was found damaged on opening the run, which is said once.
+
+    The record goes as one text: of each number Tune keeps running averages, 3 KB of them a trial.
+    """
+    tune.report({"trial": name, "record": record.model_dump_json(), "notes": list(notes)})
     notes.clear()
 
 

@@ -20,11 +20,15 @@ from ray.tune.search import Searcher
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
+from acgan.records import EpochRecord
 from search import space
+from search.driver import ReportWatch
+from search.progress import Progress
 from search.searcher import BASELINE, STUDY, Ledger, Row, StudySearcher
 from search.settings import SearchConfig
 from search.stopping import Decision, TrialStopper
 from search.study import Outcome
+from search.trial import report_epoch
 
 CONFIG = TrainConfig()
 SPACE = space.read(
@@ -297,12 +301,14 @@ class Search:
             records_of=lambda _: [],
             on_end=self.ends.__setitem__,
         )
+        progress = Progress(asked=num_samples, ended=ledger.ended(), epochs=4)
+        watch = ReportWatch(progress, settings.objective, stopper)
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher, num_samples=num_samples - ledger.ended(), reuse_actors=True
             ),
-            run_config=tune.RunConfig(storage_path=str(self.folder), verbose=0, stop=stopper),
+            run_config=tune.RunConfig(storage_path=str(self.folder), verbose=0, stop=watch),
         ).fit()
         return open_ledger(self.path).rows()
 
@@ -320,7 +326,8 @@ def simulation(crashes: str = "") -> Callable[[dict[str, Any]], None]:
                 "val/diversity": 0.001 if number == 3 else 1.0,
                 "val/fd_cnn": 5.0 - epoch - [0, 1, 1, 1, -9][number],
             }
-            tune.report({"trial": config["trial"], "epoch": epoch, "young": False, **metrics})
+            record = EpochRecord(epoch=epoch, time=epoch, metrics=metrics)
+            report_epoch(config["trial"], record, [])
 
     return train
 
