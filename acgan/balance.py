@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acgan.config import TrainConfig, user_path
-from acgan.data import PHANTOM, load, named_source
+from acgan.data import PHANTOM, load_for, named_source
 from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.labels import GENERATED, Row, read_table
@@ -39,12 +39,7 @@ def lack_of(source: str, config: TrainConfig, classes: tuple[str, ...], *, namin
     Raises `InputError` for a folder that cannot be used, or has other classes.
     """
     source = named_source(source, {})
-    data = load(
-        source,
-        image_size=config.image_size,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-    )
+    data = load_for(source, config)
     if data.classes != classes:
         raise InputError(
             f"{source} has the classes {', '.join(data.classes)}, the weights have "
@@ -107,10 +102,12 @@ def how_to_add(source: str, images: Path, labels: Path, *, merged: Path | None) 
         add = f"cp {_quoted(merged)} {_quoted(own)}" if merged else _appended(labels, own)
         return [f"to add them: {copy}; {add}"]
     table = read_table(user_path(source))
-    places = {row.class_name: Path(row.path).parent for row in table.rows if row.split == TRAIN}
+    parents = {row.class_name: Path(row.path).parent for row in table.rows}
+    trained = [row for row in table.rows if Path(row.path).parts[0] == TRAIN]  # not of val/
+    parents |= {row.class_name: Path(row.path).parent for row in trained}
     copies = (
         f"cp {_quoted(images)}/{shlex.quote(name)}-*.png {_quoted(folder / place)}/"
-        for name, place in places.items()
+        for name, place in parents.items()
         if any(images.glob(f"{name}-*.png"))
     )
     return [

@@ -8,10 +8,8 @@ accuracy. Architecture and settings follow "The step-2 CNN" of Carbone, Marconzi
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -254,17 +252,3 @@ def _map(
     result = torch.cat([function(to_rgb(batch.to(device))) for batch in batches])
     model.train(was_training)
     return result
-
-
-def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (Wilson 1927, JASA 22, 209-212).
-
-    Raises `ValueError` unless 0 <= correct <= total and total >= 1.
-    """
-    if not 0 <= correct <= total or total < 1:
-        raise ValueError(f"needs 0 <= correct <= total and total >= 1, got {correct=}, {total=}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = correct / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + (z / total) ** 2 / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -6,7 +6,7 @@ The defaults of `TrainConfig` are the published baseline. A configuration file h
     train: {image_size: 32}  # fields of TrainConfig
     space: {}                # search.space
     search: {}               # search.settings
-    selection: {}            # selection
+    selection: {}            # selection.settings
 
 Values are taken from the file, then from the environment (`ACGAN_TRAIN_IMAGE_SIZE=32`), then from
 the command line (`--image-size 32`); the later one wins.

@@ -7,6 +7,7 @@ prints the report of a folder in the COVIDx or the class-folder layout (see `acg
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 
 from acgan import split
 from acgan.command import command, command_parser, run_command
+from acgan.config import TrainConfig, add_flags, resolve
 from acgan.decode import Facts, examine_all
 from acgan.labels import GENERATED, Row, Table, read_table, require_every_class
 
@@ -72,13 +74,14 @@ def curate(
     Left out are missing and unreadable files; generated images beside real ones, so that a folder
     that was filled up is what it was before; of files with identical content all but one (test
     before train, then the first); and train images of patients that test has. The validation
-    split is then cut from train by patient, where patients with near-duplicate images are one.
+    split is then cut from train by patient, where patients with identical or near-duplicate images
+    are one.
     Raises `InputError` where a class has too few images or patients left.
     """
     rows = table.rows
     uses, notes = _readable(rows, facts)
     _leave_out_generated(rows, uses)
-    _leave_out_duplicates(rows, facts, uses, notes)
+    same = _leave_out_duplicates(rows, facts, uses, notes)
     in_test = {rows[i].patient for i, use in enumerate(uses) if use == Use.TEST}
     for index, row in enumerate(rows):
         if uses[index] == Use.TRAIN and row.patient in in_test:
@@ -86,8 +89,9 @@ def curate(
             notes[index] = f"patient {row.patient!r}"
     require_every_class(table.classes, [rows[i] for i, use in enumerate(uses) if use in SPLITS])
     near = _near(rows, facts, uses)
-    warnings = [*_table_warnings(table, uses, near)]
-    warnings += _cut(table, uses, near, split_seed=split_seed, val_fraction=val_fraction)
+    alike = [*near, *same]
+    warnings = [*_table_warnings(table, uses, alike)]
+    warnings += _cut(table, uses, alike, split_seed=split_seed, val_fraction=val_fraction)
     return Curated(table, tuple(uses), notes, near, tuple(warnings))
 
 
@@ -111,8 +115,10 @@ def _leave_out_generated(rows: Sequence[Row], uses: list[Use]) -> None:
 
 def _leave_out_duplicates(
     rows: Sequence[Row], facts: Sequence[Facts], uses: list[Use], notes: dict[int, str]
-) -> None:
+) -> list[tuple[int, int]]:
+    """Return the pairs of different patients with the same image: the kept one, one left out."""
     kept: dict[str, int] = {}
+    pairs = []
     for use in (Use.TEST, Use.TRAIN):
         for index in [i for i, own in enumerate(uses) if own == use]:
             first = kept.setdefault(facts[index].sha256, index)
@@ -122,6 +128,10 @@ def _leave_out_duplicates(
             notes[index] = f"same content as {rows[first].path!r}"
             if rows[first].class_name != rows[index].class_name:
                 notes[index] += f", which is labelled {rows[first].class_name}"
+            if rows[first].patient != rows[index].patient:
+                notes[index] += f", of patient {rows[first].patient!r}"
+                pairs.append((first, index))
+    return pairs
 
 
 def _near(
@@ -138,19 +148,20 @@ def _near(
 def _cut(
     table: Table,
     uses: list[Use],
-    near: Collection[tuple[int, int]],
+    alike: Collection[tuple[int, int]],
     *,
     split_seed: int,
     val_fraction: float | None,
 ) -> tuple[str, ...]:
     """Turn the use of validation patients' images from train to validation; return warnings."""
     train = [index for index, use in enumerate(uses) if use == Use.TRAIN]
-    place = {index: position for position, index in enumerate(train)}
+    left_out = [index for index, use in enumerate(uses) if use == Use.DUPLICATE]
+    place = {index: position for position, index in enumerate([*train, *left_out])}
     labels = np.array([table.classes.index(table.rows[i].class_name) for i in train])
     groups = split.group_patients(
-        [table.rows[i].patient for i in train],
-        [(place[a], place[b]) for a, b in near if a in place and b in place],
-    )
+        [table.rows[i].patient for i in place],
+        [(place[a], place[b]) for a, b in alike if a in place and b in place],
+    )[: len(train)]
     chosen = split.cut_validation(
         labels, groups, classes=table.classes, seed=split_seed, fraction=val_fraction
     )
@@ -161,7 +172,7 @@ def _cut(
 
 
 def _table_warnings(
-    table: Table, uses: Sequence[Use], near: Collection[tuple[int, int]]
+    table: Table, uses: Sequence[Use], alike: Collection[tuple[int, int]]
 ) -> Iterator[str]:
     if not table.label_files:
         yield "class folders name no patients: every image counts as a patient of its own"
@@ -177,10 +188,13 @@ def _table_warnings(
                 f"{class_name} and the other classes have {shared:.0%} of their sources in "
                 "common: a score may measure the hospital instead of the disease"
             )
-    across = sum(uses[a] != uses[b] for a, b in near)
+    across = sum(table.rows[a].split != table.rows[b].split for a, b in alike)
     if across:
         pairs = "1 pair" if across == 1 else f"{across} pairs"
-        yield f"train and test share near-duplicate images ({pairs} of different patients)"
+        yield (
+            f"train and test share identical or near-duplicate images ({pairs} of different "
+            "patients)"
+        )
 
 
 def _source_overlap(rows: Sequence[Row], class_name: str) -> float:
@@ -266,17 +280,26 @@ def main(arguments: Sequence[str] | None) -> int:
         "acgan.covidx", "Report what a data folder holds and which images are used for what."
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder with train/ and test/")
-    folder = parser.parse_args(arguments).folder
-    return run_command(lambda: _report(folder), resume="type the same command again")
+    others = TrainConfig.model_fields.keys() - {"split_seed", "val_fraction"}
+    add_flags(parser, TrainConfig, "which patients are for validation", skip=others)
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _report(options), resume="type the same command again")
 
 
-def _report(folder: Path) -> int:
-    table = read_table(folder)
+def _report(options: argparse.Namespace) -> int:
+    config = resolve(TrainConfig, "train", None, vars(options))
+    table = read_table(options.folder)
     facts = [fact for fact, _ in examine_all(image_paths(table), image_size=16)]
-    curated = curate(table, facts, split_seed=0, val_fraction=None)
+    curated = curate(table, facts, split_seed=config.split_seed, val_fraction=config.val_fraction)
     print("\n".join(report(curated)))
-    command = "python -m search.run --config configs/covidx.yaml --data"
-    print(f"next: {command} {shlex.quote(str(folder))} --num-samples 32 --dry-run")
+    command = ["python", "-m", "search.run", "--config", "configs/covidx.yaml"]
+    command += ["--data", str(options.folder), "--num-samples", "32"]
+    for flag, value in (
+        ("--split-seed", options.split_seed),
+        ("--val-fraction", options.val_fraction),
+    ):
+        command += [flag, value] if value is not None else []
+    print(f"next: {shlex.join([*command, '--dry-run'])}")
     return 0
 
 

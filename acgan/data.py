@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from acgan import phantom
-from acgan.config import cache_folder, user_path
+from acgan.config import TrainConfig, cache_folder, user_path
 from acgan.covidx import SPLITS, Curated, Use, curate, image_paths
 from acgan.dataset import Dataset, ImageSet
 from acgan.decode import Facts, examine_all
@@ -28,7 +28,7 @@ from acgan.labels import Table, read_table
 from acgan.split import cut_validation, validation_warnings
 
 PHANTOM = "phantom"
-PACK_VERSION = 3  # of pixels, splits and files: a change makes every pack again
+PACK_VERSION = 4  # of pixels, splits and files: a change makes every pack again
 
 _CHUNK = 1024
 
@@ -87,6 +87,16 @@ def load(
                 opened = _open_pack(pack, name=table.folder.name)
     assert opened is not None, f"{pack}"
     return opened
+
+
+def load_for(source: str, config: TrainConfig) -> Dataset:
+    """Load the images that a configuration asks for; see `load`."""
+    return load(
+        source,
+        image_size=config.image_size,
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+    )
 
 
 def fingerprint(classes: Sequence[str], sets: Sequence[ImageSet]) -> str:

@@ -60,7 +60,7 @@ def this_machine(device: torch.device) -> Machine:
         python=platform.python_version(),
         numpy=np.__version__,
         torch=torch.__version__,
-        processor=_processor(),
+        processor=processor(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         device=CPU if on_cpu else torch.cuda.get_device_name(device),
         threads=torch.get_num_threads(),
@@ -74,7 +74,7 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's model name; what Python knows of it where Linux does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -278,10 +278,10 @@ def _expose(rng: np.random.Generator, p: Values, tissue: Array) -> NDArray[np.ui
     return (np.clip(tone + p["grain"] * grain, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def sheet(image_size: int, *, columns: int = 8, seed: int = 0) -> Image.Image:
+def sheet(image_size: int) -> Image.Image:
     """Draw a labelled sheet of training images, one row a class."""
-    train, _ = make(image_size, seed=seed)
-    margin, gap = 92, 2
+    train, _ = make(image_size)
+    columns, margin, gap = 8, 92, 2
     cell = image_size + gap
     page = Image.new("L", (margin + columns * cell, len(CLASSES) * cell), 255)
     draw = ImageDraw.Draw(page)

@@ -29,7 +29,7 @@ from acgan.config import (
     resolve,
     user_path,
 )
-from acgan.data import load, named_source
+from acgan.data import load_for, named_source
 from acgan.dataset import Dataset, ImageSet
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
@@ -224,12 +224,7 @@ def _train_command(arguments: argparse.Namespace) -> int:
     stem = arguments.config.stem if arguments.config else "baseline"
     run = RunDir(user_path(arguments.run or f"runs/{stem}-single"))
     device = named_device(arguments.device) if arguments.device else None
-    data = load(
-        source,
-        image_size=config.image_size,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-    )
+    data = load_for(source, config)
     for warning in data.warnings:
         print(f"warning: {warning}")
     try:

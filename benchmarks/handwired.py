@@ -17,7 +17,7 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
 from acgan.config import TrainConfig
-from acgan.data import load
+from acgan.data import load_for
 from acgan.records import QUALITY
 from acgan.rundir import RunDir
 from acgan.train import train
@@ -26,12 +26,7 @@ from acgan.train import train
 def trainable(params: dict[str, Any], *, fixed: dict[str, Any], source: str, folder: str) -> None:
     """Train one run and report its epochs."""
     config = TrainConfig(**fixed, **params)
-    data = load(
-        source,
-        image_size=config.image_size,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-    )
+    data = load_for(source, config)
     run = RunDir(Path(folder, tune.get_context().get_trial_id()))
     for record in train(config, data, run, device=torch.device("cpu")):
         tune.report(record.metrics)

@@ -6,14 +6,18 @@ import argparse
 import functools
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from acgan.command import command_parser
+from acgan.data import PHANTOM
+from acgan.machine import processor
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,10 +68,21 @@ def publish(name: str, text: str, page: Path | None) -> None:
 
 def provenance(name: str) -> str:
     """Return when, on which machine and from which commit a benchmark was measured."""
-    return (
-        f"`python -m benchmarks.{name}`, {time.strftime('%Y-%m-%d')}, {machine()}, "
-        f"commit {_commit()}."
-    )
+    command = shlex.join(["python", "-m", f"benchmarks.{name}", *_asked(sys.argv[1:])])
+    return f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine()}, commit {_commit()}."
+
+
+def _asked(words: Sequence[str]) -> Iterator[str]:
+    """Yield the flags of a benchmark that others can type too: no folder of this machine."""
+    given = iter(words)
+    for word in given:
+        if word in ("--out", "--folder"):
+            next(given)
+        elif word == "--data":
+            yield word
+            yield PHANTOM if next(given) == PHANTOM else "DIR"
+        else:
+            yield word
 
 
 def machine() -> str:
@@ -75,19 +90,10 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     load = os.getloadavg()[0]
-    words = f"{cores} cores ({_processor()}), {memory:.0f} GiB, load {load:.1f}"
+    words = f"{cores} cores ({processor()}), {memory:.0f} GiB, load {load:.1f}"
     if torch.cuda.is_available():
         words += f", {torch.cuda.get_device_name()}"
     return f"{words}, PyTorch {torch.__version__}, Python {platform.python_version()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _commit() -> str:

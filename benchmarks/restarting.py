@@ -17,7 +17,7 @@ from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, Sql
 
 from benchmarks import simulated
 from benchmarks.process import Watch, in_fresh_process, watched
-from search import summary, tracking
+from search import study_runs, summary, tracking
 from search.plan import Plan
 from search.recorder import Mirror
 from search.restore import mark_interrupted, restore
@@ -65,11 +65,11 @@ def write_all(folder: Path, trials: int, epochs: int) -> int:
 def _fill_mlflow(study: Study, plan: Plan) -> None:
     """Write the runs that a recorder leaves, all but the metrics of epochs before the last."""
     client = tracking.connect(plan.tracking_uri)
-    parent = tracking.parent_run(client, study, experiment=plan.search.experiment)
+    parent = study_runs.parent_run(client, study, experiment=plan.search.experiment)
     quality = study.quality()
     assert quality is not None
-    tracking.log_quality(client, parent, quality)
-    tracking.set_status(client, parent.info.run_id, "FINISHED", ended_ms=None)
+    study_runs.log_quality(client, parent, quality)
+    study_runs.set_status(client, parent.info.run_id, "FINISHED", ended_ms=None)
     rows: dict[Any, list[dict[str, Any]]] = {SqlRun: [], SqlTag: [], SqlParam: []}
     rows[SqlLatestMetric] = []
     for trial in study.trials():

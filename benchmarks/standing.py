@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from acgan.classifier import wilson
 from benchmarks.replay import Replay
+from selection.intervals import proportion
 
 Array = NDArray[np.float64]
 
@@ -55,8 +55,8 @@ class Record:
     @property
     def better_share(self) -> str:
         """How often it was better, with Wilson's 95 % interval, as a table's cell."""
-        low, high = wilson(self.better, self.seeds)
-        return f"{percent(self.better / self.seeds)} ({percent(low)} to {percent(high)})"
+        found = proportion(self.better, self.seeds)
+        return f"{percent(found.value)} ({percent(found.low)} to {percent(found.high)})"
 
     @property
     def equal_share(self) -> str:

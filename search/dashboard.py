@@ -26,7 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 from acgan.command import command, command_parser, run_command
 from acgan.errors import InputError
 from search import tracking
-from search.study import Study, open_study, study_path
+from search.study import Study
 
 REFRESH_S = 2.0
 PORT = 8080
@@ -47,12 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     named.add_argument("--study", metavar="NAME", help="name of the study")
     named.add_argument("--run-id", metavar="ID", help="MLflow run of the study, or of a trial")
     parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="of --run-id: sqlite:///FILE.db or a server (default: MLFLOW_TRACKING_URI, else "
-        "./mlflow.db)",
-    )
+    tracking.add_uri_option(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
@@ -94,20 +89,10 @@ def _dashboard() -> Callable[[optuna.storages.BaseStorage], Application]:
 
 def _study(options: argparse.Namespace) -> Study:
     """Return the study that is named; `InputError` without one, or one that has no trial."""
-    if options.run_id is None:
-        study = open_study(study_path(options.storage_path or "runs", options.study))
-    else:
-        study = _by_run_id(options)
+    study, _ = tracking.find_study(options)
     if not study.ledger_path.is_file():
         raise InputError(f"the study at {study.path} has no trials yet; search first")
     return study
-
-
-def _by_run_id(options: argparse.Namespace) -> Study:
-    uri = tracking.resolve_uri(options.tracking_uri)
-    return tracking.open_study_of(
-        tracking.find_study_run(uri, options.run_id), options.storage_path
-    )
 
 
 class LedgerCopy:

@@ -21,6 +21,7 @@ from acgan.inception import STANDARD_SHA256, URL, cached_path, checked_file
 from search import estimate, store
 from search.cluster import Node, ray_cluster
 from search.fleet import Finding, Level, Wanted, counted, look, room_and_time, skipped
+from search.lock import driver_at_work
 from search.plan import (
     Asked,
     largest,
@@ -31,7 +32,7 @@ from search.plan import (
     study_info,
 )
 from search.settings import SearchConfig
-from search.study import check_same, driver_at_work, open_study
+from search.study import check_same, open_study
 from search.tracking import resolve_uri, shown
 
 WEIGHTS_FLAG = "--inception-weights"

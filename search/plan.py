@@ -13,7 +13,7 @@ from typing import Any
 
 from acgan.command import command_parser
 from acgan.config import TrainConfig, add_flags, find_file, read_file, resolve, validate
-from acgan.data import load, named_source
+from acgan.data import load_for, named_source
 from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.train import METRIC_NAMES, check_fits
@@ -21,7 +21,7 @@ from search import estimate, space
 from search.searcher import Ledger
 from search.settings import SearchConfig, identity
 from search.study import FORMAT, LastStart, StudyInfo, new_uuid, study_path
-from search.tracking import resolve_uri
+from search.tracking import add_uri_option, resolve_uri
 
 DEMO = Path("configs/demo.yaml")
 
@@ -33,15 +33,14 @@ def search_parser(module: str, description: str | None) -> argparse.ArgumentPars
     parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
     parser.add_argument("--study", help="name of the study (default: the configuration file's)")
     parser.add_argument("--storage-path", default="runs", help="folder of studies (default: runs)")
-    parser.add_argument(
-        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
-    )
+    add_uri_option(parser)
     parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
     parser.add_argument("--time-budget", type=_duration, metavar="TIME", help="90s, 30m or 8h")
     parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
     add_flags(parser, SearchConfig, "search")
     # A trial's seed follows from the search's.
-    add_flags(parser, TrainConfig, "training: what all trials share", skip={"seed"})
+    title = "training: what all trials share; of a field in the section space, the baseline's value"
+    add_flags(parser, TrainConfig, title, skip={"seed"})
     return parser
 
 
@@ -156,14 +155,8 @@ def study_folder(arguments: argparse.Namespace, asked: Asked) -> Path:
 
 def load_images(asked: Asked, source: str) -> Dataset:
     """Load the images of a search; `InputError` if they cannot serve it."""
-    config = asked.train
-    data = load(
-        source,
-        image_size=config.image_size,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-    )
-    check_fits(largest(config, asked.space), data)
+    data = load_for(source, asked.train)
+    check_fits(largest(asked.train, asked.space), data)
     return data
 
 

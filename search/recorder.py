@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import math
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +21,11 @@ from mlflow.entities import Run
 
 from acgan.command import typed
 from acgan.records import EpochRecord, read_records
-from search import tracking
+from acgan.samples import read_grid, sample_grids
+from search import study_runs, tracking
 from search.objective import objective_value
 from search.settings import SearchConfig
-from search.study import Outcome, Study, Trial, TrialEnd
+from search.study import Outcome, Study, Trial, TrialEnd, is_searched, is_trial
 
 PASS_EVERY_S = 1.0
 LONGEST_PAUSE_S = 30.0
@@ -72,7 +72,7 @@ class _TrialCopy:
         self._client = client
         self._parent = parent
         self._end: TrialEnd | None = None
-        self._epochs: set[tracking.EpochKey] = set()
+        self._epochs: set[study_runs.EpochKey] = set()
         self._images: set[int] = set()
 
     def send_epochs(self) -> SyncReport:
@@ -85,19 +85,19 @@ class _TrialCopy:
             return SyncReport()
         made = 0 if self.run_id else self._find_or_make_run(started=first.time)
         missing = self._missing_epochs(records)
-        tracking.log_epochs(self._client, self.run_id, missing)
-        self._epochs |= {tracking.epoch_key(record) for record in missing}
+        study_runs.log_epochs(self._client, self.run_id, missing)
+        self._epochs |= {study_runs.epoch_key(record) for record in missing}
         return SyncReport(runs=made, epochs=len(missing))
 
     def _find_or_make_run(self, started: float) -> int:
-        run = tracking.trial_run(self._client, self._parent, self.trial)
+        run = study_runs.trial_run(self._client, self._parent, self.trial)
         made = run is None
         if run is None:
-            run = tracking.create_trial_run(self._client, self._parent, self.trial, started)
+            run = study_runs.create_trial_run(self._client, self._parent, self.trial, started)
         else:
-            self._epochs = tracking.logged_epochs(self._client, run.info.run_id)
-            self._images = tracking.logged_samples(self._client, run.info.run_id)
-        tracking.log_params(self._client, run, self.trial)
+            self._epochs = study_runs.logged_epochs(self._client, run.info.run_id)
+            self._images = study_runs.logged_samples(self._client, run.info.run_id)
+        study_runs.log_params(self._client, run, self.trial)
         self.status = run.info.status
         self.run_id = run.info.run_id
         return int(made)
@@ -112,11 +112,11 @@ class _TrialCopy:
                 break
             taken += 1
             try:
-                image = tracking.read_samples(path)
+                image = read_grid(path)
             except ValueError as error:  # one damaged picture holds up no other
                 problems.add(str(error))
             else:
-                tracking.log_samples(self._client, self.run_id, image, record)
+                study_runs.log_samples(self._client, self.run_id, image, record)
             self._images.add(record.epoch)
         return SyncReport(
             images=taken - len(problems),
@@ -126,13 +126,13 @@ class _TrialCopy:
 
     def send_end(self, *, driving: bool) -> None:
         """Send how the trial ended, or that it goes on. FINISHED says that all is there."""
-        status = tracking.status_of(self._end, driving=driving)
+        status = study_runs.status_of(self._end, driving=driving)
         if status == self.status and self._end is None:
             return
         if self._end is not None:
-            tracking.log_config(self._client, self.run_id, self.trial)
-        tracking.set_end_tags(self._client, self.run_id, self._end)
-        tracking.set_status(self._client, self.run_id, status, ended_ms=self.ended_ms)
+            study_runs.log_config(self._client, self.run_id, self.trial)
+        study_runs.set_end_tags(self._client, self.run_id, self._end)
+        study_runs.set_status(self._client, self.run_id, status, ended_ms=self.ended_ms)
         self.status = status
 
     @property
@@ -156,16 +156,11 @@ class _TrialCopy:
         return objective_value(self.trial.records(), config)
 
     def _missing_epochs(self, records: list[EpochRecord]) -> list[EpochRecord]:
-        return [record for record in records if tracking.epoch_key(record) not in self._epochs]
+        return [record for record in records if study_runs.epoch_key(record) not in self._epochs]
 
     def _missing_images(self, records: list[EpochRecord]) -> list[tuple[EpochRecord, Path]]:
-        return [
-            (record, self.trial.path / record.samples)
-            for record in records
-            if record.samples is not None
-            and record.epoch not in self._images
-            and Path(record.samples).parent == Path("samples")  # not where a crafted file points
-        ]
+        there = sample_grids(self.trial.path, records)
+        return [(record, path) for record, path in there if record.epoch not in self._images]
 
 
 class Mirror:
@@ -240,22 +235,22 @@ class Mirror:
         if self._client is None:
             self._client = tracking.connect(self.uri)
         if self._parent is None:
-            parent = tracking.parent_run(self._client, self.study, experiment=self.experiment)
-            finished = tracking.finished_trials(self._client, self.study, parent)
+            parent = study_runs.parent_run(self._client, self.study, experiment=self.experiment)
+            finished = study_runs.finished_trials(self._client, self.study, parent)
             self._whole = set(finished)
             self._last_end_ms = max(finished.values(), default=0)
             self._copies.clear()
             self._stamps.clear()
-            self._best = parent.data.metrics.get(tracking.best_key(self._config.objective))
-            self._has_quality = tracking.has_quality(parent)
-            self._drawn = tracking.drawn_trials(parent)
+            self._best = parent.data.metrics.get(study_runs.best_key(self._config.objective))
+            self._has_quality = study_runs.has_quality(parent)
+            self._drawn = study_runs.drawn_trials(parent)
             self._parent_status = parent.info.status
             self._parent = parent
         return self._client, self._parent
 
     def _open_names(self) -> list[str]:
         names = set(os.listdir(self.study.path)) - self._whole
-        return sorted(name for name in names if re.match(r"t\d", name))
+        return sorted(filter(is_trial, names))
 
     def _changed(self, driving: bool) -> Iterator[tuple[str, Stamp]]:
         for name in self._open_names():
@@ -272,7 +267,7 @@ class Mirror:
     def _send_end(self, client: MlflowClient, parent: Run, copy: _TrialCopy, driving: bool) -> None:
         value = copy.value(self._config)
         if value is not None and self._is_better(value):
-            tracking.log_best(
+            study_runs.log_best(
                 client, parent, self._config.objective, value, trial_name=copy.trial.name
             )
             self._best = value
@@ -290,25 +285,25 @@ class Mirror:
     def _send_study(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         quality = None if self._has_quality else self.study.quality()
         if quality is not None:
-            tracking.log_quality(client, parent, quality)
+            study_runs.log_quality(client, parent, quality)
             self._has_quality = True
         self._send_pictures(client, parent, running=running)
         status = "RUNNING" if running else self._status()
         if status != self._parent_status:
             ended_ms = self._last_end_ms or None
-            tracking.set_status(client, parent.info.run_id, status, ended_ms=ended_ms)
+            study_runs.set_status(client, parent.info.run_id, status, ended_ms=ended_ms)
             self._parent_status = status
 
     def _send_pictures(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         """Send pictures of the search: at its end, and before that as often as it doubles."""
-        ended = [name for name in self._whole if re.fullmatch(r"t\d+", name)]  # no repeats
+        ended = list(filter(is_searched, self._whole))
         enough = max(2 * self._drawn, FIRST_PICTURES)
         if len(ended) == self._drawn or (running and len(ended) < enough):
             return
         from search import pictures  # noqa: PLC0415 (half a second, which no start waits for)
 
         drawn = pictures.draw(pictures.read_points(self.study, ended))
-        tracking.log_pictures(client, parent, drawn, trials=len(ended))
+        study_runs.log_pictures(client, parent, drawn, trials=len(ended))
         self._drawn = len(ended)
 
     def _status(self) -> str:
@@ -316,8 +311,7 @@ class Mirror:
 
         Repeats do not count: one that was begun may no longer be asked for.
         """
-        names = [name for name in self._open_names() if re.fullmatch(r"t\d+", name)]
-        copies = [self._copies.get(name) for name in names]
+        copies = [self._copies.get(name) for name in filter(is_searched, self._open_names())]
         statuses = {"KILLED" if copy is None else copy.status or "KILLED" for copy in copies}
         if "KILLED" in statuses or not (statuses or self._whole):
             return "KILLED"

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from acgan.command import command, command_parser, run_command, typed
+from acgan.command import command, command_parser, run_command
 from acgan.config import TrainConfig, user_path
 from acgan.dataset import Dataset
 from acgan.device import default_device, named_device
@@ -38,9 +38,7 @@ from search.study import (
     LastStart,
     Study,
     Trial,
-    open_study,
     study_images,
-    study_path,
     trial_config,
 )
 
@@ -53,8 +51,7 @@ THREADS = 1  # of a trial whose machine was not noted: Ray gives each as many as
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    words = sys.argv[1:] if argv is None else argv
-    again = tracking.shown(typed(["python", "-m", "search.reproduce", *words]))
+    again = tracking.as_typed("search.reproduce", argv)
     return run_command(lambda: _reproduce(arguments), resume=f"type: {again}")
 
 
@@ -68,9 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="default: reproduced/STUDY-TRIAL")
     parser.add_argument("--data", help="folder of the study's images (default: where they were)")
     parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
-    parser.add_argument(
-        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
-    )
+    tracking.add_uri_option(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: as the trial's)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as the trial's")
     parser.add_argument(
@@ -169,22 +164,18 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _find(arguments: argparse.Namespace) -> tuple[Study, Trial]:
-    if arguments.run_id is None:
-        if arguments.trial is None:
-            raise InputError("--study needs --trial NAME: which trial is to be trained again?")
-        study = open_study(study_path(arguments.storage_path or "runs", arguments.study))
-        return study, study.trial(arguments.trial)
-    if arguments.trial is not None:
+    if arguments.run_id is None and arguments.trial is None:
+        raise InputError("--study needs --trial NAME: which trial is to be trained again?")
+    if arguments.run_id is not None and arguments.trial is not None:
         raise InputError("--trial goes with --study; a trial's own run needs no name")
-    uri = tracking.resolve_uri(arguments.tracking_uri)
-    found = tracking.find_study_run(uri, arguments.run_id)
-    if found.trial is None:
+    study, found = tracking.find_study(arguments)
+    name = found or arguments.trial
+    if name is None:
         raise InputError(
             f"the MLflow run {arguments.run_id} is a whole study's; name the run of one of its "
             "trials, which are its children"
         )
-    study = tracking.open_study_of(found, arguments.storage_path)
-    return study, study.trial(found.trial)
+    return study, study.trial(name)
 
 
 def _records(trial: Trial) -> list[EpochRecord]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from acgan.config import derive_seed
 from acgan.errors import InputError
 from acgan.rundir import RunDir
 from search.searcher import Ledger, Row
-from search.study import Outcome, Study, TrialInfo, read_end, write, write_end
+from search.study import Outcome, Study, TrialInfo, is_searched, read_end, write, write_end
 
 
 def trial_info(row: Row, seed: int) -> TrialInfo:
@@ -29,8 +28,7 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
     """
     rows = ledger.rows()
     names = {path.parent.name for path in study.path.glob("t[0-9]*/trial.json")}
-    searched = {name for name in names if re.fullmatch(r"t\d+", name)}  # repeats have no row
-    lost = sorted(searched - {row.name for row in rows})
+    lost = sorted(set(filter(is_searched, names)) - {row.name for row in rows})
     if lost:
         raise InputError(
             f"{study.ledger_path} is damaged: it lacks trials that are there ({lost[0]} and "

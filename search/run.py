@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from acgan.command import command, duration, run_command, typed
 from acgan.errors import InputError
 from search import estimate, summary
 from search.driver import Driver, missing_repeats
+from search.lock import driver_at_work, driver_lock
 from search.plan import Plan, make_plan, search_parser
 from search.progress import Progress
 from search.recorder import Recorder
@@ -26,12 +26,10 @@ from search.study import (
     Outcome,
     Study,
     check_same,
-    driver_at_work,
-    driver_lock,
     open_or_create,
     write,
 )
-from search.tracking import naming, next_step, shown
+from search.tracking import as_typed, naming, next_step, shown
 
 RECORDER_TIMEOUT_S = 60.0
 
@@ -40,8 +38,7 @@ RECORDER_TIMEOUT_S = 60.0
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    words = sys.argv[1:] if argv is None else argv
-    again = shown(typed(["python", "-m", "search.run", *words]))
+    again = as_typed("search.run", argv)
     return run_command(lambda: _search(arguments, again), resume=f"type: {again}")
 
 
@@ -73,7 +70,7 @@ def _search(arguments: argparse.Namespace, again: str) -> int:
 
 def _check_folder(folder: Path) -> None:
     """Raise `InputError` if the study's folder cannot be made or written."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = estimate.existing(folder)
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"cannot write in {there}; name another folder with --storage-path")
 

@@ -1,10 +1,10 @@
-"""A study on disk: its identity, its trials' directories, and the lock of its one driver.
+"""A study on disk: its identity and its trials' directories.
 
 runs/<study>/study.json             what the study is, written once
              quality.json           floor, untrained value, the scoring CNN's accuracy
              start.json             what it was last started with that it does not consist of
              optuna.jsonl           the ledger of proposals
-             lock.json              the driver at work
+             lock.json              the driver at work, see `search.lock`
              scorer.safetensors     the scoring CNN
              reviews.jsonl          what people decided of finalists
              test-touches.jsonl     the looks at the test images
@@ -16,25 +16,20 @@ runs/<study>/study.json             what the study is, written once
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import re
-import socket
 import stat
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acgan.config import TrainConfig, user_path, validate
-from acgan.data import load
+from acgan.data import load_for
 from acgan.dataset import Dataset
 from acgan.errors import InputError
 from acgan.files import file_sha256, replace_text
@@ -42,9 +37,7 @@ from acgan.records import EpochRecord, read_records
 from search.settings import SearchConfig
 
 FORMAT = 1
-HEARTBEAT_S = 10.0
-STALE_AFTER_S = 60.0
-TRIAL_NAME = re.compile(r"t[0-9]{4,}(r[0-9]+)?")
+_TRIAL_NAME = re.compile(r"t[0-9]{4,}(?P<repeat>r[0-9]+)?")
 
 Value = bool | int | float | str
 
@@ -221,8 +214,7 @@ class Study:
 
     def trial(self, name: str) -> Trial:
         """Return the trial of this name; `InputError` if the study has none."""
-        named = TRIAL_NAME.fullmatch(name)
-        info = _read(TrialInfo, self.path / name / "trial.json") if named else None
+        info = _read(TrialInfo, self.path / name / "trial.json") if is_trial(name) else None
         if info is None:
             there = [path.name for path in _trial_folders(self.path)]
             known = f"its trials are {there[0]} to {there[-1]}" if there else "it has none yet"
@@ -255,12 +247,23 @@ class Study:
 
 def _trial_folders(path: Path) -> list[Path]:
     """Return the folders of trials; those of other names are passed over."""
-    return sorted(found for found in path.glob("t[0-9]*") if TRIAL_NAME.fullmatch(found.name))
+    return sorted(found for found in path.glob("t[0-9]*") if is_trial(found.name))
 
 
 def trial_config(study: StudyInfo, trial: TrialInfo) -> TrainConfig:
     """Return a trial's configuration: the study's, with the trial's point and seed."""
     return validate(TrainConfig, "train", study.train | trial.params | {"seed": trial.seed})
+
+
+def is_trial(name: str) -> bool:
+    """Whether a folder of this name is a trial's, or a repeat's."""
+    return _TRIAL_NAME.fullmatch(name) is not None
+
+
+def is_searched(name: str) -> bool:
+    """Whether a folder of this name is that of a trial in the ledger, which has no repeats."""
+    match = _TRIAL_NAME.fullmatch(name)
+    return match is not None and match["repeat"] is None
 
 
 def trial_name(number: int) -> str:
@@ -303,13 +306,7 @@ def open_study(path: Path) -> Study:
 
 def study_images(study: Study, source: str) -> Dataset:
     """Load the study's images; `InputError` if they are others."""
-    config = validate(TrainConfig, "train", study.info.train)
-    data = load(
-        source,
-        image_size=config.image_size,
-        split_seed=config.split_seed,
-        val_fraction=config.val_fraction,
-    )
+    data = load_for(source, validate(TrainConfig, "train", study.info.train))
     if data.fingerprint != study.info.fingerprint:
         raise InputError(
             f"the images at {source} are not those of the study (their fingerprint is "
@@ -394,111 +391,3 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
 def new_uuid() -> str:
     """Return a new study's uuid."""
     return uuid.uuid4().hex
-
-
-class _Holder(_File):
-    host: str
-    pid: int
-    since: float
-    heartbeat: float
-
-
-@contextlib.contextmanager
-def driver_lock(path: Path) -> Iterator[None]:
-    """Hold the study at `path` as its one driver; `InputError` names the one that holds it.
-
-    On this host the kernel's file lock decides at once; between hosts, where a network file
-    system may not carry that lock, a heartbeat younger than a minute does.
-    """
-    with (path / "lock.json").open("a+") as file:
-        _refuse_if_held(path, _take(file))
-        stop = threading.Event()
-        since = time.time()
-        _beat(path, since)
-        thread = threading.Thread(target=_keep_beating, args=(path, since, stop), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            os.truncate(path / "lock.json", 0)
-
-
-def _take(file: TextIO) -> bool | None:
-    """Try for a moment to get the kernel's lock: `driver_at_work` holds it for an instant.
-
-    None: this file system has no such lock.
-    """
-    for pause_s in (0.1, 0.2, 0.0):
-        free = _lock(file)
-        if free is not False:
-            return free
-        time.sleep(pause_s)
-    return False
-
-
-def _lock(file: TextIO) -> bool | None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # Lustre without flock, NFS without a lock daemon
-        return None
-    return True
-
-
-def driver_at_work(path: Path) -> bool:
-    """Whether a driver holds the study now."""
-    try:
-        with (path / "lock.json").open() as file:
-            _refuse_if_held(path, _lock(file))
-    except FileNotFoundError:
-        return False
-    except InputError:
-        return True
-    return False
-
-
-def _refuse_if_held(path: Path, free: bool | None) -> None:
-    """Raise `InputError` if a driver holds the study; free: the kernel's lock, None without one."""
-    try:
-        holder = _Holder.model_validate_json((path / "lock.json").read_bytes())
-    except ValidationError:  # empty: released, or taken a moment ago
-        if free is not False:
-            return
-        raise InputError(f"the study at {path} is being opened by another driver") from None
-    fresh = time.time() - holder.heartbeat < STALE_AFTER_S
-    if holder.host == socket.gethostname():
-        # A process that cannot be seen may be in another container of this host.
-        held = not free and (_alive(holder.pid) if free is None else fresh or _alive(holder.pid))
-    else:
-        held = free is False or fresh
-    if held:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
-        raise InputError(
-            f"the study at {path} is being driven by process {holder.pid} on {holder.host} "
-            f"since {since}; wait for it or end it"
-        )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _beat(path: Path, since: float) -> None:
-    # Written in place: replacing the file would take it from under the kernel's lock.
-    holder = _Holder(host=socket.gethostname(), pid=os.getpid(), since=since, heartbeat=time.time())
-    (path / "lock.json").write_text(holder.model_dump_json())
-
-
-def _keep_beating(path: Path, since: float, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_S):
-        with contextlib.suppress(OSError):  # a full disk must not end the search
-            _beat(path, since)

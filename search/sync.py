@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from acgan.command import command, command_parser, run_command
 from acgan.errors import InputError
 from search import tracking
+from search.lock import driver_at_work
 from search.recorder import sync_study
 from search.settings import SearchConfig
-from search.study import driver_at_work, open_study, study_path
+from search.study import open_study, study_path
 
 
 @command
@@ -28,11 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("search.sync", __doc__)
     parser.add_argument("--study", required=True, metavar="NAME", help="name of the study")
     parser.add_argument("--storage-path", default="runs", metavar="DIR", help="default: runs")
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="sqlite:///FILE.db or a server (default: MLFLOW_TRACKING_URI, else ./mlflow.db)",
-    )
+    tracking.add_uri_option(parser)
     experiment = SearchConfig().experiment
     parser.add_argument(
         "--experiment",

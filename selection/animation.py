@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from acgan.records import EpochRecord
+from acgan.samples import read_grid, sample_grids
 from search.study import Trial
-from search.tracking import read_samples
 
 LIMIT_BYTES = 3_000_000
 MOST_FRAMES = 400  # a full-size run has 388 epochs
@@ -40,11 +40,7 @@ def film(trial: Trial, records: Sequence[EpochRecord], *, limit: int = LIMIT_BYT
     last. Frames are made smaller until the film has at most `limit` bytes. A grid that is missing
     or damaged is passed over. The same grids give the same bytes.
     """
-    paths = [
-        (record.epoch, trial.path / record.samples)
-        for record in records
-        if record.samples and Path(record.samples).parent == Path("samples")  # not another place
-    ]
+    paths = [(record.epoch, path) for record, path in sample_grids(trial.path, records)]
     step = -(-len(paths) // MOST_FRAMES)
     chosen = [*paths[:-1][::step], *paths[-1:]] if paths else []
     scale = 1.0
@@ -64,7 +60,7 @@ def _grids(paths: Sequence[tuple[int, Path]], scale: float) -> Iterator[tuple[in
     size: tuple[int, int] | None = None
     for epoch, path in paths:
         try:
-            grid = read_samples(path).convert("RGB")
+            grid = read_grid(path).convert("RGB")
         except ValueError:
             continue
         if size is None:

@@ -25,14 +25,13 @@ from selection.confounding import (
     right_by_source,
 )
 from selection.fidelity import ENOUGH_FOR_FID
-from selection.overview import METRICS
+from selection.overview import meaning
 from selection.registry import NAME, usage
 from selection.report import DATA_CARD, MODEL_CARD
 from selection.result import Difference, Pick
 from selection.reviews import Entry, of_weights
-from selection.testset import rows
-from selection.wording import counted, interval, number, percent, significant
-from selection.work import Touched
+from selection.scores import rows
+from selection.wording import FILTERS, interval, number
 
 TEMPLATES = {name: Path(__file__).with_name(f"{name}.j2") for name in (MODEL_CARD, DATA_CARD)}
 DESCRIPTION_LIMIT = 5000  # characters; MLflow's databases take no more
@@ -65,15 +64,7 @@ def _render(path: Path, pick: Pick, facts: DataFacts, train: Mapping[str, Any], 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "number": number,
-        "interval": interval,
-        "percent": percent,
-        "share": share,
-        "significant": significant,
-        "counted": counted,
-        "plain": plain,
-    }
+    environment.filters |= FILTERS | {"share": share, "plain": plain}
     return environment.from_string(path.read_text(encoding="utf-8")).render(
         pick=pick,
         winner=pick.winner,
@@ -145,16 +136,13 @@ def validation_rows(pick: Pick, facts: DataFacts) -> list[Difference]:
     """
     if pick.winner.utility is None:
         return []
-    seen = {
-        name: Touched(
-            images=pick.validation,
-            sources=list(facts.validation_sources),
-            hits=hits,
-            metrics={},
-        )
-        for name, hits in (("winner", pick.winner.utility.hits), ("real", pick.ceiling.hits))
-    }
-    return rows(seen["winner"], seen["real"], pick.classes)
+    return rows(
+        pick.winner.utility.hits,
+        pick.ceiling.hits,
+        pick.validation,
+        sources=facts.validation_sources,
+        classes=pick.classes,
+    )
 
 
 def fidelity_by_class(pick: Pick) -> list[tuple[str, str, list[float | None]]]:
@@ -166,7 +154,7 @@ def fidelity_by_class(pick: Pick) -> list[tuple[str, str, list[float | None]]]:
     return [
         (
             name,
-            METRICS.get(name.partition("_")[0], ""),
+            meaning(name),
             [known.get(f"{name}/{own}") for own in pick.classes],
         )
         for name in names

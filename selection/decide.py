@@ -110,13 +110,13 @@ def decide(
         tied=tied,
         rank_metric=metric,
         rule=_with_people(rule, kept=len(kept), of=len(whole or tie_set)),
-        memorisation_failed=not passed,
+        memorisation_failed=bool(fidelity) and not passed,
         kept=kept,
     )
 
 
 def _lowest(finalists: dict[int, Fidelity], images: Images, settings: SelectionConfig) -> list[int]:
-    """Return the finalist that ranks lowest and those that patients cannot tell from it."""
+    """Return the finalist that ranks lowest and those that the data cannot tell from it."""
     lowest = min(finalists, key=lambda i: _rank(finalists[i]))
     best = np.array(finalists[lowest].influence)
     tied = []
@@ -127,6 +127,7 @@ def _lowest(finalists: dict[int, Fidelity], images: Images, settings: SelectionC
             labels=np.array(images.labels),
             patients=images.patients,
             seed=settings.seed,
+            variance=found.rank_variance + finalists[lowest].rank_variance,
         )
         if i == lowest or low <= 0 <= high:
             tied.append(i)

@@ -212,6 +212,21 @@ def check_request(name: str, weights: Path | None) -> dict[str, EntryPoint]:
     return plugins
 
 
+def settled(name: str, weights: Path | None) -> str:
+    """Return what "auto" is now: Inception where its weights can be had, else "cnn3"."""
+    if name != AUTO:
+        return name
+    return INCEPTION if weights is not None or _standard_weights() is not None else CNN3
+
+
+def plugin_version(name: str) -> str:
+    """Return package and version that a plug-in comes from; nothing for any other extractor."""
+    for plugin in entry_points(group=PLUGINS, name=name):
+        if plugin.dist is not None:
+            return f"{plugin.dist.name} {plugin.dist.version}"
+    return ""
+
+
 def check_weights(path: Path, sha256: str | None) -> str:
     """Return a weights file's SHA-256; `InputError` if it is not this one, or the standard one."""
     return hashlib.sha256(checked_file(path, sha256 or STANDARD_SHA256)).hexdigest()

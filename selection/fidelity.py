@@ -20,10 +20,12 @@ from selection.metrics import (
     FeatureSet,
     by_class,
     frechet,
+    frechet_influence,
     frechet_values,
     in_image_order,
     inception_score,
     kid,
+    kid_influence,
     kid_values,
     neighbourhood_scores,
 )
@@ -157,6 +159,22 @@ def rank_values(views: Sequence[Tensor], labels: Labels, real: Reference) -> Arr
     ]
     mean: Array = np.mean(of_views, axis=0)
     return mean
+
+
+def rank_variance(views: Sequence[Tensor], labels: Labels, real: Reference) -> float:
+    """Return the variance of the metric that ranks candidates over the draw of generated images.
+
+    Without it two samples of one generator would be told apart: what they differ by is nearly the
+    same for every real image, so that no resampling of patients shows it.
+    """
+    influence: Callable[[FeatureSet, FeatureSet], Array]
+    influence = frechet_influence if real.enough_for_fid else kid_influence
+    of_views = [
+        _parts(influence, features, labels, classes)
+        for features, classes in zip(views, real.classes, strict=True)
+    ]
+    means = [np.mean(of_class, axis=0) for of_class in zip(*of_views, strict=True)]
+    return float(sum(own.var(ddof=1) / len(own) for own in means)) / len(means) ** 2
 
 
 def _parts(

@@ -9,7 +9,6 @@ seed, images and thresholds alone; it is stored in `filters.json` and not decide
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -170,24 +169,22 @@ class Neighbours:
 
     def __init__(self, data: Dataset, extractor: Extractor, device: torch.device) -> None:
         self._extractor = extractor
-        train, held_out = (self._sample(s.images, s.labels, cached=True) for s in _parts(data))
+        train, held_out = (
+            self._sample(real.images, real.labels, cached=True) for real in (data.train, data.val)
+        )
         self.reference = memorisation.prepare(
             train, held_out, data.val.patients, classes=data.classes, device=device
         )
 
     def _sample(self, images: Pixels, labels: NDArray[np.int64], *, cached: bool) -> Sample:
-        extract = functools.partial(cached_views, self._extractor)
-        views = extract(images) if cached else self._extractor.extract(images)
+        extractor = self._extractor
+        views = cached_views(extractor, images) if cached else extractor.extract(images)
         return Sample(images, labels, [view.features for view in views])
 
     def too_near(self, images: Pixels, label: int, *, quantile: float) -> NDArray[np.bool_]:
         """Return which images of a class lie nearer than is usual, [N]."""
         sample = self._sample(images, np.full(len(images), label), cached=False)
         return memorisation.near_copies(sample, self.reference, quantile=quantile)
-
-
-def _parts(data: Dataset) -> tuple[ImageSet, ImageSet]:
-    return data.train, data.val
 
 
 @dataclass

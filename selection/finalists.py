@@ -26,7 +26,7 @@ from acgan.records import QUALITY
 from search.study import Study
 from selection.overview import finalists as measured
 from selection.plan import Chosen, step_1, weights_path
-from selection.result import Candidate, Pick, read_pick
+from selection.result import Candidate, Pick, read_picks
 from selection.review_session import Finalist
 from selection.settings import SelectionConfig
 from selection.wording import interval, significant
@@ -62,10 +62,7 @@ def find_finalists(
 
 
 def _last_pick(study: Study, scope: str) -> Pick | None:
-    picks = [read_pick(path) for path in study.path.glob("selection/*/pick.json")]
-    known = [
-        pick for pick in picks if pick and (pick.study_id, pick.scope) == (study.info.uuid, scope)
-    ]
+    known = [pick for pick in read_picks(study) if pick.scope == scope]
     return max(known, key=lambda pick: pick.created, default=None)
 
 

@@ -20,6 +20,7 @@ from selection import testset
 from selection.animation import LIMIT_BYTES, film
 from selection.decide import decide, race, utility, verdict
 from selection.embedding import Points, embed
+from selection.extractors import plugin_version
 from selection.intervals import difference
 from selection.jobs import (
     CeilingJob,
@@ -45,6 +46,7 @@ from selection.result import (
     as_shares,
     write_json,
 )
+from selection.scores import rows
 from selection.settings import PLACEMENT
 from selection.work import Job, Measured, Opened, Scored, Touched, Weights, Work
 from selection.workers import Workers
@@ -63,7 +65,13 @@ class Funnel:
         self._settings = plan.settings
         self._images = Images.of(plan.data.val)
         at = StudyAt(plan.study.path, plan.study.info.uuid, plan.source)
-        self._work = Work(at, plan.settings, plan.data.fingerprint, plan.inception_weights)
+        self._work = Work(
+            at,
+            plan.settings,
+            plan.data.fingerprint,
+            plan.inception_weights,
+            plugin_version(plan.settings.extractor),
+        )
         self._ceilings = [CeilingJob(self._work, n) for n in range(plan.settings.cnn_seeds[0])]
         self._candidates = [_candidate(plan, chosen) for chosen in plan.candidates]
 
@@ -142,8 +150,11 @@ class Funnel:
         jobs = {i: FidelityJob(self._work, self._weights(i), extractor) for i in places}
         self._workers.do(list(jobs.values()), "step 3, fidelity")
         for i, job in jobs.items():
+            measured = _there(job.result())
+            if measured.failed:
+                print(f"{job.name} could not be measured in step 3: {measured.failed}")
             self._candidates[i] = self._candidates[i].model_copy(
-                update={"fidelity": _there(job.result()).fidelity}
+                update={"fidelity": measured.fidelity}
             )
         return extractor
 
@@ -221,11 +232,18 @@ class Funnel:
         )
         self._workers.do(list(jobs.values()), "test images")
         seen = {name: _there(job.result()) for name, job in jobs.items()}
+        winner, beside = seen["winner"], seen.get("baseline")
         return LookAtTest(
             number=number,
             time=testset.touches(plan.study)[number - 1].time,
             images=plan.test_images,
-            rows=testset.rows(seen["winner"], seen.get("baseline"), plan.data.classes),
+            rows=rows(
+                winner.hits,
+                None if beside is None else beside.hits,
+                winner.images,
+                sources=winner.sources,
+                classes=plan.data.classes,
+            ),
             metrics={name: found.metrics for name, found in seen.items()},
         )
 
@@ -253,7 +271,7 @@ class Funnel:
             warnings=list(plan.data.warnings),
             train_images=list(plan.data.train.per_class(classes)),
             validation=self._images,
-            filter=_filter_report(plan),
+            filter=filter_report(plan),
             candidates=self._candidates,
             ceiling=utility(ceiling, self._images),
             extractor=extractor,
@@ -300,7 +318,8 @@ class Funnel:
         }
 
     def _touch_job(self, place: int, extractor: ExtractorInfo) -> TouchJob:
-        numbers = tuple(range(self._settings.cnn_seeds[-1]))
+        chosen_by = self._settings.cnn_seeds[-1]
+        numbers = tuple(range(chosen_by, 2 * chosen_by))
         return TouchJob(self._work, self._weights(place), numbers, extractor)
 
 
@@ -333,7 +352,8 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
-def _filter_report(plan: Plan) -> FilterReport:
+def filter_report(plan: Plan) -> FilterReport:
+    """Return what step 1 left of all epochs."""
     found = plan.filtered
     return FilterReport(
         trials=plan.trials,

@@ -45,11 +45,7 @@ def main(arguments: Sequence[str] | None) -> int:
     named.add_argument(
         "--model", default=CHAMPION_URI, metavar="URI", help=f"default: {CHAMPION_URI}"
     )
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="sqlite:///FILE.db or a server (default: MLFLOW_TRACKING_URI, else ./mlflow.db)",
-    )
+    tracking.add_uri_option(parser)
     named.add_argument("--weights", metavar="FILE", help="a weights file, instead of --model")
     add_options(parser)
     _add_filters(parser)

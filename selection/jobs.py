@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acgan.classifier import Classifier
-from acgan.dataset import Dataset
+from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.evaluate import GRID_COLUMNS, grid
 from acgan.files import replace_bytes
@@ -43,6 +43,7 @@ from selection.work import (
 
 T_SNE_IMAGES = 334  # of a class
 CNN_SETTINGS = {"cnn_images", "cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"}
+FIDELITY_VERSION = 2  # 1: without `Fidelity.rank_variance`
 FIDELITY_SETTINGS = {"fidelity_images", "reference_limit", "memorised_above", "seed"}
 
 
@@ -170,7 +171,8 @@ class ExtractorJob:
     def path(self) -> Path:
         """Where it is written what the extractor is."""
         named = self.work.inception_weights
-        return self.work.path("extractor", {"extractor", "inception_sha256"}, str(named))
+        names = {"extractor", "inception_sha256"}
+        return self.work.path("extractor", names, str(named), self.work.plugin_version)
 
     def result(self) -> Opened | None:
         """Return what the extractor is; None before it was opened."""
@@ -211,7 +213,7 @@ class FidelityJob:
         """Where its numbers stand."""
         names = FIDELITY_SETTINGS | CNN_SETTINGS
         judges = self.work.settings.cnn_seeds[0]
-        parts = (self.weights.sha256, self.extractor.sha256, judges)
+        parts = (FIDELITY_VERSION, self.weights.sha256, self.extractor.sha256, judges)
         return self.work.path("fidelity", names, *parts)
 
     @property
@@ -276,6 +278,7 @@ class FidelityJob:
             | {"generated": fidelity.inception_scores(extractor, views)},
             rank_metric=fidelity.rank_metric(extractor, validation),
             influence=fidelity.rank_values(features, labels, validation).tolist(),
+            rank_variance=fidelity.rank_variance(features, labels, validation),
             reverse=utility.reverse(self._judges(data, device), images, labels),
             memorisation=[_space(finding) for finding in copies.findings],
             memorised=list(copies.reasons),
@@ -364,7 +367,10 @@ def _space(finding: memorisation.Finding) -> Space:
 
 @dataclass(frozen=True)
 class TouchJob:
-    """The look at the test images: CNNs and features of one generator, as in steps 2 and 3."""
+    """The look at the test images: CNNs and features of one generator, as in steps 2 and 3.
+
+    numbers: of CNNs, and the images of step 3, that no choice was made by: what won was lucky, too
+    """
 
     work: Work
     weights: Weights
@@ -392,35 +398,39 @@ class TouchJob:
         return self.result() is not None
 
     def run(self, *, gpu: bool) -> None:
-        """Train the CNNs again and score them, and the features, on the test images."""
+        """Train further CNNs and score them, and features of further images, on the test images."""
         started = time.perf_counter()
         data = self.work.all_data()
         generator = self.weights.load(set_aside(gpu))
-        hits = [
-            utility.hits(
-                utility.train_on_generated(generator, self.work.settings, number=number),
-                data.test,
-            )
-            for number in self.numbers
-        ]
+        try:
+            hits = [self._hits(generator, number, data.test) for number in self.numbers]
+        except (NotFiniteError, utility.ConstantError) as error:
+            raise InputError(
+                f"{self.name} cannot be looked at on the test images: {error}; reject it with "
+                "selection.review, and pick again"
+            ) from error
         seen = Touched(
             images=Images.of(data.test),
             sources=list(data.test.sources),
             hits=hits,
-            metrics=self._metrics(data, gpu=gpu),
+            metrics=self._metrics(generator, data, gpu=gpu),
             seconds=time.perf_counter() - started,
         )
         write_json(self.path, seen)
 
-    def _metrics(self, data: Dataset, *, gpu: bool) -> dict[str, float]:
-        """Compare the images that step 3 measured with the test images; nothing if it could not."""
-        measured = FidelityJob(self.work, self.weights, self.extractor)
-        if not measured.features_path.exists():
+    def _hits(self, generator: LoadedGenerator, number: int, test: ImageSet) -> str:
+        models = utility.train_on_generated(generator, self.work.settings, number=number)
+        return utility.hits(models, test)
+
+    def _metrics(self, generator: LoadedGenerator, data: Dataset, *, gpu: bool) -> dict[str, float]:
+        """Compare images with the test images; nothing where step 3 could not measure any."""
+        if not FidelityJob(self.work, self.weights, self.extractor).features_path.exists():
             return {}
         extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
         test = _features(extractor.extract(data.test.images))
         real = fidelity.reference(test, data.test.labels, classes=len(data.classes))
-        features, labels = measured.generated_features()
+        images, labels = self.work.fidelity_images(generator, "test images")
+        features = _features(extractor.extract(images))
         return fidelity.metrics(extractor, features, labels, real, data.classes)
 
 

@@ -28,9 +28,9 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from acgan.classifier import wilson
 from acgan.config import derive_seed
 from acgan.evaluate import png, tile
+from selection.intervals import proportion
 
 PIXELS, FEATURES = "pixels", "features"
 NEIGHBOURS = 20
@@ -314,8 +314,9 @@ def share_below(
     below = np.searchsorted(np.sort(generated), thresholds)  # [1 + replicates]
     variance = (below[1:] / len(generated)).var(ddof=1) * count / max(count - 1, 1)
     t = float(stats.t.ppf((1 + CONFIDENCE) / 2, max(effective - 1, 1)))
-    low, high = wilson(int(below[0]), len(generated), CONFIDENCE)
-    centre, half = (low + high) / 2, math.hypot((high - low) / 2, t * math.sqrt(variance))
+    wilson = proportion(int(below[0]), len(generated))
+    centre = (wilson.low + wilson.high) / 2
+    half = math.hypot((wilson.high - wilson.low) / 2, t * math.sqrt(variance))
     return Estimate(
         threshold=float(thresholds[0]),
         share=float(below[0] / len(generated)),

@@ -27,6 +27,7 @@ SHUFFLE_SEED = 2020  # torch-fidelity's
 BLOCK = 1024  # rows of a matrix of distances or similarities that are in memory at a time
 SILENT = 1e-7  # directions below this share of the largest deviation are rounding errors
 REPLICATES = 2000
+NORMAL_95 = 1.96
 REPLICATES_AT_A_TIME = 100
 
 Array = NDArray[np.float64]
@@ -68,12 +69,16 @@ class FeatureSet:
         return root
 
     @cached_property
+    def similarities(self) -> Tensor:
+        """The mean of KID's kernel of each image with all others, [N]."""
+        x = self.features
+        total = torch.cat([_kernel(block, x).sum(dim=1) for block in x.split(BLOCK)])
+        return (total - _kernel_of((x * x).sum(dim=1), x.shape[1])) / (len(x) - 1)
+
+    @property
     def similarity(self) -> float:
         """The mean of KID's kernel over all pairs of different images."""
-        x = self.features
-        total = sum(float(_kernel(block, x).sum()) for block in x.split(BLOCK))
-        own = _kernel_of((x * x).sum(dim=1), x.shape[1]).sum()
-        return float(total - own) / (len(x) * (len(x) - 1))
+        return float(self.similarities.mean())
 
     @cached_property
     def nearest(self) -> Tensor:
@@ -151,6 +156,17 @@ def frechet_values(generated: FeatureSet, real: FeatureSet) -> Array:
     return _array(influence - influence.mean()) + frechet(generated, real)
 
 
+def frechet_influence(generated: FeatureSet, real: FeatureSet) -> Array:
+    """Return each generated image's influence on the Fréchet distance, [N], of mean 0.
+
+    Their variance over N is the distance's over the draw of the images, to first order. The
+    distance is symmetric, so they are `frechet_values` with the sets exchanged.
+    """
+    values = frechet_values(real, generated)
+    influence: Array = values - values.mean()
+    return influence
+
+
 def kid(generated: FeatureSet, real: FeatureSet) -> float:
     """Return the unbiased squared maximum mean discrepancy of two whole sets.
 
@@ -167,9 +183,24 @@ def kid_values(generated: FeatureSet, real: FeatureSet) -> Array:
     images (and a constant): the weighted mean of that difference is exactly the difference of the
     KIDs with real images weighted so.
     """
-    blocks = real.features.split(BLOCK)
-    across = torch.cat([_kernel(block, generated.features).mean(dim=1) for block in blocks])
-    return _array(generated.similarity + real.similarity - 2 * across)
+    return _array(generated.similarity + real.similarity - 2 * _across(real, generated))
+
+
+def kid_influence(generated: FeatureSet, real: FeatureSet) -> Array:
+    """Return each generated image's influence on the KID, [N], of mean 0.
+
+    Their variance over N is the KID's over the draw of the images, to first order: Hoeffding's
+    projection, twice the image's mean similarity to the other generated images less that to the
+    real ones.
+    """
+    influence = 2 * (generated.similarities - _across(generated, real))
+    return _array(influence - influence.mean())
+
+
+def _across(images: FeatureSet, others: FeatureSet) -> Tensor:
+    """Return the mean of KID's kernel of each image with all of another set, [N]."""
+    blocks = images.features.split(BLOCK)
+    return torch.cat([_kernel(block, others.features).mean(dim=1) for block in blocks])
 
 
 def inception_score(logits: Tensor, *, splits: int = SPLITS) -> tuple[float, float]:
@@ -247,26 +278,36 @@ def in_image_order(per_class: Sequence[Array], labels: NDArray[np.int64]) -> Arr
 
 
 def difference_interval(
-    a: Array, b: Array, *, labels: NDArray[np.int64], patients: Sequence[object], seed: int
+    a: Array,
+    b: Array,
+    *,
+    labels: NDArray[np.int64],
+    patients: Sequence[object],
+    seed: int,
+    variance: float = 0.0,
 ) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two candidates' metrics, a − b.
 
     a, b: each real image's part in the metric, [M], as `kid_values` or `frechet_values` of its
     class return it; labels [M]: the metric is the mean over classes of the classes' means (all
-    labels alike: one metric over all images); patients: one name or number an image.
+    labels alike: one metric over all images); patients: one name or number an image; variance: of
+    the difference over the draw of the generated images.
 
     Patients are resampled with all their images. Symmetric bootstrap-t (Hall 1988, JRSS B 50,
     35-45): the observed difference ± its cluster-robust error times the 95 % point of a
-    resample's absolute deviation in units of the resample's own error. Where a class has fewer
-    than two patients nothing can be told, and the interval is infinite.
+    resample's absolute deviation in units of the resample's own error. The draw of the generated
+    images, which no resampling of patients sees, is independent of it: its half width, 1.96
+    standard deviations, adds in squares. Where a class has fewer than two patients nothing can be
+    told, and the interval is infinite.
     """
     sums, counts = _by_patient(a - b, labels, patients)
     if (counts > 0).sum(axis=0).min() < 2:
         return -np.inf, np.inf
     people = len(sums)
     ((estimate,), (error,)) = _estimates(np.ones((1, people)), sums, counts)
+    drawn_half = NORMAL_95 * variance**0.5
     if error == 0:
-        return float(estimate), float(estimate)
+        return float(estimate - drawn_half), float(estimate + drawn_half)
     random = np.random.default_rng(derive_seed(seed, "patient bootstrap"))
     deviations = []
     for _ in range(REPLICATES // REPLICATES_AT_A_TIME):
@@ -276,6 +317,7 @@ def difference_interval(
         away = np.abs(centres - estimate)
         deviations.append(np.divide(away, errors, where=errors > 0, out=np.full_like(away, np.inf)))
     half = error * np.quantile(np.concatenate(deviations), 0.95, method="higher")
+    half = np.hypot(half, drawn_half)
     return float(estimate - half), float(estimate + half)
 
 

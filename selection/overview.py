@@ -153,7 +153,7 @@ def metric_tables(pick: Pick) -> list[MetricTable]:
         column = Column(reference, key, _images(pick, reference, key))
         name = key.partition("/")[0].removeprefix(INTRA).replace(STD, "")
         tables.setdefault(name, []).append(column)
-    return [MetricTable(name, _meaning(name), tuple(own)) for name, own in tables.items()]
+    return [MetricTable(name, meaning(name), tuple(own)) for name, own in tables.items()]
 
 
 def _metric_names(pick: Pick) -> list[tuple[str, str]]:
@@ -181,7 +181,8 @@ def _images(pick: Pick, reference: str, key: str) -> int | None:
     return counts[pick.classes.index(name)] if name in pick.classes else sum(counts)
 
 
-def _meaning(name: str) -> str:
+def meaning(name: str) -> str:
+    """Return what a metric says, in a phrase; nothing of one that is not known."""
     return METRICS.get(name.partition("_")[0], "")
 
 

@@ -19,13 +19,14 @@ from acgan.command import command, command_parser, run_command, typed
 from acgan.config import add_flags
 from acgan.files import remove_leftovers
 from search import tracking
-from search.study import driver_lock, trial_config
+from search.lock import driver_lock
+from search.study import trial_config
 from selection import publish, registry
 from selection.cards import cards, description, write_cards
-from selection.funnel import Funnel
+from selection.funnel import Funnel, filter_report
 from selection.plan import Plan, add_study_options, make_plan
 from selection.report import TrackingLinks, write_report
-from selection.result import Pick, read_pick
+from selection.result import Pick, read_pick, write_json
 from selection.reviews import looks, read_reviews
 from selection.settings import SelectionConfig
 from selection.wording import counted, interval
@@ -36,8 +37,7 @@ from selection.workers import by_workers
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = pick_parser().parse_args(argv)
-    words = sys.argv[1:] if argv is None else argv
-    again = tracking.shown(typed(["python", "-m", "selection.pick", *words]))
+    again = tracking.as_typed("selection.pick", argv)
     return run_command(lambda: _pick(arguments, again), resume=f"type: {again}")
 
 
@@ -52,6 +52,9 @@ def _pick(arguments: argparse.Namespace, again: str) -> int:
         pick = read_pick(plan.folder / "pick.json")
         if pick is not None:
             print(f"pick {plan.id} is there already")
+            if pick.filter != (now := filter_report(plan)):  # searched on, without a new candidate
+                pick = pick.model_copy(update={"filter": now})
+                write_json(plan.folder / "pick.json", pick)
         else:
             pick = by_workers(
                 lambda workers: Funnel(plan, workers).run(),

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,18 +26,16 @@ from acgan.generator import load_generator
 from acgan.records import EpochRecord
 from acgan.rundir import RunDir
 from search import tracking
+from search.lock import driver_at_work
 from search.study import (
     LastStart,
     Study,
-    driver_at_work,
-    open_study,
     study_images,
-    study_path,
     trial_name,
 )
 from selection.candidates import Chance, Epoch, Filtered, choose, judge, quality_order
 from selection.confounding import DataFacts
-from selection.extractors import check_request, check_weights
+from selection.extractors import check_request, check_weights, plugin_version, settled
 from selection.metrics import SMALLEST_SET
 from selection.result import FORMAT
 from selection.reviews import Review, read_reviews, standing
@@ -101,7 +100,8 @@ class Plan:
             (c.sha256, c.competes, *([c.review] if c.review else [])) for c in self.candidates
         ]
         parts = (FORMAT, self.study.info.uuid, self.scope, sorted(settings.items()), weights)
-        return f"{derive_seed(*parts, self.look_at_test, self.inception_sha256):016x}"[-8:]
+        extractor = (self.inception_sha256, plugin_version(self.settings.extractor))
+        return f"{derive_seed(*parts, self.look_at_test, *extractor):016x}"[-8:]
 
     @property
     def folder(self) -> Path:
@@ -122,9 +122,7 @@ def add_study_options(
     parser.add_argument("--config", type=Path, help=f"YAML file (default: {settings})")
     parser.add_argument("--data", help="folder of the study's images (default: where they were)")
     parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
-    parser.add_argument(
-        "--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
-    )
+    tracking.add_uri_option(parser)
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -134,6 +132,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     settings, source = request(study, arguments)
     weights = arguments.inception_weights
     inception = _inception(weights, settings)
+    settings = settings.model_copy(update={"extractor": settled(settings.extractor, weights)})
     data = load_data(study, source, test=arguments.test)
     records, filtered, candidates = step_1(study, trial, data.val, settings)
     if not any(chosen.competes for chosen in candidates):
@@ -188,11 +187,16 @@ def require_idle(study: Study) -> None:
         )
 
 
-def request(study: Study, arguments: argparse.Namespace) -> tuple[SelectionConfig, str]:
-    """Return the settings and where the images are: the search's, unless told otherwise."""
+def request(
+    study: Study, arguments: argparse.Namespace, *, picked: dict[str, Any] | None = None
+) -> tuple[SelectionConfig, str]:
+    """Return the settings and where the images are: the search's, unless told otherwise.
+
+    picked: settings of a pick, which come before the search's
+    """
     content = read_file(find_file(arguments.config)) if arguments.config else {}
     started = study.last_start() or LastStart(source="")
-    section = started.selection | (content.get("selection") or {})
+    section = started.selection | (picked or {}) | (content.get("selection") or {})
     settings = resolve(SelectionConfig, "selection", section, vars(arguments))
     source = arguments.data or content.get("data") or started.source
     return settings, named_source(source, {})
@@ -222,7 +226,7 @@ def _find_run(
 ) -> tuple[Study, str, str | None]:
     """Return the study, its MLflow run, and the trial if only one was asked for."""
     if arguments.run_id is None:
-        study, _ = find_study(client.tracking_uri, arguments)
+        study, _ = tracking.find_study(arguments)
         parent = tracking.find_parent(client, study)
         if parent is None:
             sync = ["python", "-m", "search.sync", *tracking.naming(study, client.tracking_uri)]
@@ -234,14 +238,6 @@ def _find_run(
     found = tracking.study_by_run_id(client, arguments.run_id)
     study = tracking.open_study_of(found, arguments.storage_path)
     return study, found.parent_id, found.trial
-
-
-def find_study(uri: str, arguments: argparse.Namespace) -> tuple[Study, str | None]:
-    """Return the study, and the trial if only one was asked for; by its name without MLflow."""
-    if arguments.run_id is None:
-        return open_study(study_path(arguments.storage_path or "runs", arguments.study)), None
-    found = tracking.find_study_run(uri, arguments.run_id)
-    return tracking.open_study_of(found, arguments.storage_path), found.trial
 
 
 def load_data(study: Study, source: str, *, test: bool) -> Dataset:

@@ -110,11 +110,10 @@ def scores(pick: Pick) -> dict[str, float]:
 def finish(client: tracking.Client, pick: Pick, run_id: str, folder: Path) -> None:
     """Write a pick's settings, scores and files to its run; FINISHED, written last, means all.
 
-    The report of one that is finished is written again: somebody may have looked since.
+    The files of one that is finished are sent again: somebody may have looked since, or searched.
     """
     if client.get_run(run_id).info.status == "FINISHED":
-        with tracking.transfer():
-            client.log_artifact(run_id, str(folder / "report.html"), STAGE)
+        _send_files(client, run_id, folder)
         return
     moment = tracking.milliseconds(pick.created)
     winner = pick.winner
@@ -125,9 +124,13 @@ def finish(client: tracking.Client, pick: Pick, run_id: str, folder: Path) -> No
         tags=[RunTag("trial_picked", winner.trial), RunTag("epoch_picked", str(winner.epoch))],
         synchronous=True,
     )
+    _send_files(client, run_id, folder)
+    client.set_terminated(run_id, "FINISHED")
+
+
+def _send_files(client: tracking.Client, run_id: str, folder: Path) -> None:
     with tracking.transfer():
         client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
-    client.set_terminated(run_id, "FINISHED")
 
 
 def send_reviews(client: tracking.Client, study: Study) -> None:

@@ -77,14 +77,6 @@ def usage(class_name: str) -> str:
     )
 
 
-def usage_environment(client: tracking.Client) -> dict[str, str]:
-    """Return what to set for `usage`: where the registry is, and that nothing is unpickled."""
-    return {
-        "MLFLOW_TRACKING_URI": client.tracking_uri,
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    }
-
-
 def register(
     client: tracking.Client,
     *,

@@ -31,7 +31,7 @@ from selection.overview import (
 from selection.result import Candidate, Pick
 from selection.reviews import Counts, Entry, looks, moment
 from selection.settings import SelectionConfig
-from selection.wording import counted, interval, number, percent, significant
+from selection.wording import FILTERS, percent
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"  # beside the page, see `selection.cards`
@@ -178,14 +178,7 @@ def html_template(path: Path) -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "number": number,
-        "interval": interval,
-        "percent": percent,
-        "significant": significant,
-        "counted": counted,
-        "moment": moment,
-    }
+    environment.filters |= FILTERS | {"moment": moment}
     return environment.from_string(path.read_text(encoding="utf-8"))
 
 

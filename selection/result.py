@@ -15,12 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from acgan.dataset import ImageSet
 from acgan.errors import InputError
 from acgan.files import replace_text
+from search.study import Study
 from selection.reviews import Review
 
-FORMAT = 1
+FORMAT = 2  # 1: without the draw of generated images in step 3's intervals
 LAST_EPOCHS = 3  # of a CNN's fit; an image is hit by none to all of them
-
-Interval = tuple[float, float]
 
 
 class _File(BaseModel):
@@ -47,6 +46,11 @@ class Images(_File):
         numbers = {name: i for i, name in enumerate(dict.fromkeys(images.patients))}
         patients = [numbers[name] for name in images.patients]
         return cls(labels=images.labels.tolist(), patients=patients)
+
+    def only(self, places: NDArray[np.int64]) -> Images:
+        """Return the images at these places."""
+        labels, patients = (np.array(own)[places].tolist() for own in (self.labels, self.patients))
+        return Images(labels=labels, patients=patients)
 
 
 class Utility(_File):
@@ -83,12 +87,14 @@ class Fidelity(_File):
         by name, for example "kid_cnn3" and "kid_cnn3/normal"
     rank_metric: the name of the one that ranks candidates, a mean over classes; smaller is better
     influence: one number a validation image: its part in the rank metric
+    rank_variance: of the rank metric, over the draw of the generated images
     reverse: accuracy of CNNs trained on real images on the generated images of each class
     """
 
     metrics: dict[str, dict[str, float]]
     rank_metric: str
     influence: list[float]
+    rank_variance: float = 0.0  # not there in picks of earlier versions
     reverse: list[float]
     memorisation: list[Space]
     memorised: list[str]
@@ -264,6 +270,13 @@ def read_pick(path: Path) -> Pick | None:
         return None
     except ValidationError as error:
         raise InputError(f"{path} is damaged; delete it and pick again") from error
+
+
+def read_picks(study: Study) -> list[Pick]:
+    """Return the study's picks; those that came with a copied folder are passed over."""
+    paths = sorted((study.path / "selection").glob("*/pick.json"))
+    found = [pick for path in paths if (pick := read_pick(path)) is not None]
+    return [pick for pick in found if pick.study_id == study.info.uuid]
 
 
 def write_json(path: Path, content: BaseModel) -> None:

@@ -6,8 +6,8 @@ class; which trial they are of, and its numbers, is shown only when it is asked 
 by keys: keep, reject, next, two side by side, a quiz (real or generated?).
 
 What is decided is written into the study and into MLflow at once, under the reviewer's name, and
-the next `python -m selection.pick` honours it: rejected candidates are out, and of those that it
-cannot tell apart, kept ones go first. Ctrl-C ends.
+the next `python -m selection.pick` honours it: rejected candidates are out, and of the ties of
+step 2 that pass the check for copies, kept ones go first. Ctrl-C ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from acgan.errors import InputError
 from search import tracking
 from search.study import Study
 from selection.finalists import find_finalists, make_images
-from selection.plan import add_study_options, find_study, load_data, request, require_idle
+from selection.plan import add_study_options, load_data, request, require_idle
 from selection.publish import send_reviews
 from selection.quiz import draw_real
 from selection.review_server import ReviewServer, check_host
@@ -92,8 +92,7 @@ class Sender(threading.Thread):
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code: 1 where MLflow could not be told."""
     arguments = _parser().parse_args(argv)
-    words = sys.argv[1:] if argv is None else argv
-    again = tracking.shown(typed(["python", "-m", "selection.review", *words]))
+    again = tracking.as_typed("selection.review", argv)
     return run_command(lambda: _review(arguments, again), resume=f"type: {again}")
 
 
@@ -129,7 +128,7 @@ def _review(arguments: argparse.Namespace, again: str) -> int:
     reviewer = _reviewer(arguments.reviewer)
     device = named_device(arguments.device)
     uri = tracking.resolve_uri(arguments.tracking_uri)
-    study, trial = find_study(uri, arguments)
+    study, trial = tracking.find_study(arguments)
     require_idle(study)
     settings, source = request(study, arguments)
     check_writable(study)

@@ -53,9 +53,11 @@ class SelectionConfig(Section):
     )
     seed: int = Field(0, ge=0, description="of generated images, CNNs and resampling")
 
-    cpus_per_task: float = Field(1.0, gt=0, description="CPU cores a candidate")
+    cpus_per_task: float = Field(
+        1.0, gt=0, description="CPU cores a task: a candidate of a pick, a CNN of a study"
+    )
     gpus_per_task: float | None = Field(
-        None, ge=0, description="GPUs a candidate; unset: 1 if there are any"
+        None, ge=0, description="GPUs a task; unset: 1 if there are any"
     )
 
     @field_validator("cnn_seeds", mode="before")

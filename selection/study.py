@@ -16,20 +16,20 @@ import sys
 import time
 from collections.abc import Sequence
 
-from acgan.command import command, command_parser, duration, run_command, typed
+from acgan.command import command, command_parser, duration, run_command
 from acgan.config import add_flags
 from acgan.files import remove_leftovers
 from search import tracking
-from search.study import driver_lock
+from search.lock import driver_lock
 from selection import study_publish, testset
 from selection.plan import add_study_options
 from selection.result import Estimate, write_json
+from selection.scores import BALANCED
 from selection.settings import SelectionConfig
 from selection.study_arms import CLASSICAL, REAL, Arm, generated_counts
 from selection.study_plan import SETTINGS, StudyPlan, make_study_plan, rough_seconds
 from selection.study_report import write_study_report
 from selection.study_result import (
-    BALANCED,
     FORMAT,
     ArmResult,
     AugmentationStudy,
@@ -47,8 +47,7 @@ from selection.workers import Workers, by_workers
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = study_parser().parse_args(argv)
-    words = sys.argv[1:] if argv is None else argv
-    again = tracking.shown(typed(["python", "-m", "selection.study", *words]))
+    again = tracking.as_typed("selection.study", argv)
     return run_command(lambda: _study(arguments, again), resume=f"type: {again}")
 
 
@@ -254,7 +253,8 @@ def study_parser() -> argparse.ArgumentParser:
         "--amounts",
         default="0.5,2,4",
         metavar="A,B",
-        help="of generated images, besides 1, which evens the classes out (default: 0.5,2,4)",
+        help="of generated images, besides 1: up to 1 a share of what evens the classes out, each "
+        "1 more adds to every class as many as the largest has (default: 0.5,2,4)",
     )
     parser.add_argument(
         "--updates",

@@ -11,17 +11,15 @@ from pathlib import Path
 import torch
 
 from acgan.command import typed
-from acgan.config import TrainConfig, derive_seed, find_file, nearest, read_file, resolve, validate
-from acgan.data import named_source
+from acgan.config import TrainConfig, derive_seed, nearest, validate
 from acgan.dataset import Dataset
 from acgan.device import default_device
 from acgan.errors import InputError
-from acgan.rundir import RunDir
 from search import estimate
 from search.node import StudyAt
-from search.study import LastStart, Study, study_images
-from selection.plan import find_run, require_idle
-from selection.result import Images, Pick, read_pick
+from search.study import Study, study_images
+from selection.plan import find_run, request, require_idle, weights_path
+from selection.result import Images, Pick, read_picks
 from selection.settings import PLACEMENT, SelectionConfig
 from selection.study_arms import ARMS, Arm, curve_arm, generated_counts, keep
 from selection.study_fit import Budget
@@ -114,7 +112,7 @@ def make_study_plan(arguments: argparse.Namespace) -> StudyPlan:
     uri, study, parent_id, trial = find_run(arguments)
     require_idle(study)
     pick = _find_pick(study, trial, arguments)
-    settings, source = _request(study, pick, arguments)
+    settings, source = request(study, arguments, picked=pick.settings)
     data = study_images(study, source)
     kept = _kept(arguments.keep, data)
     scored = data.test if arguments.test else data.val
@@ -123,7 +121,7 @@ def make_study_plan(arguments: argparse.Namespace) -> StudyPlan:
     winner = pick.winner
     weights = Weights(
         winner.name,
-        RunDir(study.path / winner.trial).weights_path(winner.epoch),
+        weights_path(study, winner.trial, winner.epoch),
         winner.weights,
     )
     weights.load(torch.device("cpu"))  # now, rather than in every process
@@ -178,8 +176,7 @@ def _amounts(text: str) -> list[float]:
 
 def _find_pick(study: Study, trial: str | None, arguments: argparse.Namespace) -> Pick:
     """Return the named pick, else the latest of the study or of the trial that was asked for."""
-    paths = sorted((study.path / "selection").glob("*/pick.json"))
-    found = [pick for path in paths if (pick := read_pick(path)) is not None]
+    found = read_picks(study)
     named, scope = arguments.pick, trial or "study"
     what = f"pick {named}" if named else f"pick of {trial or 'the study'}"
     own = [pick for pick in found if pick.id == named or (not named and pick.scope == scope)]
@@ -189,18 +186,6 @@ def _find_pick(study: Study, trial: str | None, arguments: argparse.Namespace) -
         there = f"; there are: {', '.join(pick.id for pick in found)}" if named and found else ""
         raise InputError(f"there is no {what} in {study.path}{there}; to make one, type: {command}")
     return max(own, key=lambda pick: pick.created)
-
-
-def _request(
-    study: Study, pick: Pick, arguments: argparse.Namespace
-) -> tuple[SelectionConfig, str]:
-    """Return the settings and where the images are: the pick's, unless told otherwise."""
-    content = read_file(find_file(arguments.config)) if arguments.config else {}
-    started = study.last_start() or LastStart(source="")
-    section = started.selection | pick.settings | (content.get("selection") or {})
-    settings = resolve(SelectionConfig, "selection", section, vars(arguments))
-    source = arguments.data or content.get("data") or started.source
-    return settings, named_source(source, {})
 
 
 def _kept(texts: Sequence[str], data: Dataset) -> tuple[tuple[int, float], ...]:

@@ -19,8 +19,9 @@ from selection.charts import BASELINE, CEILING, LEFT, TIED, WINNER, figure_png
 from selection.report import html_template
 from selection.result import Estimate
 from selection.reviews import moment
+from selection.scores import BALANCED
 from selection.study_arms import BOTH, CLASSICAL, GAN, REAL
-from selection.study_result import BALANCED, AugmentationStudy
+from selection.study_result import AugmentationStudy
 from selection.wording import counted
 
 TEMPLATE = Path(__file__).with_name("study.html.j2")

@@ -17,10 +17,10 @@ from acgan.errors import InputError
 from selection.calibration import calibration_gaps
 from selection.intervals import Measure, interval, paired
 from selection.result import Estimate, Images
+from selection.scores import measures, places_by_source
 from selection.study_arms import BOTH, CLASSICAL, GAN, REAL
 
 FORMAT = 1
-BALANCED = "balanced accuracy"
 ECE = "calibration error"
 
 Array = NDArray[np.float64]
@@ -130,28 +130,15 @@ def measured(
     """Return an arm's scores by measure, or what they are above those of a second arm."""
     right, gaps = _answers(first, images)
     others = None if second is None else _answers(second, images)
-    measures: dict[str, Measure] = {BALANCED: "balanced_accuracy", "accuracy": "accuracy"}
-    measures |= {f"recall of {name}": label for label, name in enumerate(classes)}
     found = {
         name: _estimate(right, others and others[0], images, measure)
-        for name, measure in measures.items()
+        for name, measure in measures(classes).items()
     }
     found[ECE] = _estimate(gaps, others and others[1], images, "accuracy")
-    for source in sorted(set(sources)):
-        places = np.array([i for i, own in enumerate(sources) if own == source])
-        part = Images(
-            labels=[images.labels[i] for i in places],
-            patients=[images.patients[i] for i in places],
-        )
+    for name, places in places_by_source(sources).items():
         beside = None if others is None else others[0][:, places]
-        found[_of_source(source, len(places))] = _estimate(
-            right[:, places], beside, part, "accuracy"
-        )
+        found[name] = _estimate(right[:, places], beside, images.only(places), "accuracy")
     return {name: estimate for name, estimate in found.items() if estimate is not None}
-
-
-def _of_source(source: str, count: int) -> str:
-    return f"accuracy on {count} image{'' if count == 1 else 's'} of source {source}"
 
 
 def _answers(runs: Sequence[Run], images: Images) -> tuple[Array, Array]:

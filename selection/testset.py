@@ -6,7 +6,6 @@ runs/<study>/test-touches.jsonl   one line a pick or study that looked: when, fo
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,9 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from acgan.errors import InputError
 from acgan.files import replace_text
 from search.study import Study
-from selection.intervals import Measure, difference, interval
-from selection.result import Difference, Images, as_shares
-from selection.work import Touched
 
 
 class Touch(BaseModel):
@@ -64,50 +60,3 @@ def record(study: Study, *, pick: str, weights: list[str], reason: str) -> int:
     lines = [known.model_dump_json() + "\n" for known in (*there, touch)]
     replace_text(ledger_path(study), "".join(lines))
     return len(lines)
-
-
-def rows(winner: Touched, baseline: Touched | None, classes: Sequence[str]) -> list[Difference]:
-    """Return the scores on the test images: overall, of each class, and of each source.
-
-    baseline: None where the winner is the baseline's best epoch, or there is none
-    """
-    measures: dict[str, Measure] = {
-        "balanced accuracy": "balanced_accuracy",
-        "accuracy": "accuracy",
-        **{f"recall of {name}": label for label, name in enumerate(classes)},
-    }
-    found = [_row(winner, baseline, name, measure) for name, measure in measures.items()]
-    for source in sorted(set(winner.sources)):
-        places = [i for i, own in enumerate(winner.sources) if own == source]
-        part, other = _only(winner, places), baseline and _only(baseline, places)
-        name = f"accuracy on {len(places)} images of source {source}"
-        found.append(_row(part, other, name, "accuracy"))
-    return [row for row in found if row is not None]
-
-
-def _row(
-    winner: Touched, baseline: Touched | None, name: str, measure: Measure
-) -> Difference | None:
-    own = as_shares(winner.hits)
-    value = interval(own, winner.images, measure)
-    if value is None:
-        return None
-    if baseline is None:
-        return Difference(name=name, winner=value)
-    other = as_shares(baseline.hits)
-    return Difference(
-        name=name,
-        winner=value,
-        baseline=interval(other, winner.images, measure),
-        difference=difference(own, other, winner.images, measure),
-    )
-
-
-def _only(seen: Touched, places: Sequence[int]) -> Touched:
-    """Return what was seen of the images at these places."""
-    images = Images(
-        labels=[seen.images.labels[i] for i in places],
-        patients=[seen.images.patients[i] for i in places],
-    )
-    hits = ["".join(row[i] for i in places) for row in seen.hits]
-    return seen.model_copy(update={"images": images, "hits": hits})

@@ -46,3 +46,12 @@ def significant(value: object) -> str:
 def counted(value: int, noun: str) -> str:
     """Return `1 image`, `2,048 images`."""
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+FILTERS = {  # of templates
+    "number": number,
+    "interval": interval,
+    "percent": percent,
+    "significant": significant,
+    "counted": counted,
+}

@@ -24,7 +24,7 @@ from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.generator import LoadedGenerator, generate_all, load_generator
 from search.node import StudyAt, same_data, same_study, set_aside
-from selection.extractors import AUTO, Extractor, open_extractor
+from selection.extractors import Extractor, open_extractor
 from selection.result import ExtractorInfo, Fidelity, Images
 from selection.settings import SelectionConfig
 
@@ -97,12 +97,16 @@ def whole_tensors(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Work:
-    """What every job of one pick is told."""
+    """What every job of one pick is told.
+
+    plugin_version: of the package that the extractor comes from, if it is a plug-in
+    """
 
     at: StudyAt
     settings: SelectionConfig
     fingerprint: str
     inception_weights: Path | None
+    plugin_version: str = ""
 
     @property
     def store(self) -> Path:
@@ -125,23 +129,23 @@ class Work:
         return same_data(self.at, validate(TrainConfig, "train", study.info.train))
 
     def fidelity_images(
-        self, generator: LoadedGenerator
+        self, generator: LoadedGenerator, what: str = "fidelity images"
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the images of a generator that step 3 measures, and their labels."""
-        seed = derive_seed(self.settings.seed, "fidelity images")
+        """Return the images of a generator that are measured, and their labels.
+
+        what: for which measurement; each has images of its own
+        """
+        seed = derive_seed(self.settings.seed, what)
         return generate_all(generator, per_class=self.settings.fidelity_images, seed=seed)
 
     def open_extractor(self, *, gpu: bool, known: ExtractorInfo | None = None) -> Extractor:
         """Open what turns images into features; `InputError` if this node's is not the known."""
-        name = self.settings.extractor
-        if known is not None and name == AUTO and self.inception_weights is None:
-            name = known.name  # not what "auto" would be on this node, or by now
-        extractor = _extractor(self, name, gpu)
+        extractor = _extractor(self, self.settings.extractor, gpu)
         if known is not None and extractor.sha256 != known.sha256:
             raise InputError(
                 f"node {platform.node()} has the features {extractor.name}, others have "
-                f"{known.name}; name a file that all nodes see with --inception-weights, or "
-                "choose --extractor cnn3"
+                f"{known.name}; name a file that all nodes see with --inception-weights, install "
+                "the same plug-in everywhere, or choose --extractor cnn3"
             )
         return extractor
 

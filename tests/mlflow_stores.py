@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
-from search import tracking
+from search import study_runs, tracking
+from search.study import open_study
+from tests import studies
 from tests.mlflow_server import Server
 
 
@@ -30,6 +34,28 @@ def database(migrated_database: Path, tmp_path: Path) -> Path:
 def uri(database: Path) -> str:
     """The tracking URI of this test's own store."""
     return f"sqlite:///{database}"
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    """A client of this test's own store."""
+    return tracking.connect(uri)
+
+
+@pytest.fixture
+def parent(client: MlflowClient, tmp_path: Path) -> Run:
+    """The run of a study without trials."""
+    study = studies.write_study(tmp_path / "runs" / "demo")
+    return study_runs.parent_run(client, study, experiment="chests")
+
+
+@pytest.fixture
+def new_child(client: MlflowClient, parent: Run) -> Callable[[int], Run]:
+    """Makes the run of a trial of this number in `parent`'s study."""
+    study = open_study(Path(parent.data.tags["study_dir"]))
+    return lambda number: study_runs.create_trial_run(
+        client, parent, studies.write_trial(study, number), studies.BEGIN
+    )
 
 
 @pytest.fixture

@@ -184,7 +184,9 @@ def test_class_folders_are_filled_up_too_and_it_is_said_what_that_means(
 ) -> None:
     data = tmp_path / "folders"
     numbers = iter(range(300))
-    for split, wanted in (("train", COUNTS), ("test", dict.fromkeys(CLASSES, 4))):
+    few = dict.fromkeys(CLASSES, 4)
+    trained = {name: count - 4 for name, count in COUNTS.items()}
+    for split, wanted in (("train", trained), ("val", few), ("test", few)):
         for name, count in wanted.items():
             (data / split / name.lower()).mkdir(parents=True)
             for number in itertools.islice(numbers, count):
@@ -195,6 +197,7 @@ def test_class_folders_are_filled_up_too_and_it_is_said_what_that_means(
     assert "cannot mark images as generated" in warning
     subprocess.run(["/bin/sh", "-e", "-c", command.removeprefix("to add them: ")], check=True)
     assert counts(data) == dict.fromkeys(CLASSES, 40)
+    assert all(len([*(data / "val" / name.lower()).iterdir()]) == 4 for name in CLASSES)
     assert typed(weights, data, tmp_path / "x", "--merged-labels") == 2
     assert "has no label file that could be merged" in capsys.readouterr().err
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.report import benchmark_parser, provenance, publish, replace_section, table
+from benchmarks.report import benchmark_parser, publish, replace_section, table
 
 
 def test_a_table_shows_three_digits() -> None:
@@ -30,14 +31,16 @@ def test_a_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
 
 
 def test_what_is_published_says_where_it_was_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- step -->\n<!-- /step -->\n")
+    words = ["--out", str(page), "--data", str(tmp_path), "--epochs", "3", "--folder", "/own"]
+    monkeypatch.setattr(sys, "argv", ["step", *words])
     publish("step", "| a |", page)
     said = capsys.readouterr().out
     assert page.read_text() == f"<!-- step -->\n{said}<!-- /step -->\n"
-    assert "`python -m benchmarks.step`" in provenance("step")
+    assert "`python -m benchmarks.step --data DIR --epochs 3`, " in said
     assert "cores" in said
     assert "commit" in said
 

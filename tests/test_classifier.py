@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from acgan.classifier import (
@@ -18,7 +17,6 @@ from acgan.classifier import (
     predict,
     recompute_statistics,
     to_rgb,
-    wilson,
 )
 from acgan.errors import InputError
 
@@ -219,21 +217,3 @@ def test_missing_images_or_labels_are_refused() -> None:
     for x, y in ((images[:0], labels[:0]), (images, labels[:5])):
         with pytest.raises(InputError, match="as many labels"):
             fit(x, y, config=FitConfig(), classes=3, seed=0)
-
-
-@pytest.mark.parametrize(("correct", "total"), [(248, 400), (0, 10), (10, 10), (1, 1), (3, 7)])
-def test_wilson_is_the_interval_of_scipy(correct: int, total: int) -> None:
-    for confidence in (0.8, 0.95):
-        expected = binomtest(correct, total).proportion_ci(confidence, method="wilson")
-        got = wilson(correct, total, confidence)
-        assert np.allclose(got, (expected.low, expected.high), atol=1e-12)
-
-
-def test_wilson_gives_the_interval_of_the_published_pick() -> None:
-    assert np.allclose(wilson(248, 400), (0.571, 0.666), atol=1e-3)
-
-
-@pytest.mark.parametrize(("correct", "total"), [(-1, 5), (6, 5), (0, 0)])
-def test_wilson_refuses_counts_that_cannot_be(correct: int, total: int) -> None:
-    with pytest.raises(ValueError, match="correct <= total"):
-        wilson(correct, total)

@@ -1,5 +1,6 @@
 """Which image is used for what, with one planted case of everything that can be wrong."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from acgan.covidx import Curated, Use, curate, image_paths, main, report
+from acgan.data import load
 from acgan.decode import examine_all
 from acgan.errors import InputError
 from acgan.labels import GENERATED, read_table
@@ -103,7 +105,8 @@ def test_identical_files_with_different_labels_are_pointed_out(folder: Folder) -
     original = folder.root / "train" / "normal0.png"
     folder.add("train", "x", "x.png", "pneumonia").write_bytes(original.read_bytes())
     (note,) = folder.curate().notes.values()
-    assert note == "same content as 'train/normal0.png', which is labelled normal"
+    told = "which is labelled normal, of patient 'normal0'"
+    assert note == f"same content as 'train/normal0.png', {told}"
 
 
 def test_a_file_that_is_labelled_twice_is_used_once(folder: Folder) -> None:
@@ -144,8 +147,35 @@ def test_near_duplicates_across_train_and_test_are_a_warning(folder: Folder) -> 
     twin = folder.add("train", "x", "x.png")
     Image.open(folder.root / "test" / "normal0.png").resize((96, 96)).save(twin)
     curated = folder.curate()
-    assert any("share near-duplicate images (1 pair " in text for text in curated.warnings)
+    assert any("near-duplicate images (1 pair of" in text for text in curated.warnings)
     assert folder.uses()["train/x.png"] != Use.DUPLICATE
+
+
+def test_patients_with_one_and_the_same_file_stay_together_also_through_a_third(
+    folder: Folder,
+) -> None:
+    for number in range(40):
+        files = [folder.add("train", f"{own}{number}", f"{own}{number}.png") for own in "abcd"]
+        folder.add("train", f"mid{number}", f"mid{number}.png").write_bytes(files[0].read_bytes())
+        folder.add("train", f"mid{number}", f"end{number}.png").write_bytes(files[1].read_bytes())
+    curated = folder.curate()
+    noted = {curated.table.rows[i].path: note for i, note in curated.notes.items()}
+    assert noted["train/mid7.png"] == "same content as 'train/a7.png', of patient 'a7'"
+    assert len(noted) == 80
+    uses = folder.uses()
+    assert all(uses[f"train/a{n}.png"] == uses[f"train/b{n}.png"] for n in range(40))
+    assert any(uses[f"train/c{n}.png"] != uses[f"train/d{n}.png"] for n in range(40))
+    assert not any("share identical" in text for text in curated.warnings)
+
+
+def test_the_same_file_of_two_patients_across_train_and_test_is_a_warning(folder: Folder) -> None:
+    folder.add("train", "x", "y.png")
+    twin = folder.add("train", "x", "x.png")
+    twin.write_bytes((folder.root / "test" / "normal0.png").read_bytes())
+    curated = folder.curate()
+    assert any("share identical or near-duplicate images (1 pair of" in t for t in curated.warnings)
+    assert folder.uses()["train/x.png"] == Use.DUPLICATE
+    assert folder.uses()["train/y.png"] in (Use.TRAIN, Use.VALIDATION)
 
 
 def test_beside_real_images_generated_ones_are_left_out(folder: Folder) -> None:
@@ -209,6 +239,24 @@ def test_the_command_ends_with_what_to_type_next(
     last = capsys.readouterr().out.splitlines()[-1]
     expected = "next: python -m search.run --config configs/covidx.yaml --data "
     assert last == f"{expected}{folder.root} --num-samples 32 --dry-run"
+
+
+def test_the_command_cuts_validation_as_a_search_with_the_same_flags_does(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+    for seed in range(4):
+        words = ["--split-seed", str(seed), "--val-fraction", "0.4"]
+        assert main([str(folder.root), *words]) == 0
+        *report, last = capsys.readouterr().out.splitlines()
+        assert last.endswith(f"--num-samples 32 {shlex.join(words)} --dry-run")
+        data = load(str(folder.root), image_size=16, split_seed=seed, val_fraction=0.4)
+        counts = [line.split()[-1] for line in report if line.startswith("  validation  ")]
+        assert counts == [str(len(data.val))]
+        seen.append(data.val.patients)
+    assert len(set(map(tuple, seen))) > 1
+    assert main([str(folder.root), "--val-fraction", "2"]) == 2
+    assert "train.val_fraction" in capsys.readouterr().err
 
 
 def test_the_command_refuses_a_bad_folder_in_one_line_with_exit_code_2(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_where_step_3_measured_none_the_step_2_score_decides() -> None:
     found = decided(candidates)
     assert (found.winner, found.rank_metric, found.tied) == (1, "", [0, 1])
     assert found.rule == rules.UNMEASURED
-    assert found.memorisation_failed  # it was not passed
+    assert not found.memorisation_failed  # nobody has looked for copies
     assert verdict(candidates[0], 0, found) == "in the tie set, but step 3 could not measure it"
 
 

@@ -17,10 +17,16 @@ from selection.fidelity import (
     inception_scores,
     rank_metric,
     rank_values,
+    rank_variance,
     reference,
 )
 from selection.fidelity import metrics as fidelity_metrics
-from selection.metrics import FeatureSet, inception_score, neighbourhood_scores
+from selection.metrics import (
+    FeatureSet,
+    difference_interval,
+    inception_score,
+    neighbourhood_scores,
+)
 from tests.kit import CLASSES
 
 Labels = NDArray[np.int64]
@@ -208,6 +214,38 @@ def test_the_rank_values_of_many_images_follow_the_frechet_distance_to_first_ord
         kept = np.setdiff1d(everything.numpy(), gone)
         expected = mean_over_classes(values[kept], labels[kept]) - whole
         assert distance(torch.from_numpy(kept)) - whole == pytest.approx(expected, rel=0.1)
+
+
+def made_views(seed: int) -> list[Tensor]:
+    """Draw images of one generator, as two networks that have much in common see them."""
+    first = features(MADE, seed=seed, shift=0.6)
+    return [first, 0.7 * first + 0.3 * features(MADE, seed=seed + 10_000)]
+
+
+def test_the_variance_of_the_rank_metric_is_that_over_draws_of_generated_images() -> None:
+    sets = reference([features(REAL, seed=seed) for seed in (0, 1)], REAL, classes=3)
+    name = rank_metric(PLAIN, sets)
+    drawn = [made_views(seed) for seed in range(200)]
+    values = [fidelity_metrics(PLAIN, own, MADE, sets, CLASSES)[name] for own in drawn]
+    variance = np.mean([rank_variance(own, MADE, sets) for own in drawn])
+    assert variance / np.var(values, ddof=1) == pytest.approx(1, abs=0.3)  # 200 draws: ± 0.2
+
+
+def test_samples_of_one_generator_are_told_apart_as_seldom_as_intervals_say() -> None:
+    sets = reference([features(REAL, seed=seed) for seed in (0, 1)], REAL, classes=3)
+    patients = [i // 2 for i in range(len(REAL))]
+    apart = {"patients alone": 0, "the draw too": 0}
+    for seed in range(100):
+        pair = [made_views(2 * seed + i) for i in range(2)]
+        first, second = (rank_values(own, MADE, sets) for own in pair)
+        variance = sum(rank_variance(own, MADE, sets) for own in pair)
+        for name, known in zip(apart, (0.0, variance), strict=True):
+            low, high = difference_interval(
+                first, second, labels=REAL, patients=patients, seed=seed, variance=known
+            )
+            apart[name] += not low <= 0 <= high
+    assert apart["the draw too"] <= 10
+    assert apart["patients alone"] >= 30
 
 
 def test_at_most_draws_the_same_images_of_each_class_in_order() -> None:

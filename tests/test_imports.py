@@ -20,6 +20,7 @@ BELOW = {
     "search": ("acgan",),
     "selection": (
         "acgan",
+        "search.lock",
         "search.study",
         "search.tracking",
         "search.cluster",
@@ -36,7 +37,6 @@ HOMES = {
         "search.probe",
         "search.run",
         "search.searcher",
-        "search.stopping",
         "search.trial",
         "selection.workers",
     },
@@ -52,6 +52,7 @@ HOMES = {
     "mlflow": {
         "search.recorder",
         "search.store",
+        "search.study_runs",
         "search.tracking",
         "selection.publish",
         "selection.registered_model",

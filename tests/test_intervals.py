@@ -456,6 +456,11 @@ def test_a_proportions_interval_is_wilsons(count: int) -> None:
         assert 0 <= found.low <= found.value <= found.high <= 1
 
 
+def test_a_proportions_interval_is_that_of_the_published_pick() -> None:
+    found = proportion(248, 400)
+    assert (found.low, found.high) == pytest.approx((0.571, 0.666), abs=1e-3)
+
+
 def test_a_proportions_interval_covers_the_truth_as_often_as_it_says() -> None:
     truths = np.linspace(0.05, 0.95, 91)
     for count in (24, 168):

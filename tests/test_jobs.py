@@ -83,7 +83,7 @@ CNNS = {"utility", "ceiling", "fidelity", "test"}
         ({"memorised_above": 0.2}, {"fidelity", "test"}),
         ({"cnn_seeds": (4,)}, {"fidelity"}),  # as many CNNs judge in the reverse test
         ({"cnn_seeds": (3, 5)}, set()),
-        ({"extractor": "auto"}, {"extractor"}),
+        ({"extractor": "inception-v3-compat"}, {"extractor"}),
         ({"inception_sha256": "b" * 64}, {"extractor"}),
         ({"max_candidates": 2, "per_trial": 1}, set()),
         ({"class_margin": 0.5, "collapsed_below": 0.5}, set()),
@@ -102,6 +102,7 @@ def test_results_are_kept_apart_by_images_weights_and_features() -> None:
     assert moved(dataclasses.replace(WORK, fingerprint="other")) == everything
     other = Weights(WEIGHTS.name, WEIGHTS.path, "b" * 64)
     assert moved(WORK, other) == {"utility", "fidelity", "test"}
+    assert moved(dataclasses.replace(WORK, plugin_version="mine 1.1")) == {"extractor"}
     features = INFO.model_copy(update={"sha256": "f" * 64})
     assert moved(WORK, info=features) == {"fidelity", "test"}
     assert len(set(paths(WORK).values())) == 5
@@ -314,3 +315,7 @@ def test_jobs_see_no_test_image_but_the_last_one_does(scene: Scene) -> None:
     models = utility.train_on_generated(generator, SETTINGS, number=0)
     assert seen.hits == [utility.hits(models, test)]
     assert "intra_kid_cnn3" in seen.metrics
+    own, further = (
+        scene.work.fidelity_images(generator, *what)[0] for what in ((), ("test images",))
+    )
+    assert not any((image == own).all(axis=(1, 2, 3)).any() for image in further)

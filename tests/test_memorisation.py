@@ -18,10 +18,11 @@ from PIL import Image
 from scipy import ndimage
 
 from acgan import evaluate
-from acgan.classifier import FitConfig, wilson
+from acgan.classifier import FitConfig
 from acgan.data import load
 from acgan.dataset import ImageSet
 from acgan.evaluate import Scorer
+from selection.intervals import proportion
 from selection.memorisation import (
     Memorisation,
     Pair,
@@ -100,7 +101,8 @@ def test_with_a_sure_threshold_the_interval_is_wilsons() -> None:
     generated = np.repeat([0.1, 0.9], [30, 70])
     held_out, patients = np.full(40, 0.5), [str(i) for i in range(40)]
     found = share_below(generated, held_out, patients, seed=0)
-    assert (found.low, found.high) == pytest.approx(wilson(30, 100), rel=1e-9)
+    wilson = proportion(30, 100)
+    assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high), rel=1e-9)
 
 
 def test_an_interval_follows_from_its_seed_and_holds_the_share() -> None:

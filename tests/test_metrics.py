@@ -19,10 +19,12 @@ from selection.metrics import (
     by_class,
     difference_interval,
     frechet,
+    frechet_influence,
     frechet_values,
     in_image_order,
     inception_score,
     kid,
+    kid_influence,
     kid_values,
     mean_distance,
     neighbourhood_scores,
@@ -380,6 +382,23 @@ def test_frechet_values_are_its_derivatives_by_the_weights_of_images(
         assert values[i] - values.mean() == pytest.approx(slope, rel=1e-3, abs=1e-3 * values.std())
 
 
+@pytest.mark.parametrize(
+    ("metric", "influence"), [(frechet, frechet_influence), (kid, kid_influence)]
+)
+def test_an_influence_is_what_a_metric_loses_without_the_generated_image(
+    metric: Callable[..., float], influence: Callable[..., Array]
+) -> None:
+    generated, real = pair((400, 60, 6))
+    known = FeatureSet(real)
+    found = influence(FeatureSet(generated), known)
+    assert found.mean() == pytest.approx(0, abs=1e-9)
+    whole = metric(FeatureSet(generated), known)
+    places = range(0, len(generated), 8)
+    lost = [whole - metric(FeatureSet(np.delete(generated, i, axis=0)), known) for i in places]
+    pseudo = (len(generated) - 1) * np.array(lost)
+    np.testing.assert_allclose(found[places], pseudo, rtol=0.06, atol=0.05 * pseudo.std())
+
+
 def weighted_kid(generated: Array, real: Array, weights: Array) -> float:
     """Recompute, but for what depends on real images alone, the KID with weighted ones."""
     kernel = (real @ generated.T / real.shape[1] + 1) ** 3
@@ -449,6 +468,22 @@ def test_the_interval_of_independent_images_is_students() -> None:
     labels, patients = np.zeros(400, int), range(400)
     low, high = difference_interval(values, 0 * values, labels=labels, patients=patients, seed=0)
     assert (high - low) / 2 == pytest.approx(1.966 * values.std(ddof=1) / 20, rel=0.06)
+
+
+def test_the_draw_of_generated_images_adds_to_the_interval_in_squares() -> None:
+    values = np.random.default_rng(0).normal(size=60)
+
+    def found(a: Array, b: Array, variance: float) -> tuple[float, float]:
+        labels, patients = np.zeros(60, int), range(60)
+        return difference_interval(
+            a, b, labels=labels, patients=patients, seed=0, variance=variance
+        )
+
+    low, high = found(values, 0 * values, 0)
+    middle, half = (low + high) / 2, math.hypot((high - low) / 2, 1.96 * 0.2)
+    assert found(values, 0 * values, 0.04) == pytest.approx((middle - half, middle + half))
+    alike = found(np.ones(60), np.zeros(60), 0.04)
+    assert alike == pytest.approx((1 - 1.96 * 0.2, 1 + 1.96 * 0.2))
 
 
 def test_a_patient_with_all_images_alike_counts_once() -> None:

@@ -31,15 +31,21 @@ from mlflow.entities import Run
 import selection
 from acgan.config import cache_folder
 from acgan.data import load
+from acgan.records import EpochRecord
 from acgan.rundir import RunDir, read_weights
-from search.study import driver_lock, write
+from search.lock import driver_lock
+from search.node import StudyAt
+from search.study import Outcome, write
 from selection import pick, registry
 from selection.decide import ONLY_KEPT, decide, race
+from selection.jobs import TouchJob
 from selection.report import changes_name, film_name, walks_name
 from selection.result import Candidate, Pick, read_pick
 from selection.reviews import Entry, add_review
 from selection.settings import SelectionConfig
 from selection.testset import touches
+from selection.work import Weights, Work
+from tests import studies
 from tests.kit import CLASSES
 from tests.picks import (
     Place,
@@ -316,6 +322,37 @@ def test_typed_again_a_pick_that_is_there_changes_nothing(
     assert len(selection_runs(story.place)) == 1
     versions = MlflowClient(story.place.uri).search_model_versions(f"name = '{registry.NAME}'")
     assert len(versions) == 1
+
+
+def test_a_search_that_went_on_without_a_new_candidate_is_told(unsent: Place, story: Story) -> None:
+    trial = studies.write_trial(unsent.study, 3)
+    diverged = EpochRecord(epoch=1, time=1.0, metrics={"train/g_loss": math.nan}, young=True)
+    (trial.path / "epochs.jsonl").write_text(diverged.model_dump_json() + "\n")
+    studies.write_end(trial, Outcome.DIVERGED)
+    assert pick.main(unsent.options()) == 0
+    folder = unsent.study.path / "selection" / story.pick.id
+    found = read_pick(folder / "pick.json")
+    assert found is not None
+    told, before = found.filter, story.pick.filter
+    assert (told.trials, told.recorded) == (before.trials + 1, before.recorded + 1)
+    assert found == story.pick.model_copy(update={"filter": told})
+    assert f"of {told.trials} trials)" in (folder / "report.html").read_text()
+    (run,) = selection_runs(unsent)
+    sent = Path(str(run.info.artifact_uri).removeprefix("file://")) / "selection" / "pick.json"
+    assert sent.read_bytes() == (folder / "pick.json").read_bytes()
+
+
+def test_the_look_at_the_test_images_is_of_cnns_that_nothing_was_chosen_by(story: Story) -> None:
+    plan, found = plan_of(story.place.options()), story.pick
+    at = StudyAt(plan.study.path, plan.study.info.uuid, plan.source)
+    work = Work(at, plan.settings, plan.data.fingerprint, None)
+    weights = Weights("the winner", Path("unread"), found.winner.weights)
+    chosen_by = plan.settings.cnn_seeds[-1]
+    paths = [
+        TouchJob(work, weights, tuple(range(first, first + chosen_by)), found.extractor).path
+        for first in (0, chosen_by)
+    ]
+    assert [path.exists() for path in paths] == [False, True]
 
 
 def test_a_study_is_the_same_by_its_name_and_by_its_run(story: Story) -> None:
@@ -636,7 +673,7 @@ def test_a_study_that_is_being_searched_or_picked_from_is_left_alone(
     selections = unpicked.study.path / "selection"
     selections.mkdir()
     with driver_lock(selections):
-        _assert_refused(unpicked, unpicked.options(), "is being driven by process", capsys)
+        _assert_refused(unpicked, unpicked.options(), "is being worked on by process", capsys)
 
 
 def test_a_database_without_the_study_says_how_to_send_it(

@@ -147,14 +147,16 @@ class Parent:
     """The study's run in MLflow."""
 
     def __init__(self, study: Study, uri: str) -> None:
-        from search import tracking
+        from search import study_runs, tracking
 
-        self._study, self._client, self._tracking = study, tracking.connect(uri), tracking
+        self._study, self._client = study, tracking.connect(uri)
+        self._tracking, self._runs = tracking, study_runs
 
     def drawn(self) -> int:
         run = self._tracking.find_parent(self._client, self._study)
         assert run is not None
-        return self._tracking.drawn_trials(run)
+        drawn: int = self._runs.drawn_trials(run)
+        return drawn
 
     def files(self) -> dict[str, int | None]:
         run = self._tracking.find_parent(self._client, self._study)

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.errors import InputError
-from search import tracking
+from search import study_runs, tracking
 from search.study import Study
 from selection.publish import finish, register, scores, selection_run, send_reviews
 from selection.registry import NAME, About
@@ -38,7 +38,7 @@ def study(tmp_path: Path) -> Study:
 @pytest.fixture
 def pick(client: MlflowClient, study: Study) -> Pick:
     """A pick of a study that MLflow knows."""
-    parent = tracking.parent_run(client, study, experiment="chests")
+    parent = study_runs.parent_run(client, study, experiment="chests")
     return changed(make_pick(), run_id=parent.info.run_id, study_id=study.info.uuid)
 
 

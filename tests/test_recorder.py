@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from PIL import Image
 
 from acgan.records import QUALITY, best_windowed
-from search import recorder, tracking
+from search import recorder, study_runs, tracking
 from search.recorder import Mirror, Recorder, SyncReport, sync_study
 from search.study import Outcome, Study, Trial
 from tests import studies
@@ -52,7 +52,7 @@ def assert_equal_to_disk(study: Study, client: MlflowClient) -> None:
         for key in studies.KEYS:
             history = client.get_metric_history(run_id, key)
             assert [(p.step, p.timestamp, p.value) for p in history] == [
-                (*tracking.epoch_key(record), record.metrics[key]) for record in records
+                (*study_runs.epoch_key(record), record.metrics[key]) for record in records
             ]
         assert image_steps(client, run_id) == [record.epoch for record in records]
 
@@ -268,7 +268,7 @@ def test_nothing_is_lost_while_the_server_is_away(study: Study, server: Server) 
 def test_an_error_of_any_library_is_said_and_tried_again(
     study: Study, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log_samples, failed = tracking.log_samples, list[bool]()
+    log_samples, failed = study_runs.log_samples, list[bool]()
 
     def once(*known: Any) -> None:
         if not failed:
@@ -276,7 +276,7 @@ def test_an_error_of_any_library_is_said_and_tried_again(
             raise LookupError("no endpoint for the bucket")  # as botocore's: no OSError
         log_samples(*known)
 
-    monkeypatch.setattr(tracking, "log_samples", once)
+    monkeypatch.setattr(study_runs, "log_samples", once)
     said: list[str] = []
     follower = Recorder(study, uri=uri, experiment="chests", say=said.append)
     follower.start()

@@ -30,7 +30,6 @@ from selection.registry import (
     register,
     resolve,
     usage,
-    usage_environment,
 )
 from tests.mlflow_server import Server
 from tests.test_generate import write_weights
@@ -57,11 +56,6 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here.mkdir()
     monkeypatch.chdir(here)
     return here
-
-
-@pytest.fixture
-def client(uri: str) -> MlflowClient:
-    return tracking.connect(uri)
 
 
 def new_run(client: MlflowClient, location: str | None = None) -> str:
@@ -211,7 +205,7 @@ def predicted(client: MlflowClient, folder: Path, more: str) -> dict[str, NDArra
     lines += f"\nimport numpy; numpy.savez({str(folder / 'saved.npz')!r}, **saved)\n"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", lines],
-        env={**os.environ, **usage_environment(client)},
+        env={**os.environ, "MLFLOW_TRACKING_URI": client.tracking_uri},
         capture_output=True,
         text=True,
         check=False,

@@ -587,6 +587,13 @@ def test_the_memorisation_banner_is_there_if_and_only_if_it_failed(memorised: bo
     assert ("memorisation-failed" in shown.ids) is memorised
     assert ("memorisation check failed" in shown.text) is memorised
     assert ("failed: COVID-19 in pixels" in shown.text) is memorised
+    assert "not-measured" not in shown.ids
+
+
+def test_a_winner_that_step_3_could_not_measure_is_told_to_be_unchecked() -> None:
+    shown = report(with_candidate(make_pick(1, ties=1), 0, fidelity=None))
+    assert "not-measured" in shown.ids
+    assert "memorisation-failed" not in shown.ids
 
 
 def test_banners_follow_what_they_warn_of() -> None:

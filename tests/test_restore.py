@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,9 @@ def open_ledger(study: Study) -> Ledger:
 
 def test_a_whole_study_is_left_as_it_is(study: Study) -> None:
     before = {path: path.read_bytes() for path in study.path.rglob("*.json")}
+    for copy in ("t1", "t0001-backup"):  # no trials: people keep copies beside them
+        shutil.copytree(study.path / "t0001", study.path / copy)
+        before |= {path: path.read_bytes() for path in (study.path / copy).glob("*.json")}
     assert restore(study, open_ledger(study), seed=0) == []
     assert {path: path.read_bytes() for path in study.path.rglob("*.json")} == before
 

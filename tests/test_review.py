@@ -20,7 +20,8 @@ from acgan.files import file_sha256
 from acgan.generator import BLOCK
 from acgan.rundir import RunDir
 from search import tracking
-from search.study import Study, driver_lock
+from search.lock import driver_lock
+from search.study import Study
 from selection.finalists import Found, find_finalists, make_images
 from selection.plan import load_data
 from selection.result import Pick, write_json

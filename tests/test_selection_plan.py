@@ -15,7 +15,8 @@ from acgan.errors import InputError
 from acgan.files import file_sha256
 from acgan.records import QUALITY, EpochRecord
 from acgan.rundir import RunDir
-from search import tracking
+from search import study_runs, tracking
+from search.lock import driver_lock
 from search.settings import SearchConfig, identity
 from search.study import (
     FORMAT,
@@ -26,15 +27,15 @@ from search.study import (
     Trial,
     TrialEnd,
     TrialInfo,
-    driver_lock,
     new_uuid,
     open_or_create,
     open_study,
     trial_name,
     write,
 )
+from selection import extractors
 from selection.candidates import Chance, judge
-from selection.plan import Chosen, Plan, baseline_epoch, find_study, make_plan
+from selection.plan import Chosen, Plan, baseline_epoch, make_plan
 from selection.result import FORMAT as PICK_FORMAT
 from selection.reviews import Entry, add_review
 from selection.settings import SelectionConfig
@@ -162,7 +163,7 @@ def parent_id(study: Study, uri: str) -> str:
 def trial_id(study: Study, uri: str, number: int) -> str:
     client = tracking.connect(uri)
     parent = client.get_run(parent_id(study, uri))
-    found = tracking.trial_run(client, parent, study.trial(trial_name(number)))
+    found = study_runs.trial_run(client, parent, study.trial(trial_name(number)))
     assert found is not None
     return str(found.info.run_id)
 
@@ -326,7 +327,23 @@ def test_the_id_follows_settings_candidates_and_scope_but_not_where_the_work_is_
     moved = dataclasses.replace(whole, tracking_uri="http://there", address="auto", source="/x")
     assert moved.id == whole.id
     assert whole.settings.cpus_per_task == 1.0
-    assert PICK_FORMAT == 1
+    assert PICK_FORMAT == 2
+
+
+@pytest.mark.parametrize(("weights", "name"), [(None, "cnn3"), (b"weights", "inception-v3-compat")])
+def test_which_extractor_auto_is_stands_in_the_plan_and_so_in_the_picks_name(
+    study: Study,
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: bytes | None,
+    name: str,
+) -> None:
+    send(study, uri)
+    monkeypatch.setattr(extractors, "_standard_weights", lambda: weights)
+    found = plan(uri, study="demo", extractor="auto")
+    assert found.settings.extractor == name
+    assert found.id == plan(uri, study="demo", extractor=name).id
+    assert (found.id == plan(uri, study="demo", extractor="cnn3").id) == (name == "cnn3")
 
 
 def test_settings_are_the_searchs_then_the_files_then_the_flags(
@@ -474,15 +491,17 @@ def test_a_study_is_found_by_its_name_also_where_there_is_no_mlflow(
     study: Study, tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'none.db'}"
-    named = {"study": "demo", "storage_path": None}
-    found, trial = find_study(uri, argparse.Namespace(run_id=None, **named))
+    named = {"study": "demo", "storage_path": None, "tracking_uri": uri}
+    found, trial = tracking.find_study(argparse.Namespace(run_id=None, **named))
     assert (found.path, trial) == (study.path, None)
     with pytest.raises(InputError, match="there is no MLflow database"):
-        find_study(uri, argparse.Namespace(run_id="abc", **named))
+        tracking.find_study(argparse.Namespace(run_id="abc", **named))
 
 
 def test_the_run_of_a_trial_is_that_trial_of_its_study(study: Study, uri: str) -> None:
     send(study, uri)
-    asked = argparse.Namespace(run_id=trial_id(study, uri, 1), study=None, storage_path=None)
-    found, trial = find_study(uri, asked)
+    asked = argparse.Namespace(
+        run_id=trial_id(study, uri, 1), study=None, storage_path=None, tracking_uri=uri
+    )
+    found, trial = tracking.find_study(asked)
     assert (found.path, trial) == (study.path, "t0001")

@@ -20,7 +20,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as TrackedRun
 
 from acgan.rundir import RunDir
-from search.study import driver_lock, study_images
+from search.lock import driver_lock
+from search.study import study_images
 from selection import study
 from selection.result import read_pick
 from selection.study_arms import GAN, REAL, curve_arm
@@ -433,7 +434,7 @@ def test_a_study_that_is_being_searched_or_picked_from_is_left_alone(
     assert "is being searched" in capsys.readouterr().err
     with driver_lock(place.study.path / "selection"):
         assert study.main(place.options(*QUICK)) == 2
-    assert "is being driven by process" in capsys.readouterr().err
+    assert "is being worked on by process" in capsys.readouterr().err
 
 
 def test_weights_that_are_gone_or_others_are_named(

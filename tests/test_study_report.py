@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selection.scores import BALANCED
 from selection.study_report import (
     arms_picture,
     curve_picture,
@@ -16,7 +17,7 @@ from selection.study_report import (
     study_page,
     write_study_report,
 )
-from selection.study_result import BALANCED, AugmentationStudy
+from selection.study_result import AugmentationStudy
 from selection.wording import interval
 from tests.augmentations import made_study
 

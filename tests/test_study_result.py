@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from acgan.errors import InputError
 from selection.intervals import interval, paired
 from selection.result import Estimate, write_json
+from selection.scores import BALANCED
 from selection.study_result import (
-    BALANCED,
     COMPARED,
     ECE,
     ArmResult,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ pytest_plugins = ["tests.mlflow_stores"]
 def test_it_sends_a_study_and_says_what_to_type_next(
     tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=3)
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=3)
+    shutil.copytree(study.path / "t0001", study.path / "t0001-backup")  # is no trial
     words = ["--study", "demo", "--storage-path", str(tmp_path / "runs"), "--tracking-uri", uri]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
