@@ -28,7 +28,7 @@ from acgan.rundir import read_weights, weights_bytes
 from search.node import set_aside
 from selection import fidelity, memorisation, utility, walks
 from selection.extractors import View, cached_views
-from selection.result import Estimate, ExtractorInfo, Fidelity, Images, Space, write_json
+from selection.result import ExtractorInfo, Fidelity, Images, write_json
 from selection.work import (
     Measured,
     Opened,
@@ -280,7 +280,7 @@ class FidelityJob:
             influence=fidelity.rank_values(features, labels, validation).tolist(),
             rank_variance=fidelity.rank_variance(features, labels, validation),
             reverse=utility.reverse(self._judges(data, device), images, labels),
-            memorisation=[_space(finding) for finding in copies.findings],
+            memorisation=list(copies.spaces),
             memorised=list(copies.reasons),
         )
         sheet = memorisation.contact_sheet(
@@ -355,14 +355,6 @@ def _real(work: Work, known: ExtractorInfo, gpu: bool) -> Real:
 
 def _features(views: Sequence[View]) -> list[Tensor]:
     return [view.features for view in views]
-
-
-def _space(finding: memorisation.Finding) -> Space:
-    found = finding.estimate
-    share = found and Estimate(value=found.share, low=found.low, high=found.high)
-    return Space(
-        label=finding.label, space=finding.space, share=share, not_judged=finding.not_judged
-    )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from acgan.config import derive_seed
 from acgan.evaluate import png, tile
 from selection.intervals import proportion
+from selection.result import Estimate, Space
 
 PIXELS, FEATURES = "pixels", "features"
 NEIGHBOURS = 20
@@ -70,36 +71,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A share with its 95 % interval, and the threshold below which images were counted."""
-
-    threshold: float
-    share: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the check found in one space and class.
-
-    train, held_out, generated: images of the class; patients: of those held out
-    neighbours: how many training images after the nearest a ratio divides by
-    estimate: of the generated images below the threshold; None, with the reason, if not judged
-    """
-
-    space: str
-    label: int
-    train: int
-    held_out: int
-    patients: int
-    generated: int
-    neighbours: int
-    estimate: Estimate | None
-    not_judged: str = ""
-
-
-@dataclass(frozen=True)
 class Pair:
     """A generated image and the training image nearest to it, by their places in the samples."""
 
@@ -112,16 +83,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """The outcome of the check; `dataclasses.asdict` turns it into plain JSON.
+    """The outcome of the check.
 
-    passed: no class that was judged failed; `findings` say which were not judged
-    reasons: why it did not pass, one a class and space
+    reasons: why it did not pass, one a class and space; none where no class that was judged failed
     pairs: the closest of each space, the smallest ratio first
     """
 
-    passed: bool
     reasons: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    spaces: tuple[Space, ...]
     pairs: tuple[Pair, ...]
 
 
@@ -213,16 +182,19 @@ def check(
     the reference, in their order. Raises `ValueError` for features that are not finite.
     """
     points = _points(generated, reference.whitenings, reference.device)
-    findings, pairs = [], []
+    spaces, pairs = [], []
     for cell in reference.cells:
         rows = np.flatnonzero(generated.labels == cell.label)
         found = ratios([view[rows] for view in points[cell.space]], cell.views)
-        findings.append(_judge(cell, found.values, seed))
+        spaces.append(_judge(cell, found.values, seed))
         pairs.extend(_closest(cell, rows, found))
-    failed = [f for f in findings if f.estimate is not None and f.estimate.low > limit]
-    reasons = [_reason(f, reference.classes) for f in failed]
+    reasons = [
+        _reason(found, found.share, reference.classes)
+        for found in spaces
+        if found.share is not None and found.share.low > limit
+    ]
     shown = [pair for space in points for pair in _smallest(pairs, space)]
-    return Memorisation(not reasons, tuple(reasons), tuple(findings), tuple(shown))
+    return Memorisation(tuple(reasons), tuple(spaces), tuple(shown))
 
 
 def near_copies(
@@ -257,33 +229,20 @@ def not_judgeable(reference: Reference) -> dict[str, str]:
     return {name: reason for name, reason in missing.items() if reason}
 
 
-def _reason(finding: Finding, classes: Sequence[str]) -> str:
-    assert finding.estimate is not None
-    found, name = finding.estimate, classes[finding.label]
+def _reason(space: Space, share: Estimate, classes: Sequence[str]) -> str:
     return (
-        f"{found.share:.0%} of {name} ({found.low:.0%} to {found.high:.0%}) "
-        f"are near-copies in {finding.space}"
+        f"{share.value:.0%} of {classes[space.label]} ({share.low:.0%} to {share.high:.0%}) "
+        f"are near-copies in {space.space}"
     )
 
 
-def _judge(cell: Cell, generated: Array, seed: int) -> Finding:
-    patients = len(set(cell.patients))
-    missing = _missing(cell, patients, len(generated))
-    estimate = None
+def _judge(cell: Cell, generated: Array, seed: int) -> Space:
+    missing = _missing(cell, len(set(cell.patients)), len(generated))
+    share = None
     if not missing:
         own_seed = derive_seed(seed, "memorisation", cell.space, cell.label)
-        estimate = share_below(generated, cell.ratios, cell.patients, seed=own_seed)
-    return Finding(
-        space=cell.space,
-        label=cell.label,
-        train=len(cell.rows),
-        held_out=len(cell.patients),
-        patients=patients,
-        generated=len(generated),
-        neighbours=cell.neighbours,
-        estimate=estimate,
-        not_judged=missing,
-    )
+        share = share_below(generated, cell.ratios, cell.patients, seed=own_seed)
+    return Space(space=cell.space, label=cell.label, share=share, not_judged=missing)
 
 
 def _missing(cell: Cell, patients: int, generated: int) -> str:
@@ -318,8 +277,7 @@ def share_below(
     centre = (wilson.low + wilson.high) / 2
     half = math.hypot((wilson.high - wilson.low) / 2, t * math.sqrt(variance))
     return Estimate(
-        threshold=float(thresholds[0]),
-        share=float(below[0] / len(generated)),
+        value=wilson.value,
         low=max(centre - half, 0.0),
         high=min(centre + half, 1.0),
     )
