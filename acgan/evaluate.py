@@ -6,7 +6,6 @@ ones in features of the published CNN trained on the real training images. It is
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,15 +23,14 @@ from acgan.config import TrainConfig, cache_folder, derive_seed
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.files import replace_bytes
-from acgan.models import Discriminator, Generator
+from acgan.grids import GRID_COLUMNS, grid, to_uint8
+from acgan.models import Discriminator, Generator, draw_latents
 from acgan.rundir import read_weights, weights_bytes
 
 COMPONENTS = 32
 SHRINKAGE = 1e-3
 FAINT = 0.1  # a channel below a tenth of its usual activation counts as silent
 SMALLEST_POOL = 1024
-GRID_COLUMNS = 8
-GRID_TILE = 112  # pixels a side that a person can see
 SCORER_VERSION = 2
 BATCH = 256
 
@@ -54,11 +51,6 @@ VALIDATION_METRICS = (
 )
 
 Array = NDArray[np.float64]
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Convert images in [-1, 1] to the precision of a saved image, uint8."""
-    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def moments(features: Array) -> tuple[Array, Array]:
@@ -232,8 +224,7 @@ def make_pool(config: TrainConfig, val: ImageSet, classes: int) -> Pool:
     )
     seed = derive_seed(config.evaluation_seed, "evaluation latents")
     random = torch.Generator().manual_seed(seed)
-    latents = torch.rand(total, config.latent_size, generator=random).mul_(2).sub_(1)
-    return Pool(latents, labels)
+    return Pool(draw_latents(total, config.latent_size, random), labels)
 
 
 class Evaluation:
@@ -251,7 +242,7 @@ class Evaluation:
         self.real_moments = moments(real)
         self.real_spread = spread(real, data.val.labels, self.classes)
         random = torch.Generator().manual_seed(derive_seed(config.evaluation_seed, "sample grid"))
-        row = torch.rand(GRID_COLUMNS, config.latent_size, generator=random).mul_(2).sub_(1)
+        row = draw_latents(GRID_COLUMNS, config.latent_size, random)
         self.grid_latents = row.repeat(self.classes, 1).to(device)
         self.grid_labels = torch.arange(self.classes).repeat_interleave(GRID_COLUMNS).to(device)
 
@@ -364,29 +355,3 @@ def batches(images: ImageSet, size: int = BATCH) -> Iterator[tuple[Tensor, Tenso
 def to_signed_rgb(images: Tensor) -> Tensor:
     """Map grey uint8 images [B, H, W] to [B, 3, H, W] in [-1, 1]."""
     return images.float().div(127.5).sub(1).unsqueeze(1).expand(-1, 3, -1, -1)
-
-
-def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Lay out images [N, 3, H, W] row by row as one picture [rows · H, columns · W, 3]."""
-    count, channels, height, width = images.shape
-    rows = -(-count // columns)
-    sheet = np.zeros((rows * columns, channels, height, width), np.uint8)
-    sheet[:count] = images
-    grid = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    return grid.reshape(rows * height, columns * width, channels)
-
-
-def grid(images: NDArray[np.uint8], *, columns: int = GRID_COLUMNS) -> bytes:
-    """Return a PNG of images [N, 3, H, W], so many a row.
-
-    Small images are shown larger, each pixel as a square, so that a person can see them.
-    """
-    square = max(1, GRID_TILE // images.shape[-1])
-    return png(tile(images, columns).repeat(square, axis=0).repeat(square, axis=1))
-
-
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """Encode a picture [H, W, 3] as PNG."""
-    with io.BytesIO() as file:
-        Image.fromarray(picture).save(file, format="PNG")
-        return file.getvalue()

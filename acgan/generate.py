@@ -32,7 +32,6 @@ from acgan.command import command, command_parser, run_command, typed
 from acgan.config import TrainConfig, nearest, user_path
 from acgan.device import named_device
 from acgan.errors import InputError
-from acgan.evaluate import png
 from acgan.files import (
     file_sha256,
     remove_leftovers,
@@ -42,6 +41,7 @@ from acgan.files import (
     visible,
 )
 from acgan.generator import BLOCK, LoadedGenerator, NotFiniteError, Pixels, generate, load_generator
+from acgan.grids import png
 from acgan.labels import GENERATED
 
 MANIFEST = "manifest.json"

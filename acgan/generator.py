@@ -17,9 +17,9 @@ from torch import Tensor
 
 from acgan.config import TrainConfig, derive_seed
 from acgan.errors import InputError
-from acgan.evaluate import to_uint8
+from acgan.grids import to_uint8
 from acgan.labels import FAMILIES
-from acgan.models import Generator
+from acgan.models import Generator, draw_latents
 from acgan.rundir import parse_weights, weights_content
 
 BLOCK = 64  # images computed at once: another number would be other images
@@ -152,7 +152,7 @@ def generate(
 
 def _block(loaded: LoadedGenerator, label: int, block: int, seed: int) -> Pixels:
     random = torch.Generator().manual_seed(derive_seed(int(seed), int(label), int(block)))
-    latents = torch.rand(BLOCK, loaded.config.latent_size, generator=random).mul_(2).sub_(1)
+    latents = draw_latents(BLOCK, loaded.config.latent_size, random)
     return _computed(loaded, latents, torch.full((BLOCK,), label))
 
 

@@ -123,6 +123,11 @@ class DownConvolution(nn.Conv2d):
         return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
+def draw_latents(count: int, size: int, random: torch.Generator) -> Tensor:
+    """Draw latents ~ U(-1, 1) [count, size], on the device of `random`."""
+    return torch.rand(count, size, generator=random, device=random.device).mul_(2).sub_(1)
+
+
 class Generator(nn.Module):
     """Latents and class labels → images in [-1, 1]. 22,301,316 trainable parameters as published.
 

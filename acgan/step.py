@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from acgan.config import TrainConfig
 from acgan.ema import Ema
-from acgan.models import Discriminator, Generator
+from acgan.models import Discriminator, Generator, draw_latents
 from acgan.options import compose
 from acgan.precision import computing, lay_out, widened
 
@@ -154,13 +154,8 @@ class Training:
 
 def draw(training: Training, count: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw latents ~ U(-1, 1) [count, latent_size] and uniform labels [count]."""
-    device = training.device
-    latents = (
-        torch.rand(count, training.config.latent_size, generator=noise, device=device)
-        .mul_(2)
-        .sub_(1)
-    )
-    labels = torch.randint(training.classes, (count,), generator=noise, device=device)
+    latents = draw_latents(count, training.config.latent_size, noise)
+    labels = torch.randint(training.classes, (count,), generator=noise, device=noise.device)
     return latents, labels
 
 

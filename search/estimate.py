@@ -16,7 +16,7 @@ from acgan.classifier import Classifier
 from acgan.config import TrainConfig
 from acgan.device import default_device
 from acgan.errors import InputError
-from acgan.evaluate import GRID_TILE
+from acgan.grids import GRID_TILE
 from acgan.models import Discriminator, Generator
 from acgan.precision import reduced
 

@@ -20,8 +20,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.command import typed
+from acgan.grids import read_grid, sample_grids
 from acgan.records import EpochRecord, read_records
-from acgan.samples import read_grid, sample_grids
 from search import study_runs, tracking
 from search.objective import objective_value
 from search.settings import SearchConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from acgan.grids import read_grid, sample_grids
 from acgan.records import EpochRecord
-from acgan.samples import read_grid, sample_grids
 from search.study import Trial
 
 LIMIT_BYTES = 3_000_000

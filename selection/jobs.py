@@ -21,9 +21,9 @@ from torch import Tensor
 from acgan.classifier import Classifier
 from acgan.dataset import Dataset, ImageSet
 from acgan.errors import InputError
-from acgan.evaluate import GRID_COLUMNS, grid
 from acgan.files import replace_bytes
 from acgan.generator import LoadedGenerator, NotFiniteError
+from acgan.grids import GRID_COLUMNS, grid
 from acgan.rundir import read_weights, weights_bytes
 from search.node import set_aside
 from selection import fidelity, memorisation, utility, walks

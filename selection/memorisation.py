@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acgan.config import derive_seed
-from acgan.evaluate import png, tile
+from acgan.grids import png, tile
 from selection.intervals import proportion
 from selection.result import Estimate, Space
 

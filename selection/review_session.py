@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acgan.config import derive_seed
-from acgan.evaluate import png, tile
+from acgan.grids import png, tile
 from search.study import Study
 from selection.quiz import (
     GRID_IMAGES,

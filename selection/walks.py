@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from acgan.config import derive_seed
-from acgan.evaluate import grid
 from acgan.generator import LoadedGenerator, Pixels, images_of
+from acgan.grids import grid
+from acgan.models import draw_latents
 
 WALKS = 2  # of a class
 STEPS = 9  # both ends included
@@ -68,7 +69,7 @@ def changes(loaded: LoadedGenerator, *, seed: int) -> Pixels:
 
 def _latents(loaded: LoadedGenerator, count: int, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(derive_seed(seed, "walks"))
-    return torch.rand(count, loaded.config.latent_size, generator=random).mul_(2).sub_(1)
+    return draw_latents(count, loaded.config.latent_size, random)
 
 
 def walks_picture(loaded: LoadedGenerator, *, seed: int) -> bytes:

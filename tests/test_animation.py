@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acgan.evaluate import png
+from acgan.grids import png
 from acgan.records import QUALITY, EpochRecord
 from search.study import Trial, TrialInfo
 from selection import animation

@@ -30,13 +30,11 @@ from acgan.evaluate import (
     frechet_distance,
     make_pool,
     moments,
-    png,
     scorer_fit,
     spread,
-    tile,
     to_signed_rgb,
-    to_uint8,
 )
+from acgan.grids import to_uint8
 from acgan.rundir import parse_weights, weights_bytes
 from acgan.step import Training, train_step
 from tests.kit import tiny_config, tiny_dataset, tiny_images
@@ -232,31 +230,10 @@ def test_to_uint8_is_the_inverse_of_scaling_to_signed() -> None:
     assert torch.equal(to_uint8(signed), every[:, None].expand(1, 3, 16, 16))
 
 
-def test_to_uint8_rounds_to_the_nearest_and_clamps() -> None:
-    grey = torch.tensor([-3.0, -0.6, 0.4, 0.6, 127.4, 127.6, 254.4, 254.6, 300])
-    assert to_uint8(grey / 127.5 - 1).tolist() == [0, 0, 0, 1, 127, 128, 254, 255, 255]
-
-
-def test_tile_lays_images_out_row_by_row_and_leaves_the_rest_black() -> None:
-    images = np.random.default_rng(0).integers(1, 256, (5, 3, 4, 6), dtype=np.uint8)
-    sheet = tile(images, 3)
-    assert sheet.shape == (8, 18, 3)
-    for index, image in enumerate(images):
-        top, left = 4 * (index // 3), 6 * (index % 3)
-        cell = sheet[top : top + 4, left : left + 6]
-        np.testing.assert_array_equal(cell, image.transpose(1, 2, 0))
-    assert not sheet[4:, 12:].any()
-
-
 def opened(picture: bytes) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(picture)) as image:
         assert image.format == "PNG"
         return np.asarray(image)
-
-
-def test_png_gives_back_the_pixels() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(opened(png(picture)), picture)
 
 
 def test_sample_grid_has_a_row_a_class_of_the_same_eight_latents(

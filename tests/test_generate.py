@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 from acgan.config import TrainConfig, derive_seed
 from acgan.data import load
 from acgan.errors import InputError
-from acgan.evaluate import to_uint8
 from acgan.generate import Manifest, main
 from acgan.generator import (
     BLOCK,
@@ -35,6 +34,7 @@ from acgan.generator import (
     generate_all,
     load_generator,
 )
+from acgan.grids import to_uint8
 from acgan.labels import GENERATED, read_table
 from acgan.models import Generator
 from acgan.rundir import weights_bytes

@@ -14,9 +14,9 @@ from PIL import Image
 
 from acgan.data import load
 from acgan.errors import InputError
-from acgan.evaluate import GRID_COLUMNS, GRID_TILE
 from acgan.files import file_sha256
 from acgan.generator import generate_all, load_generator
+from acgan.grids import GRID_COLUMNS, GRID_TILE
 from search.node import StudyAt
 from selection import utility
 from selection.jobs import (

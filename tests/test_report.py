@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acgan.evaluate import png
+from acgan.grids import png
 from acgan.records import EpochRecord
 from selection import result
 from selection.charts import curves_picture, scores_picture

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from acgan.evaluate import GRID_TILE, to_uint8
 from acgan.generator import LoadedGenerator, NotFiniteError, generate, images_of
+from acgan.grids import GRID_TILE, to_uint8
 from acgan.models import Generator
 from selection.walks import (
     LATENTS,
