@@ -30,7 +30,7 @@ from search.restore import trial_info
 from search.searcher import Ledger, Row, StudySearcher
 from search.settings import SearchConfig
 from search.stopping import Decision, RepeatStopper, TrialStopper
-from search.study import Outcome, Study, TrialInfo, write, write_end
+from search.study import BASELINE, Outcome, Study, TrialInfo, trial_name, write, write_end
 from search.trial import HANG, prepare_scoring, run_trial
 
 OUT_OF_MEMORY = "OutOfMemoryError"
@@ -307,7 +307,7 @@ def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:
         return {}
     found = summary.lines(study, config)
     best = summary.best(found, config)
-    repeated = dict.fromkeys(["t0000", *([best.trial.name] if best else [])])
+    repeated = dict.fromkeys([trial_name(BASELINE), *([best.trial.name] if best else [])])
     ended = {line.trial.name for line in found if line.outcome and line.outcome.counts}
     names = {f"{t}r{k}": t for t in repeated for k in range(1, config.repeats + 1)}
     return {name: trial for name, trial in names.items() if name not in ended}

@@ -13,5 +13,4 @@ def objective_value(records: Sequence[EpochRecord], config: SearchConfig) -> flo
 
     Without a finite epoch: `inf` where the objective is minimized, `-inf` where maximized.
     """
-    sign = 1 if config.direction == "minimize" else -1
-    return sign * best_windowed(records, config.objective, sign=sign)
+    return config.sign * best_windowed(records, config.objective, sign=config.sign)

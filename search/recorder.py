@@ -280,7 +280,7 @@ class Mirror:
     def _is_better(self, value: float) -> bool:
         if self._best is None:
             return math.isfinite(value)
-        return value < self._best if self._config.direction == "minimize" else value > self._best
+        return self._config.sign * value < self._config.sign * self._best
 
     def _send_study(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         quality = None if self._has_quality else self.study.quality()

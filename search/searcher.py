@@ -34,7 +34,6 @@ from search.settings import SearchConfig
 from search.space import Space, distributions
 from search.study import Outcome, Value, trial_name
 
-BASELINE = 0
 STUDY = "acgan"
 STARTUP_TRIALS = 8
 PATIENT_DRAWS = 20

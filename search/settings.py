@@ -65,6 +65,11 @@ class SearchConfig(Section):
             return {**values, "direction": "maximize" if more else "minimize"}
         return values
 
+    @property
+    def sign(self) -> int:
+        """1, or -1 where the objective is maximized: of values times this, the least is best."""
+        return 1 if self.direction == "minimize" else -1
+
 
 PLACEMENT = {
     "num_samples",

@@ -14,9 +14,9 @@ from optuna.pruners import SuccessiveHalvingPruner
 
 from acgan.records import EpochRecord, metric
 from search.objective import objective_value
-from search.searcher import BASELINE, Ledger
+from search.searcher import Ledger
 from search.settings import SearchConfig
-from search.study import Outcome
+from search.study import BASELINE, Outcome
 
 
 @dataclass(frozen=True)

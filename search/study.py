@@ -37,6 +37,7 @@ from acgan.records import EpochRecord, read_records
 from search.settings import SearchConfig
 
 FORMAT = 1
+BASELINE = 0  # the number of the trial with the configuration's own values
 _TRIAL_NAME = re.compile(r"t[0-9]{4,}(?P<repeat>r[0-9]+)?")
 
 Value = bool | int | float | str

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from search.objective import objective_value
 from search.settings import SearchConfig
-from search.study import Outcome, Study, Trial
+from search.study import BASELINE, Outcome, Study, Trial, trial_name
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def line_of(trial: Trial, config: SearchConfig) -> Line:
 def best(found: Sequence[Line], config: SearchConfig) -> Line | None:
     """Return the finished trial of the search itself with the best value."""
     finished = [line for line in found if line.finished and line.trial.info.origin == "search"]
-    sign = 1 if config.direction == "minimize" else -1
-    return min(finished, key=lambda line: sign * line.value, default=None)
+    return min(finished, key=lambda line: config.sign * line.value, default=None)
 
 
 def table(found: Sequence[Line], config: SearchConfig) -> str:
@@ -94,7 +93,7 @@ def comparison(found: Sequence[Line], config: SearchConfig) -> str:
     repeats (further seeds) of both can tell, by Welch's 95 % interval of the difference.
     """
     chosen = best(found, config)
-    baseline = next((line for line in found if line.trial.name == "t0000"), None)
+    baseline = next((line for line in found if line.trial.name == trial_name(BASELINE)), None)
     if chosen is None or baseline is None:
         return "no trial has finished yet"
     head = f"best: {chosen.trial.name} with {config.objective} {chosen.value:.4g}"
@@ -125,9 +124,7 @@ def _verdict(ours: Sequence[float], theirs: Sequence[float], config: SearchConfi
     from scipy.stats import ttest_ind  # noqa: PLC0415 (half a second, for a few)
 
     interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    sign = 1 if config.direction == "minimize" else -1
-    upper = max(sign * interval.low, sign * interval.high)
-    lower = min(sign * interval.low, sign * interval.high)
+    lower, upper = sorted([config.sign * interval.low, config.sign * interval.high])
     word = "not told apart"
     if upper < 0:
         word = "better than the baseline"

@@ -28,6 +28,7 @@ from acgan.rundir import RunDir
 from search import tracking
 from search.lock import driver_at_work
 from search.study import (
+    BASELINE,
     LastStart,
     Study,
     study_images,
@@ -44,7 +45,6 @@ from selection.work import without_test
 
 FEWEST_VALIDATION = 10  # of a class
 FEWEST_TRAINING = 22  # of a class: a nearest image, the next twenty, and the image itself
-BASELINE = trial_name(0)
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,12 @@ def step_1(
     judged = Judged(study, records, val, settings)
     filtered = _choose(judged, trial, settings)
     # A pick of another trial has not looked at the baseline.
-    baseline = [epoch for epoch in filtered.kept if epoch.trial == BASELINE]
-    return records, filtered, _candidates(study, baseline or judged.get(BASELINE, []), filtered)
+    baseline = [epoch for epoch in filtered.kept if epoch.trial == trial_name(BASELINE)]
+    return (
+        records,
+        filtered,
+        _candidates(study, baseline or judged.get(trial_name(BASELINE), []), filtered),
+    )
 
 
 def require_idle(study: Study) -> None:

@@ -24,10 +24,10 @@ from acgan.records import EpochRecord
 from search import space
 from search.driver import ReportWatch
 from search.progress import Progress
-from search.searcher import BASELINE, STUDY, Ledger, Row, StudySearcher
+from search.searcher import STUDY, Ledger, Row, StudySearcher
 from search.settings import SearchConfig
 from search.stopping import Decision, TrialStopper
-from search.study import Outcome
+from search.study import BASELINE, Outcome
 from search.trial import report_epoch
 
 CONFIG = TrainConfig()
