@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,7 +22,7 @@ from acgan.covidx import SPLITS, Curated, Use, curate, image_paths
 from acgan.dataset import Dataset, ImageSet
 from acgan.decode import Facts, examine_all
 from acgan.errors import InputError
-from acgan.files import sync
+from acgan.files import exclusive, sync
 from acgan.labels import Table, read_table
 from acgan.split import cut_validation, validation_warnings
 
@@ -161,8 +160,7 @@ def _exclusive(pack: Path) -> Iterator[None]:
     """Hold the lock under which a pack is made; what the disk refuses becomes an `InputError`."""
     try:
         pack.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{pack}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(pack.with_name(f"{pack.name}.lock")):
             yield
     except OSError as error:
         raise InputError(

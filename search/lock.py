@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -51,7 +53,8 @@ def driver_lock(path: Path) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
-            os.truncate(path / "lock.json", 0)
+            if _is_ours(path, since):
+                os.truncate(path / "lock.json", 0)
 
 
 def _take(file: TextIO) -> bool | None:
@@ -132,4 +135,17 @@ def _beat(path: Path, since: float) -> None:
 def _keep_beating(path: Path, since: float, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
         with contextlib.suppress(OSError):  # a full disk must not end the search
+            if not _is_ours(path, since):  # this host stood still for so long that it was given up
+                print(f"error: another process has taken {path} over", file=sys.stderr)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             _beat(path, since)
+
+
+def _is_ours(path: Path, since: float) -> bool:
+    """Whether nobody else has taken the folder over."""
+    try:
+        holder = _Holder.model_validate_json((path / "lock.json").read_bytes())
+    except (FileNotFoundError, ValidationError):  # removed, or torn by a full disk
+        return True
+    return (holder.host, holder.pid, holder.since) == (socket.gethostname(), os.getpid(), since)

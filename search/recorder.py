@@ -7,7 +7,6 @@ anywhere: the next one sends what is missing. Nothing waits for it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import threading
@@ -20,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.command import typed
+from acgan.files import exclusive
 from acgan.grids import read_grid, sample_grids
 from acgan.records import EpochRecord, read_records
 from search import study_runs, tracking
@@ -74,6 +74,8 @@ class _TrialCopy:
         self._end: TrialEnd | None = None
         self._epochs: set[study_runs.EpochKey] = set()
         self._images: set[int] = set()
+        self._damaged: set[int] = set()
+        self._checked = False
 
     def send_epochs(self) -> SyncReport:
         """Send the metrics that are missing; make the run with the first of them."""
@@ -115,6 +117,7 @@ class _TrialCopy:
                 image = read_grid(path)
             except ValueError as error:  # one damaged picture holds up no other
                 problems.add(str(error))
+                self._damaged.add(record.epoch)
             else:
                 study_runs.log_samples(self._client, self.run_id, image, record)
             self._images.add(record.epoch)
@@ -123,6 +126,19 @@ class _TrialCopy:
             complete=taken == len(missing),
             problems=frozenset(problems),
         )
+
+    def is_whole(self, *, driving: bool) -> bool:
+        """Return whether MLflow has all of a trial that is about to count as finished.
+
+        It is asked once more: it may have come back from an older copy of itself meanwhile,
+        without that any call has failed.
+        """
+        if self._checked or study_runs.status_of(self._end, driving=driving) != "FINISHED":
+            return True
+        self._checked = True  # what is then sent again needs no third look
+        self._epochs = study_runs.logged_epochs(self._client, self.run_id)
+        self._images = study_runs.logged_samples(self._client, self.run_id) | self._damaged
+        return self.unsent(self.trial.records()) == 0
 
     def send_end(self, *, driving: bool) -> None:
         """Send how the trial ended, or that it goes on. FINISHED says that all is there."""
@@ -179,6 +195,7 @@ class Mirror:
         self._parent_status = ""
         self._config = SearchConfig.model_validate(study.info.search)
         self._best: float | None = None
+        self._best_trial = ""
         self._last_end_ms = 0
         self._has_quality = False
         self._drawn = 0
@@ -196,7 +213,8 @@ class Mirror:
         `driving`: the study's driver is at work. Raises one of `tracking.FAILURES` when MLflow
         does not take the data, `InputError` when the experiment was deleted.
         """
-        with _alone(self.study.path / "mlflow.lock"):
+        # Two processes that copy the study at once could each make the same run.
+        with exclusive(self.study.path / "mlflow.lock"):
             return self._update(driving)
 
     def _update(self, driving: bool) -> SyncReport:
@@ -215,9 +233,13 @@ class Mirror:
         for copy, stamp in changed:
             sent = copy.send_images(IMAGES_A_PASS - report.images, deadline=deadline)
             report += sent
-            if sent.complete:
+            if not sent.complete:
+                continue
+            if copy.is_whole(driving=driving):
                 self._send_end(client, parent, copy, driving)
                 self._stamps[copy.trial.name] = stamp
+            else:
+                report += SyncReport(complete=False)
         self._send_study(client, parent, running=driving or not report.complete)
         return report
 
@@ -242,6 +264,7 @@ class Mirror:
             self._copies.clear()
             self._stamps.clear()
             self._best = parent.data.metrics.get(study_runs.best_key(self._config.objective))
+            self._best_trial = parent.data.tags.get("best_trial", "")
             self._has_quality = study_runs.has_quality(parent)
             self._drawn = study_runs.drawn_trials(parent)
             self._parent_status = parent.info.status
@@ -266,21 +289,22 @@ class Mirror:
 
     def _send_end(self, client: MlflowClient, parent: Run, copy: _TrialCopy, driving: bool) -> None:
         value = copy.value(self._config)
-        if value is not None and self._is_better(value):
+        if value is not None and self._is_better(value, copy.trial.name):
             study_runs.log_best(
                 client, parent, self._config.objective, value, trial_name=copy.trial.name
             )
-            self._best = value
+            self._best, self._best_trial = value, copy.trial.name
         copy.send_end(driving=driving)  # last: a trial that is FINISHED is not read again
         self._last_end_ms = max(self._last_end_ms, copy.ended_ms or 0)
         if copy.status == "FINISHED":
             self._whole.add(copy.trial.name)
             del self._copies[copy.trial.name]
 
-    def _is_better(self, value: float) -> bool:
+    def _is_better(self, value: float, name: str) -> bool:
         if self._best is None:
             return math.isfinite(value)
-        return self._config.sign * value < self._config.sign * self._best
+        sign = self._config.sign
+        return (sign * value, name) < (sign * self._best, self._best_trial)  # as the table has it
 
     def _send_study(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         quality = None if self._has_quality else self.study.quality()
@@ -316,14 +340,6 @@ class Mirror:
         if "KILLED" in statuses or not (statuses or self._whole):
             return "KILLED"
         return "FAILED" if statuses else "FINISHED"
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process copies the study: two could each make the same run."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _file_stamp(path: Path) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ runs/<study>/study.json             what the study is, written once
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 import time
@@ -321,12 +322,18 @@ def open_or_create(path: Path, wanted: StudyInfo) -> Study:
     """Open the study at `path`, or create it as `wanted`; refuse one that differs.
 
     The `InputError` names each difference as `key: there → wanted`. A study that has no trial
-    yet, because its first start was given up, is no reason to refuse: it begins anew.
+    yet, because its first start was given up, is no reason to refuse: it begins anew, as the same
+    study in MLflow if it is asked for as it was.
     """
     if _has_trials(path):
         check_same(path, wanted)
         return open_study(path)
     path.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(InputError):  # damaged, or of another version
+        begun = _read(StudyInfo, path / "study.json")
+        there, asked = (info and _identity(_completed(info, path)) for info in (begun, wanted))
+        if begun is not None and there == asked:
+            wanted = wanted.model_copy(update={"uuid": begun.uuid, "created": begun.created})
     for name in ("optuna.jsonl", "scorer.safetensors", "quality.json"):
         (path / name).unlink(missing_ok=True)
     write(path / "study.json", wanted)

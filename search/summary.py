@@ -100,34 +100,45 @@ def comparison(found: Sequence[Line], config: SearchConfig) -> str:
     if chosen is baseline:
         return f"{head}, the baseline itself"
     head += f"; the baseline t0000 has {baseline.value:.4g}"
-    ours, theirs = (_repeated(found, line.trial.name) for line in (chosen, baseline))
-    if min(len(ours), len(theirs)) < 2:
-        seeds = "one repeat is too few to tell" if ours or theirs else "one seed each"
+    repeats = {line.trial.name: _repeats(found, line.trial.name) for line in (chosen, baseline)}
+    if min(map(len, repeats.values())) < 2:
+        seeds = "one repeat is too few to tell" if any(repeats.values()) else "one seed each"
         return f"{head} ({seeds}, and the best was picked: --repeats 3 measures the difference)"
-    finite = [[value for value in values if math.isfinite(value)] for values in (ours, theirs)]
-    if min(map(len, finite)) < 2:
-        return f"{head}. Over fresh seeds: too few have a finite value to compare"
-    lost = len(ours) + len(theirs) - sum(map(len, finite))
-    note = f" ({lost} without a finite value left out)" if lost else ""
-    return f"{head}. {_verdict(finite[0], finite[1], config)}{note}"
+    notes = []
+    for name, own in repeats.items():
+        if lost := sum(not line.finished for line in own):
+            notes.append(f"{lost} of {len(own)} repeats of {name} diverged")
+    ended = [[line.value for line in own if line.finished] for own in repeats.values()]
+    ours, theirs = ([value for value in values if math.isfinite(value)] for values in ended)
+    if lost := sum(map(len, ended)) - len(ours) - len(theirs):
+        notes.append(f"{lost} without a finite value left out")
+    note = f" ({'; '.join(notes)})" if notes else ""
+    if min(len(ours), len(theirs)) < 2:
+        return f"{head}. Over fresh seeds: too few have a finite value to compare{note}"
+    verdict = _verdict(ours, theirs, config, of_all=len(ours) == len(repeats[chosen.trial.name]))
+    return f"{head}. {verdict}{note}"
 
 
-def _repeated(found: Sequence[Line], name: str) -> list[float]:
+def _repeats(found: Sequence[Line], name: str) -> list[Line]:
+    """Return the repeats of a trial that count, those that diverged too."""
     return [
-        line.value
+        line
         for line in found
         if line.trial.info.repeats == name and line.outcome and line.outcome.counts
     ]
 
 
-def _verdict(ours: Sequence[float], theirs: Sequence[float], config: SearchConfig) -> str:
+def _verdict(
+    ours: Sequence[float], theirs: Sequence[float], config: SearchConfig, *, of_all: bool
+) -> str:
+    """Compare values of fresh seeds; of_all: every repeat of the best trial has one."""
     from scipy.stats import ttest_ind  # noqa: PLC0415 (half a second, for a few)
 
     interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     lower, upper = sorted([config.sign * interval.low, config.sign * interval.high])
     word = "not told apart"
     if upper < 0:
-        word = "better than the baseline"
+        word = "better than the baseline" + ("" if of_all else " where it comes to an end")
     if lower > 0:
         word = "worse than the baseline"
     means = f"{_spread(ours)} against {_spread(theirs)}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import re
 import sys
@@ -37,6 +36,7 @@ from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 from acgan.command import typed
 from acgan.config import user_path
 from acgan.errors import InputError
+from acgan.files import exclusive
 from search.study import (
     Study,
     open_study,
@@ -182,8 +182,7 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that migrate one new file at once fail with "duplicate column name".
-    with database.with_name(f"{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(database.with_name(f"{database.name}.lock")):
         return MlflowClient(uri)
 
 

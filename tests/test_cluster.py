@@ -45,7 +45,7 @@ from tests.mlflow_server import ServerCommand, free_port
 from tests.picks import SELECTION, write_covidx
 from tests.searches import wait_for
 
-EPOCHS = 12
+EPOCHS = 60  # longer than one node may take to start a worker after the other
 CONFIG = {
     "train": {
         "image_size": 16,

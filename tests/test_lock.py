@@ -182,6 +182,21 @@ def test_a_driver_in_another_container_of_this_host_is_seen_by_its_lock(tmp_path
             hold_once(tmp_path)
 
 
+def test_a_driver_whose_folder_was_taken_over_ends_and_leaves_it_to_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        with driver_lock(tmp_path):
+            lock_of(tmp_path, pid=4321)
+            time.sleep(30)
+
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert "another process has taken" in capsys.readouterr().err
+    assert json.loads((tmp_path / "lock.json").read_text())["pid"] == 4321
+
+
 @pytest.mark.parametrize("content", ["", "{", "\0\0\0"])
 def test_a_torn_lock_file_that_nobody_holds_is_free(tmp_path: Path, content: str) -> None:
     (tmp_path / "lock.json").write_text(content)

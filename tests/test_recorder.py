@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,6 +121,19 @@ def test_the_study_shows_its_best_trial_and_what_its_score_means(tmp_path: Path,
     assert run.info.status == "FINISHED"
 
 
+def test_of_tied_trials_the_best_is_the_first_by_name_whichever_ended_first(
+    study: Study, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = studies.epoch_metrics
+    monkeypatch.setattr(studies, "epoch_metrics", lambda number, epoch: metrics(0, epoch))
+    for number in (1, 0, 2):
+        trial = running_trial(study, number, epochs=3)
+        studies.write_end(trial, Outcome.FINISHED)
+        sync(study, uri)
+        told = runs_of(tracking.connect(uri))["demo"].data.tags["best_trial"]
+        assert told == ("t0001" if number == 1 else "t0000")
+
+
 def test_a_child_names_its_own_parameters_and_carries_its_configuration(
     tmp_path: Path, uri: str
 ) -> None:
@@ -204,6 +221,40 @@ def test_a_pass_that_ends_early_is_gone_on_with(
     assert sync(study, uri) == SyncReport(images=4)
     assert_equal_to_disk(study, client)
     assert {run.info.status for run in runs_of(client).values()} == {"FINISHED"}
+
+
+def test_a_database_that_came_back_older_gets_all_before_a_trial_counts_as_finished(
+    study: Study, uri: str
+) -> None:
+    database = Path(uri.removeprefix("sqlite:///"))
+    mirror = Mirror(study, uri=uri, experiment="chests")
+    trial = running_trial(study, 0, epochs=2)
+    mirror.update(driving=True)
+    with sqlite3.connect(database) as now, sqlite3.connect(f"{database}.before") as before:
+        now.backup(before)
+    studies.write_epochs(trial, [3, 4])
+    mirror.update(driving=True)
+    with sqlite3.connect(database) as now, sqlite3.connect(f"{database}.before") as before:
+        before.backup(now)
+    studies.write_epochs(trial, [5])
+    studies.write_end(trial, Outcome.FINISHED)
+    assert not mirror.update(driving=True).complete
+    assert runs_of(tracking.connect(uri))["t0000"].info.status == "RUNNING"
+    assert mirror.update(driving=True).complete
+    assert_equal_to_disk(study, tracking.connect(uri))
+    assert runs_of(tracking.connect(uri))["t0000"].info.status == "FINISHED"
+
+
+def test_without_file_locks_all_is_sent_all_the_same(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=2)
+    assert sync(study, uri).epochs == 2
+    assert_equal_to_disk(study, tracking.connect(uri))
 
 
 def test_a_trial_that_is_whole_is_not_read_again(tmp_path: Path, uri: str) -> None:

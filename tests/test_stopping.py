@@ -319,6 +319,19 @@ def test_an_epoch_that_is_reported_again_does_not_count_twice(path: Path) -> Non
     assert driver.ends == {"t0000": Decision(Outcome.FINISHED)}
 
 
+def test_epochs_that_were_trained_again_replace_those_that_are_gone(path: Path) -> None:
+    driver = Driver(path, epochs=12)
+    driver.ledger.propose()
+    first = records_of(12, val__fd_cnn=lambda epoch: 5.0 if epoch < 6 else 2.0)
+    for record in first[:9]:
+        assert not driver.report("t0000", record)
+    again = records_of(12, val__fd_cnn=lambda epoch: 5.0 + 0.01 * epoch)
+    for record in again[5:]:
+        assert not driver.report("t0000", record)
+    assert driver.ends == {"t0000": Decision(Outcome.FINISHED)}
+    assert driver.ledger.rows()[0].value == 5.0
+
+
 def test_a_rule_ends_a_trial_and_the_ledger_knows_why(path: Path) -> None:
     driver = Driver(path, epochs=12)
     driver.ledger.propose()

@@ -137,6 +137,14 @@ def test_a_study_without_a_trial_becomes_what_is_wanted_next(tmp_path: Path) -> 
     assert not given_up.ledger_path.exists()
 
 
+def test_a_study_without_a_trial_that_is_asked_for_again_stays_the_same_one(tmp_path: Path) -> None:
+    first = open_or_create(tmp_path, info()).info
+    again = open_or_create(tmp_path, info())
+    assert (again.info.uuid, again.info.created) == (first.uuid, first.created)
+    (tmp_path / "study.json").write_text("damaged")
+    assert open_or_create(tmp_path, info()).info.uuid != first.uuid
+
+
 def test_a_study_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"there is no study at .*; see --storage-path and --study"

@@ -64,7 +64,27 @@ def test_repeats_without_a_finite_score_are_left_out_and_counted(study: Study) -
         add(study, f"t0001r{k}", values, Outcome.FINISHED, repeats="t0001")
         add(study, f"t0000r{k}", [9.0 + k], Outcome.FINISHED, repeats="t0000")
     text = summary.comparison(summary.lines(study, CONFIG), CONFIG)
-    assert text.endswith("better than the baseline (1 without a finite value left out)")
+    told = "better than the baseline where it comes to an end (1 without a finite value left out)"
+    assert text.endswith(told)
+
+
+def test_repeats_that_diverged_are_counted_and_have_no_value(study: Study) -> None:
+    for k in range(1, 5):
+        outcome = Outcome.DIVERGED if k > 2 else Outcome.FINISHED
+        add(study, f"t0001r{k}", [4 + k / 10, -100.0 * (k > 2) + 4 + k / 10], outcome, "t0001")
+        add(study, f"t0000r{k}", [9 + k / 10], Outcome.FINISHED, repeats="t0000")
+    text = summary.comparison(summary.lines(study, CONFIG), CONFIG)
+    assert "4.15 ± 0.071 (2 seeds) against 9.25 ± 0.13 (4 seeds)" in text
+    assert text.endswith("where it comes to an end (2 of 4 repeats of t0001 diverged)")
+
+
+def test_where_all_repeats_diverged_nothing_is_called_better(study: Study) -> None:
+    for k in range(1, 4):
+        add(study, f"t0001r{k}", [1.0 + k], Outcome.DIVERGED, repeats="t0001")
+        add(study, f"t0000r{k}", [9.0 + k], Outcome.FINISHED, repeats="t0000")
+    text = summary.comparison(summary.lines(study, CONFIG), CONFIG)
+    assert text.endswith("finite value to compare (3 of 3 repeats of t0001 diverged)")
+    assert "better" not in text
 
 
 def test_the_table_marks_the_best_and_says_why_each_trial_ended(study: Study) -> None:
