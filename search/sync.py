@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from acgan.command import command, command_parser, run_command
 from acgan.errors import InputError
+from acgan.files import exclusive
 from search import tracking
 from search.lock import driver_at_work
 from search.recorder import sync_study
@@ -44,6 +45,13 @@ def _sync(options: argparse.Namespace) -> int:
     study = open_study(study_path(options.storage_path, options.study))
     uri = tracking.resolve_uri(options.tracking_uri)
     driving = driver_at_work(study.path)
+    if driving:
+        with exclusive(study.path / "mlflow.lock") as locked:
+            if not locked:
+                raise InputError(
+                    f"{study.path} is being searched, on a file system without locks: the search "
+                    "and this command could each make the same runs; type it again after its end"
+                )
     try:
         report = sync_study(study, uri=uri, experiment=options.experiment, driving=driving)
     except InputError:

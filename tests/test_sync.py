@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from acgan.command import typed
+from search.lock import driver_lock
 from search.sync import main
 from tests import studies
 from tests.mlflow_server import Server
@@ -40,6 +44,22 @@ def test_a_dead_server_ends_with_1(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"error: MLflow at {server.uri} takes no data: ")
+
+
+def test_beside_a_search_without_file_locks_nothing_is_sent_twice(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=1)
+    words = ["--study", "demo", "--storage-path", str(tmp_path / "runs"), "--tracking-uri", uri]
+    with driver_lock(study.path):
+        assert main(words) == 2
+    assert "type it again after its end" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "sent 1 new runs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
