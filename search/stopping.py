@@ -138,9 +138,9 @@ class TrialStopper:
             return False  # Tune's last word
         seen = self._seen.setdefault(name, [])
         if seen and last.epoch <= seen[-1].epoch:
-            if last == seen[last.epoch - 1]:
+            if last in seen:
                 return False  # reported again, after a retry
-            del seen[last.epoch - 1 :]  # trained again
+            seen[:] = [record for record in seen if record.epoch < last.epoch]  # trained again
         if last.epoch == len(seen) + 1:
             seen.append(last)
         else:

@@ -332,6 +332,16 @@ def test_epochs_that_were_trained_again_replace_those_that_are_gone(path: Path) 
     assert driver.ledger.rows()[0].value == 5.0
 
 
+def test_a_trial_whose_file_lacks_an_epoch_goes_on(path: Path) -> None:
+    driver = Driver(path, epochs=12)
+    driver.ledger.propose()
+    records = records_of(12)
+    driver.disk["t0000"] = [*records[:2], *records[3:]]
+    for record in (records[6], records[6], records[4], *records[7:]):
+        assert not driver.report("t0000", record)
+    assert driver.ends == {"t0000": Decision(Outcome.FINISHED)}
+
+
 def test_a_rule_ends_a_trial_and_the_ledger_knows_why(path: Path) -> None:
     driver = Driver(path, epochs=12)
     driver.ledger.propose()
