@@ -228,7 +228,7 @@ class FidelityJob:
 
     @property
     def features_path(self) -> Path:
-        """Where features of some of its images and of real ones stand, for the t-SNE."""
+        """Where the features of its images and of some real ones stand, for the t-SNE."""
         return self.path.with_suffix(".features.safetensors")
 
     def result(self) -> Measured | None:
@@ -299,7 +299,7 @@ class FidelityJob:
     def _keep_features(
         self, views: Sequence[View], labels: NDArray[np.int64], real: Tensor, data: Dataset
     ) -> None:
-        """Write the features: the winner's t-SNE and look at the test images need them again."""
+        """Write the features: the winner's t-SNE needs them again."""
         tensors = {f"generated.{i}": view.features for i, view in enumerate(views)}
         chosen = fidelity.at_most(data.val.labels, T_SNE_IMAGES)
         tensors["generated_labels"] = torch.from_numpy(labels)
@@ -361,7 +361,8 @@ def _features(views: Sequence[View]) -> list[Tensor]:
 class TouchJob:
     """The look at the test images: CNNs and features of one generator, as in steps 2 and 3.
 
-    numbers: of CNNs, and the images of step 3, that no choice was made by: what won was lucky, too
+    numbers: of CNNs by which nothing was chosen; the images that are measured are such, too.
+    Those of steps 2 and 3 were part of what won.
     """
 
     work: Work
