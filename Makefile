@@ -1,6 +1,7 @@
 # make demo   a search of four trials on phantom images and a pick of one, from nothing
 # make test   lint, types and tests, from nothing
-# make chaos  damaged input by the hundred thousand, then every fault at random moments: about two
+# make quick  the same without the tests that start processes or browsers, or simulate
+# make chaos  damaged input by the hundred thousand, then every fault at random moments: two to three
 #             hours; the faults go on where they were
 # make setup  the environment alone, in .venv
 # make peers  Keras on TensorFlow, which benchmarks.step compares with, in .venv-peers
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint chaos peers
+.PHONY: setup demo test quick lint chaos peers
 
 setup: $(STAMP)
 
@@ -29,7 +30,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+quick: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+		-m "not process and not browser and not statistics"
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --count 100000 --out fuzz.jsonl

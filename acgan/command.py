@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import errno
 import functools
 import logging
 import os
@@ -14,15 +13,18 @@ import shlex
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Never
 
 from acgan.errors import InputError
-from acgan.files import DISK_ERRORS
+from acgan.streams import UNREAD, Shown, shown_streams, without_passwords
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+# Whose own errors tell of the world outside; a fault of this code has one of Python's types.
+LIBRARIES = ("botocore", "mlflow", "ray", "requests", "safetensors_rust", "sqlalchemy", "torch")
 
 
 def end_quietly_until_begun() -> None:
@@ -34,8 +36,7 @@ def end_quietly_until_begun() -> None:
         return
 
     def end(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
-        os.write(sys.stderr.fileno(), b"\ninterrupted; nothing had begun\n")
-        os._exit(130)
+        _leave("\ninterrupted; nothing had begun\n")
 
     for each in INTERRUPTS:
         signal.signal(each, end)
@@ -70,20 +71,36 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
     Called without arguments it takes those that were typed, and ends the process with its exit
     code but without Python's own end: that takes the handlers of signals away, and what Ray and
-    other libraries leave behind may crash in it.
+    other libraries leave behind may crash in it. All that it prints is without passwords. Who
+    does not read it, or no longer, changes neither its work nor its exit code.
     """
 
     @functools.wraps(main)
     def called(arguments: Sequence[str] | None = None) -> int:
-        code = main(arguments)
-        if arguments is not None:
-            return code
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # whoever read it has seen enough
-                stream.flush()
-        os._exit(code)
+        with shown_streams() as output:
+            if arguments is not None:
+                return main(arguments)
+            try:
+                code = main(None)
+            except SystemExit as end:  # of the parser
+                code = int(end.code or 0)
+            except Exception:
+                traceback.print_exc()
+                code = 1
+            code = code or _lost(output)
+            sys.stderr.flush()
+            os._exit(code)
 
     return called
+
+
+def _lost(output: Shown) -> int:
+    """Return the exit code of a command that did all else: 1, and said, if its output is lost."""
+    output.flush()
+    if output.failure is None or output.failure.errno in UNREAD:
+        return 0
+    print(f"error: the output cannot be written ({output.failure.strerror})", file=sys.stderr)
+    return 1
 
 
 def run_command(body: Callable[[], int], *, resume: str) -> int:
@@ -93,8 +110,11 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     that it ends in good order; the second one ends it at once. `resume` says what then continues
     the work.
     """
+    from acgan.device import use_own_cores  # noqa: PLC0415 (signals are taken before PyTorch comes)
+
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     _interruptible(resume)
+    use_own_cores()
     try:
         return body()
     except InputError as error:
@@ -103,16 +123,37 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; to continue, {resume}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in (*DISK_ERRORS, errno.EACCES, errno.EPERM):
+    except Exception as error:
+        if not _from_outside(error):
             raise
-        at = f" at {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror}{at}; nothing that was there is lost", file=sys.stderr)
+        print(f"error: {_reason(error)}; nothing that was there is lost", file=sys.stderr)
         print(f"when that is mended, {resume}", file=sys.stderr)
         return 1
+
+
+def _from_outside(error: Exception) -> bool:
+    """Whether an error tells of the world outside, not of a fault of this code."""
+    cause = getattr(error, "cause", None)  # of an error that Ray brings from another process
+    if isinstance(cause, Exception):
+        return _from_outside(cause)
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | MemoryError) or library in LIBRARIES or _no_memory(error)
+
+
+def _no_memory(error: Exception) -> bool:
+    return "can't allocate memory" in str(error)  # PyTorch's, a plain RuntimeError
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line what the world outside did."""
+    if isinstance(error, MemoryError) or _no_memory(error):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" at {error.filename}" if error.filename else "")
+    lines = str(error).strip().splitlines() or [""]
+    # Of another process's error the last line tells, after its traceback.
+    line = lines[-1] if len(lines) > 1 and "Traceback" in str(error) else lines[0]
+    return line.strip() or type(error).__name__
 
 
 def _interruptible(resume: str) -> None:
@@ -122,11 +163,17 @@ def _interruptible(resume: str) -> None:
         raise KeyboardInterrupt
 
     def leave(number: int, frame: FrameType | None) -> Never:  # noqa: ARG001
-        os.write(sys.stderr.fileno(), f"\ninterrupted; to continue, {resume}\n".encode())
-        os._exit(130)
+        _leave(f"\ninterrupted; to continue, {resume}\n")
 
     for each in INTERRUPTS:
         signal.signal(each, interrupt)
+
+
+def _leave(words: str) -> Never:
+    """End this process at once: its streams' locks may be held by what was interrupted."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), without_passwords(words).encode())
+    os._exit(130)
 
 
 def typed(words: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 The defaults of `TrainConfig` are the published baseline. A configuration file holds differences:
 
-    data: phantom            # or a folder in the COVIDx or class-folder layout
+    data: phantom            # or a folder of images, see acgan.data.layouts
     train: {image_size: 32}  # fields of TrainConfig
     space: {}                # search.space
     search: {}               # search.settings
@@ -12,25 +12,37 @@ Values are taken from the file, then from the environment (`ACGAN_TRAIN_IMAGE_SI
 the command line (`--image-size 32`); the later one wins.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from acgan.errors import InputError
+from acgan.streams import without_passwords
 
 SECTIONS = ("data", "train", "space", "search", "selection")
 FILE_LIMIT_BYTES = 100_000  # five seconds of the parser, 80 MB of memory
 NUMBER_LIMIT = 40  # characters
 SHOWN_LIMIT = 200  # characters
+
+# What a value of a type is called in a message.
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_OF_TYPE = ("_type", "_parsing", "_parsing_size", "_from_float")  # ends of pydantic's error types
 
 _NUMBERS = frozenset(("int", "float"))
 _SCALARS = _NUMBERS | {"str", "bool", "null"}  # not timestamps, nor the merge key <<
@@ -41,6 +53,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = {annotation, *get_args(annotation)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"must be {kind_of(annotation)}")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _without_password(cls, value: object) -> object:
+        if isinstance(value, str) and without_passwords(value) != value:
+            raise ValueError("must be no address with a password")
+        return value
+
     @field_validator("*")
     @classmethod
     def _of_64_bits(cls, value: object) -> object:
@@ -49,15 +77,46 @@ class Section(BaseModel):
         return value
 
 
+FINEST_PART = 0.0001  # what Ray counts in
+
+
+def _no_finer(value: float | None) -> float | None:
+    if value and value < FINEST_PART:
+        raise ValueError(f"must be at least {FINEST_PART}, the finest part that can be set aside")
+    return value
+
+
+def _of_whole_gpus(value: float | None) -> float | None:
+    if value and value > 1 and not value.is_integer():
+        raise ValueError("must be a part of one GPU, such as 0.5, or a whole number")
+    return value
+
+
+# What is set aside for a trial or a task: parts of cores; GPUs, or a part of one.
+Cpus = Annotated[float, Field(gt=0), AfterValidator(_no_finer)]
+Gpus = Annotated[
+    float | None, Field(ge=0), AfterValidator(_no_finer), AfterValidator(_of_whole_gpus)
+]
+
+
+PUBLISHED = "published"  # the networks of the paper
+
+
 class TrainConfig(Section):
     """Hyperparameters and seeds of one training run; the defaults are the published baseline."""
 
+    networks: str = Field(
+        PUBLISHED, min_length=1, description="whose networks: published, or a plug-in's"
+    )
+    colour: Literal["auto", "grey", "rgb"] = Field(
+        "auto", description="how images are read: auto (in colour if most have any), grey, rgb"
+    )
     image_size: int = Field(112, ge=16, le=1024, description="pixels a side, a multiple of 16")
     width: float = Field(1.0, gt=0, le=8, description="factor on every hidden channel count")
     latent_size: int = Field(100, ge=1, description="length of the latent z ~ U(-1, 1)")
     embedding_size: int = Field(100, ge=1, description="length of the label embedding")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the discriminator")
-    batch_size: int = Field(64, ge=2, description="real images a step (and as many generated)")
+    batch_size: int = Field(64, ge=2, description="real images per step (and as many generated)")
     epochs: int = Field(388, ge=1, description="passes over the training images")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of a step's convolutions and products of matrices"
@@ -71,7 +130,7 @@ class TrainConfig(Section):
     )
     shear_degrees: float = Field(0.1, ge=0, lt=90, description="shear ~ U(-this, this) degrees")
     zoom: float = Field(0.1, ge=0, lt=1, description="zoom of each axis ~ U(1 - this, 1 + this)")
-    # Options around the published step, all off: see acgan.options.
+    # Options around the published step, all off: see acgan.gan.options.
     discriminator_rate: float = Field(
         1.0, gt=0, description="the discriminator's step size, as a factor on learning_rate"
     )
@@ -95,6 +154,21 @@ class TrainConfig(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="the generator kept is an average of this decay; 0: off"
     )
+    mode_seeking: float = Field(
+        0.0, ge=0, description="weight of the loss that pays for images that differ; 0: off"
+    )
+    grey: bool = Field(False, description="generate one channel, which all three colours show")
+    upsampling: Literal["transposed", "nearest"] = Field(
+        "transposed", description="how the generator doubles a side: transposed, nearest"
+    )
+    conditional_norm: bool = Field(
+        False, description="a scale and shift for each class in the generator's BatchNorm"
+    )
+    real_classes: bool = Field(False, description="the class head learns from real images alone")
+    hinge: bool = Field(False, description="hinge loss for the source in place of cross-entropy")
+    generator_class_weight: float = Field(
+        1.0, ge=0, description="weight of the class loss in the generator's"
+    )
 
     seed: int = Field(0, ge=0, description="initial weights and every random draw of training")
     split_seed: int = Field(0, ge=0, description="which patients are validation patients")
@@ -114,7 +188,7 @@ class TrainConfig(Section):
     def _multiple_of_16(cls, value: int) -> int:
         if value % 16:
             below = value // 16 * 16
-            raise ValueError(f"must be a multiple of 16, for example {max(below, 16)}, got {value}")
+            raise ValueError(f"must be a multiple of 16, for example {max(below, 16)}")
         return value
 
 
@@ -127,7 +201,7 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest_name(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" with the nearest known name, or the known names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
@@ -189,11 +263,11 @@ def read_file(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} must hold sections ({', '.join(SECTIONS)}), not a plain value")
     for key, value in content.items():
         if key not in SECTIONS:
-            raise InputError(f"{path}: unknown section {shown(key)}{nearest(key, SECTIONS)}")
+            raise InputError(f"{path}: unknown section {shown(key)}{nearest_name(key, SECTIONS)}")
         if key != "data" and not isinstance(value, dict | None):
             raise InputError(f"{path}: section {key!r} must hold 'name: value' lines")
     data = content.get("data")
-    if data is not None and not isinstance(data, str):
+    if not isinstance(data, str | dict | None):
         raise InputError(
             f"{path}: 'data' must be 'phantom' or the path of a folder, got {shown(data)}"
         )
@@ -272,15 +346,51 @@ def validate(model: type[SectionT], name: str, values: Mapping[str, Any]) -> Sec
         return model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in (name, *first["loc"]))
         if first["type"] == "extra_forbidden":
-            hint = nearest(str(first["loc"][-1]), model.model_fields)
+            key = ".".join(str(part) for part in (name, *first["loc"]))
+            hint = nearest_name(str(first["loc"][-1]), model.model_fields)
             raise InputError(f"unknown configuration key {shown(key)}{hint}") from error
-        reason = first["msg"].removeprefix("Value error, ")
-        reason = reason[:1].lower() + reason[1:]
-        given = f", got {shown(first['input'])}"
-        reason = reason.removesuffix(given) + given
-        raise InputError(f"configuration key {key!r}: {reason}") from error
+        # Behind the field and its items pydantic names the members of a union, one after another.
+        items = [str(part) for part in first["loc"][1:] if isinstance(part, int)]
+        key = ".".join((name, *map(str, first["loc"][:1]), *items))
+        raise InputError(f"configuration key {key!r}: {_reason(model, first)}") from error
+
+
+def _reason(model: type[Section], error: Mapping[str, Any]) -> str:
+    """Say what must hold, in the words of the field's own type, and what was given."""
+    if error["type"] == "missing":
+        return "must be given"
+    if not error["loc"]:  # a rule of several fields, which names the values that it concerns
+        return str(error["msg"]).removeprefix("Value error, ")
+    field = model.model_fields.get(str(error["loc"][0]))
+    annotation = None if field is None else field.annotation  # a key that is no name has no field
+    if error["type"].endswith(_OF_TYPE):
+        depth = sum(isinstance(part, int) for part in error["loc"][1:])
+        return f"must be {kind_of(annotation, depth=depth)}, got {shown(error['input'])}"
+    rule = str(error["msg"]).removeprefix("Value error, ").partition(" after validation")[0]
+    _, should, what = rule.partition(" should ")
+    return f"{f'must {what}' if should else rule}, got {_as_typed(error, annotation)}"
+
+
+def _as_typed(error: Mapping[str, Any], annotation: object) -> str:
+    """Return a value that was read as its field's type as a person typed it, without quotes."""
+    value: object = error["input"]
+    of_number = annotation is not str and error["type"].startswith(("greater_", "less_", "value_"))
+    if of_number and isinstance(value, str) and value.isprintable():
+        typed = value.strip()
+        return typed if 0 < len(typed) <= SHOWN_LIMIT else shown(value)
+    return shown(value)
+
+
+def kind_of(annotation: Any, *, depth: int = 0) -> str:
+    """Return what values of a type are called; depth: 1 for the items of a list."""
+    members = [each for each in get_args(annotation) if each not in (NoneType, ...)]
+    if get_origin(annotation) is tuple:
+        kinds = kind_of(members[0])
+        return kinds if depth else f"a list, each {kinds}"
+    if annotation in _KINDS:
+        return _KINDS[annotation]
+    return ", ".join(dict.fromkeys(kind_of(each) for each in members))
 
 
 def _environment(name: str) -> dict[str, str]:
@@ -300,11 +410,7 @@ def _environment(name: str) -> dict[str, str]:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser,
-    model: type[Section],
-    title: str,
-    *,
-    skip: Collection[str] = (),
+    parser: argparse.ArgumentParser, model: type[Section], title: str, *, skip: Collection[str] = ()
 ) -> None:
     """Add one `--flag` for each field of a section; a flag that is not given stays None."""
     group = parser.add_argument_group(title)
@@ -321,10 +427,7 @@ def add_flags(
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: `ACGAN_CACHE`, else the user's cache folder.
-
-    Raises `InputError` for one that can be no path.
-    """
+    """Return the folder of what can be made again; `InputError` for one that can be no path."""
     named = os.environ.get("ACGAN_CACHE")
     if named:
         return user_path(named)

@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, also after a power cut."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -91,6 +89,17 @@ def replace_all(folder: Path, contents: Mapping[str, bytes]) -> None:
 def replace_text(path: Path, content: str) -> None:
     """Write a text file as `replace_bytes` does."""
     replace_bytes(path, content.encode())
+
+
+def write_cached(path: Path, content: bytes) -> None:
+    """Write a file of the cache, and its folder; `InputError` where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(path, content)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror}); name another folder in ACGAN_CACHE"
+        ) from error
 
 
 def visible(folder: Path) -> set[str]:

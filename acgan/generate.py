@@ -1,10 +1,10 @@
-"""Folders of generated images in the COVIDx layout.
+"""Folders of generated images, which are data folders themselves.
 
     python -m acgan.generate --weights FILE --per-class 1000 --out DIR
 
-writes DIR/train/COVID-19-000123.png and so on, DIR/train.txt with a label line an image, and
-DIR/manifest.json, which says how they were made. Typed again it continues; a larger --per-class,
-or another class, adds to what is there.
+writes DIR/train/COVID-19-000123.png and so on, DIR/train.txt with a label line per image (of
+other classes than COVIDx's: DIR/labels.csv), and DIR/manifest.json, which says how they were made.
+Typed again it continues; a larger --per-class, or another class, adds to what is there.
 
     python -m acgan.generate --weights FILE --balance DATA --out DIR
 
@@ -20,18 +20,23 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from acgan.balance import Lack, how_to_add, lack_of, merged_labels
 from acgan.command import command, command_parser, run_command, typed
-from acgan.config import TrainConfig, nearest, user_path
+from acgan.config import TrainConfig, nearest_name, user_path
+from acgan.data.balance import Lack, how_to_add, lack_of, merged_labels
+from acgan.data.label_files import are_covidx
+from acgan.data.source import DataSource, add_hints, named_source
+from acgan.data.table import GENERATED, file_stem
+from acgan.data.tabular import write_table
 from acgan.device import named_device
 from acgan.errors import InputError
+from acgan.evaluation.grids import png
 from acgan.files import (
     file_sha256,
     remove_leftovers,
@@ -41,30 +46,28 @@ from acgan.files import (
     visible,
 )
 from acgan.generator import BLOCK, LoadedGenerator, NotFiniteError, Pixels, generate, load_generator
-from acgan.grids import png
-from acgan.labels import GENERATED
+from acgan.jsonfile import Stored
 
 MANIFEST = "manifest.json"
 LABELS = "train.txt"
+TABLE = "labels.csv"  # of classes that no COVIDx label file can name
 IMAGES = "train"
 MERGED = "merged-train.txt"  # not train….txt: a folder has one label file of train
-FILTERS = "filters.json"  # what `selection.filters` left out
+SCREENED = "filters.json"  # what `selection.screening` left out
 NAMING = "{class_name}-{index:06d}.png"
 FILE_OVERHEAD_BYTES = 4096  # of a PNG beyond its pixels, and of a file system's last block
 
-Chosen = Mapping[str, Sequence[int]]
+ChosenImages = Mapping[str, Sequence[int]]
 """The numbers of the images that are written, by class."""
 
 
-class Manifest(BaseModel):
+class Manifest(Stored):
     """`manifest.json`: how the images of a folder were made.
 
     `per_class` is what was asked for; `files` holds the SHA-256 of each image file once all are
     there, and is empty before. `balances` is the fingerprint of the images whose classes are
     filled up, `filters` says which images were left out; "" without.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights_sha256: str
     run: str
@@ -76,7 +79,7 @@ class Manifest(BaseModel):
     torch: str
     naming: str
     per_class: dict[str, int]
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
     balances: str = ""
     filters: str = ""
 
@@ -93,6 +96,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--balance",
         metavar="DATA",
         help="as many as the classes of this data folder lack to have the images of the largest",
+    )
+    add_hints(parser)
+    parser.add_argument(
+        "--other-data",
+        action="store_true",
+        help="with --balance: DATA may be other images than the generator was trained on",
     )
     parser.add_argument(
         "--merged-labels",
@@ -138,12 +147,23 @@ def check_options(options: argparse.Namespace) -> None:
     if options.balance is not None and options.classes:
         raise InputError("--balance finds itself which classes lack images; leave out --classes")
     if options.balance is not None and options.merged_labels:
-        merged_labels(options.balance, "")  # refused now, rather than after all images
+        merged_labels(balanced(options), "")  # refused now, rather than after all images
+
+
+def balanced(options: argparse.Namespace) -> DataSource:
+    """Return the data folder of --balance."""
+    return named_source(vars(options) | {"data": options.balance}, {})
 
 
 def find_lack(options: argparse.Namespace, loaded: LoadedGenerator) -> Lack:
     """Return what the data folder of --balance lacks, and say it."""
-    lack = lack_of(options.balance, loaded.config, loaded.classes, naming=NAMING)
+    lack = lack_of(
+        balanced(options),
+        loaded.config,
+        loaded.classes,
+        naming=NAMING,
+        trained_on="" if options.other_data else loaded.data,
+    )
     out, data = user_path(options.out), user_path(options.balance)
     if out.resolve().is_relative_to(data.resolve()):
         raise InputError(f"--out {options.out} lies in {options.balance}; name a folder beside it")
@@ -201,7 +221,7 @@ def write_images(
     options: argparse.Namespace,
     loaded: LoadedGenerator,
     wanted: Manifest,
-    chosen: Chosen | None = None,
+    chosen: ChosenImages | None = None,
     *,
     report: str | None = None,
 ) -> int:
@@ -213,8 +233,8 @@ def write_images(
     try:
         whole, made = _fill(out, loaded, wanted, chosen, report)
         if options.merged_labels:
-            lines = (out / LABELS).read_text()
-            replace_bytes(out / MERGED, merged_labels(options.balance, lines))
+            lines = (out / labels_of(loaded.classes)).read_text()
+            replace_bytes(out / MERGED, merged_labels(balanced(options), lines))
     except NotFiniteError as error:
         print(f"error: {error}; choose other weights", file=sys.stderr)
         return 1
@@ -224,16 +244,17 @@ def write_images(
     if options.balance is not None:
         shown = Path(options.out)
         merged = shown / MERGED if options.merged_labels else None
-        told = how_to_add(options.balance, shown / IMAGES, shown / LABELS, merged=merged)
+        labels = shown / labels_of(loaded.classes)
+        told = how_to_add(balanced(options), shown / IMAGES, labels, merged=merged)
         print("\n".join(told))
     else:
-        print(_next_step(Path(options.out), whole=len(whole.per_class) == len(loaded.classes)))
+        print(_next_step(Path(options.out), loaded.classes, made=whole.per_class.keys()))
     return 0
 
 
-def _next_step(folder: Path, *, whole: bool) -> str:
-    """Return what to type next; a folder that lacks a class is no data folder by itself."""
-    if whole:
+def _next_step(folder: Path, classes: Sequence[str], *, made: Collection[str]) -> str:
+    """Return what to type next; a folder of one class is no data folder by itself."""
+    if len(made) > 1 or not are_covidx(classes):
         return f"next: {typed(['python', '-m', 'acgan.covidx', str(folder)])}"
     images, labels = (shlex.quote(str(folder / name)) for name in (IMAGES, LABELS))
     return f"to add them to a data folder: cp {images}/* DIR/train/; cat {labels} >> DIR/train.txt"
@@ -243,7 +264,8 @@ def _named_classes(names: Sequence[str] | None, loaded: LoadedGenerator) -> Sequ
     for name in names or ():
         if name not in loaded.classes:
             raise InputError(
-                f"--classes {name}: the weights have no such class{nearest(name, loaded.classes)}"
+                f"--classes {name}: the weights have no such class"
+                f"{nearest_name(name, loaded.classes)}"
             )
     return names or loaded.classes
 
@@ -252,7 +274,7 @@ def _fill(
     folder: Path,
     loaded: LoadedGenerator,
     wanted: Manifest,
-    chosen: Chosen | None,
+    chosen: ChosenImages | None,
     report: str | None,
 ) -> tuple[Manifest, int]:
     """Make the images that a folder lacks; return its manifest and how many were made."""
@@ -276,7 +298,7 @@ def _fill(
         _require_space(folder, count, loaded.config.image_size)
         _write_manifest(folder, manifest)  # first: by it the folder is known as this module's
     if report is not None:
-        replace_text(folder / FILTERS, report)
+        replace_text(folder / SCREENED, report)
     if count:
         images.mkdir(exist_ok=True)
         _make(images, loaded, missing, seed=manifest.seed)
@@ -286,7 +308,7 @@ def _fill(
 
 def image_name(class_name: str, index: int) -> str:
     """Return the file name of an image of a class: COVID-19-000123.png."""
-    return NAMING.format(class_name=class_name, index=index)
+    return NAMING.format(class_name=file_stem(class_name), index=index)
 
 
 def _recorded(folder: Path, classes: Sequence[str]) -> Manifest | None:
@@ -297,9 +319,10 @@ def _recorded(folder: Path, classes: Sequence[str]) -> Manifest | None:
     if not folder.exists():
         return None
     there = visible(folder)
-    known = {MANIFEST, LABELS, IMAGES, MERGED, FILTERS} if MANIFEST in there else set()
+    known = {MANIFEST, LABELS, TABLE, IMAGES, MERGED, SCREENED} if MANIFEST in there else set()
     images = visible(folder / IMAGES) if IMAGES in there else set()
-    own = re.compile(rf"({'|'.join(map(re.escape, classes))})-\d{{6,}}\.png")
+    stems = "|".join(re.escape(file_stem(name)) for name in classes)
+    own = re.compile(rf"({stems})-\d{{6,}}\.png")
     foreign = sorted(there - known)
     foreign += sorted(f"{IMAGES}/{name}" for name in images if not own.fullmatch(name))
     if foreign:
@@ -329,7 +352,7 @@ def _require_same(folder: Path, recorded: Manifest, wanted: Manifest) -> None:
         )
 
 
-def _require_known(folder: Path, chosen: Chosen) -> None:
+def _require_known(folder: Path, chosen: ChosenImages) -> None:
     """Raise `InputError` if a folder holds an image that is not among those chosen."""
     names = {image_name(name, i) for name, numbers in chosen.items() for i in numbers}
     others = sorted(visible(folder / IMAGES) - names)
@@ -386,17 +409,34 @@ def _hwc(image: Pixels) -> Pixels:
     return image.transpose(1, 2, 0)
 
 
-def _finish(folder: Path, classes: Sequence[str], manifest: Manifest, chosen: Chosen) -> Manifest:
+def _finish(
+    folder: Path, classes: Sequence[str], manifest: Manifest, chosen: ChosenImages
+) -> Manifest:
     """Write the labels, then the manifest with the SHA-256 of every image; return it."""
     counts = {name: manifest.per_class[name] for name in classes if name in manifest.per_class}
     names = {image_name(name, i): name for name in counts for i in chosen[name]}
-    # Each image is a patient of its own, whose id no real one has.
-    lines = (f"{GENERATED}-{Path(n).stem} {n} {c} {GENERATED}\n" for n, c in names.items())
-    replace_text(folder / LABELS, "".join(lines))
+    replace_text(folder / labels_of(classes), _labels(classes, names))
     files = {f"{IMAGES}/{name}": file_sha256(folder / IMAGES / name) for name in names}
     whole = manifest.model_copy(update={"per_class": counts, "files": files})
     _write_manifest(folder, whole)
     return whole
+
+
+def labels_of(classes: Sequence[str]) -> str:
+    """Return the name of the file that labels images of these classes."""
+    return LABELS if are_covidx(classes) else TABLE
+
+
+def _labels(classes: Sequence[str], names: Mapping[str, str]) -> str:
+    """Return the labels of images by name: each is a patient of its own, whose id no real one has.
+
+    names: file name → class
+    """
+    patients = {name: f"{GENERATED}-{Path(name).stem}" for name in names}
+    if are_covidx(classes):
+        return "".join(f"{patients[n]} {n} {c} {GENERATED}\n" for n, c in names.items())
+    rows = ((f"{IMAGES}/{n}", c, patients[n], GENERATED) for n, c in names.items())
+    return write_table([("file", "label", "patient", "source"), *rows])
 
 
 @command

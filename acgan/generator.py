@@ -17,10 +17,11 @@ from torch import Tensor
 
 from acgan.config import TrainConfig, derive_seed
 from acgan.errors import InputError
-from acgan.grids import to_uint8
-from acgan.labels import FAMILIES
-from acgan.models import Generator, draw_latents
-from acgan.rundir import parse_weights, weights_content
+from acgan.evaluation.grids import to_uint8
+from acgan.gan.interface import GeneratorNetwork
+from acgan.gan.models import draw_latents
+from acgan.gan.networks import build_generator
+from acgan.run.weights import parse_weights, weights_content
 
 BLOCK = 64  # images computed at once: another number would be other images
 Pixels = NDArray[np.uint8]
@@ -35,6 +36,7 @@ class _Metadata(BaseModel):
 
     config: Json[TrainConfig]
     classes: Json[tuple[str, ...]]
+    data: str = ""
     run: str
     epoch: int
 
@@ -43,16 +45,18 @@ class _Metadata(BaseModel):
 class LoadedGenerator:
     """A generator in inference mode on its device, and what its file says of it.
 
-    `run` and `epoch` tell where it comes from; `sha256` is the file's.
+    `run` and `epoch` tell where it comes from; `sha256` is the file's; `data` is the fingerprint of
+    the images it was trained on, "" in files of earlier versions.
     """
 
-    generator: Generator
+    generator: GeneratorNetwork
     device: torch.device
     config: TrainConfig
     classes: tuple[str, ...]
     run: str
     epoch: int
     sha256: str
+    data: str = ""
 
 
 def load_generator(
@@ -60,8 +64,9 @@ def load_generator(
 ) -> LoadedGenerator:
     """Read the weights of one epoch, as `acgan.train` keeps them.
 
-    Raises `InputError` for a file that is missing, is no such file, whose tensors do not fit its
-    configuration, or whose SHA-256 is not the expected one.
+    Raises `InputError` for a file that is missing, is no such file, whose networks are not
+    installed here, whose tensors do not fit its configuration, or whose SHA-256 is not the expected
+    one.
     """
     content = _content(path)
     found = hashlib.sha256(content).hexdigest()
@@ -73,7 +78,7 @@ def load_generator(
     metadata, tensors = _parse(path, content)
     if not _fit(tensors, metadata):
         raise InputError(f"the tensors in {path} do not fit the configuration it names; restore it")
-    generator = Generator(metadata.config, len(metadata.classes))
+    generator = build_generator(metadata.config, len(metadata.classes))
     generator.load_state_dict(tensors)
     return LoadedGenerator(
         generator.to(device).eval(),
@@ -83,6 +88,7 @@ def load_generator(
         metadata.run,
         metadata.epoch,
         found,
+        metadata.data,
     )
 
 
@@ -105,7 +111,7 @@ def _fit(tensors: Mapping[str, Tensor], metadata: _Metadata) -> bool:
     """
     try:
         with torch.device("meta"):
-            wanted = Generator(metadata.config, len(metadata.classes)).state_dict()
+            wanted = build_generator(metadata.config, len(metadata.classes)).state_dict()
     except RuntimeError:  # more numbers than a tensor can have
         return False
     return tensors.keys() == wanted.keys() and all(
@@ -128,8 +134,10 @@ def _parse(path: Path, content: bytes) -> tuple[_Metadata, dict[str, Tensor]]:
             f"{path} does not say which generator it holds ({key!r} is missing or wrong in its "
             "metadata); name a run's weights/*.safetensors"
         ) from error
-    if metadata.classes not in FAMILIES:
-        raise InputError(f"{path} names classes {metadata.classes} that no COVIDx version has")
+    if len(set(metadata.classes)) < len(metadata.classes) or len(metadata.classes) < 2:
+        raise InputError(
+            f"{path} names the classes {metadata.classes}, not two or more; restore it"
+        )
     return metadata, tensors
 
 

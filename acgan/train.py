@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acgan.augment import augment
 from acgan.command import command, command_parser, run_command
 from acgan.config import (
     TrainConfig,
@@ -29,17 +28,22 @@ from acgan.config import (
     resolve,
     user_path,
 )
-from acgan.data import load_for, named_source
-from acgan.dataset import Dataset, ImageSet
+from acgan.data.dataset import Dataset, ImageSet
+from acgan.data.pack import load_for
+from acgan.data.source import add_data_flags, named_source
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
-from acgan.evaluate import VALIDATION_METRICS, Evaluation, Scorer, cached_scorer, to_signed_rgb
-from acgan.machine import note_machine, this_machine
-from acgan.precision import check_precision
-from acgan.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
-from acgan.rundir import NotOwnerError, RunDir, weights_bytes
-from acgan.sampling import class_balanced, shuffled
-from acgan.step import METRICS, Training, train_step
+from acgan.evaluation.evaluate import VALIDATION_METRICS, Evaluation, to_signed_rgb
+from acgan.evaluation.scorer import Scorer, cached_scorer
+from acgan.gan.augment import augment
+from acgan.gan.networks import check_networks
+from acgan.gan.precision import check_precision
+from acgan.gan.sampling import class_balanced, shuffled
+from acgan.gan.step import METRICS, Training, train_step
+from acgan.run.machine import note_machine, this_machine
+from acgan.run.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
+from acgan.run.rundir import NotOwnerError, RunDir
+from acgan.run.weights import weights_bytes
 
 METRIC_NAMES = (
     *(f"train/{name}" for name in METRICS),
@@ -67,6 +71,7 @@ def train(
     process took the run over.
     """
     check_fits(config, data)
+    check_networks(config, len(data.classes))
     device = device or default_device()
     check_precision(config, device)
     classes = len(data.classes)
@@ -96,7 +101,7 @@ def train(
         samples = None
         if epoch == config.epochs or epoch % config.samples_every == 0:
             samples = run.write_samples(epoch, evaluation.sample_grid(training.candidate))
-        weights = run.write_weights(epoch, generator_bytes(training, data.classes, run, epoch))
+        weights = run.write_weights(epoch, generator_bytes(training, data, run, epoch))
         record = EpochRecord(
             epoch=epoch,
             time=time.time(),
@@ -105,7 +110,8 @@ def train(
             weights=weights,
             young=epoch <= grace,
         )
-        record.metrics["best/fd_cnn"] = best_windowed([*records, record], QUALITY)
+        best = best_windowed([*records, record], QUALITY)
+        record = record.model_copy(update={"metrics": metrics | {"best/fd_cnn": best}})
         records.append(record)
         _commit(run, training, records)
         yield record
@@ -134,14 +140,15 @@ def _commit(run: RunDir, training: Training, records: list[EpochRecord]) -> None
     run.prune_weights(records)
 
 
-def generator_bytes(training: Training, classes: Sequence[str], run: RunDir, epoch: int) -> bytes:
+def generator_bytes(training: Training, data: Dataset, run: RunDir, epoch: int) -> bytes:
     """Return the generator that an epoch's record speaks of as a file that says how to rebuild it.
 
     With `ema_decay` in its configuration it is the average.
     """
     metadata = {
         "config": training.config.model_dump_json(),
-        "classes": json.dumps(list(classes)),
+        "classes": json.dumps(list(data.classes)),
+        "data": data.fingerprint,
         "run": run.path.name,
         "epoch": str(epoch),
     }
@@ -184,8 +191,9 @@ def train_epoch(training: Training, images: DeviceImages, epoch: int) -> dict[st
     totals = torch.zeros(len(METRICS), device=training.device)
     drawn = images.batches(config.batch_size, noise, balanced=config.class_balanced)
     for batch, labels in drawn:
+        signed = to_signed_rgb(batch)
         real = augment(
-            to_signed_rgb(batch)[:, :1],
+            signed if batch.ndim == 4 else signed[:, :1],
             shear_degrees=config.shear_degrees,
             zoom=config.zoom,
             random=noise,
@@ -202,6 +210,11 @@ def check_fits(config: TrainConfig, data: Dataset) -> None:
             f"batch_size {config.batch_size} is larger than the {len(data.train)} training images; "
             "make it smaller"
         )
+    if config.grey and data.train.in_colour:
+        raise InputError(
+            "the images are in colour, and grey: true generates none; give --no-grey, or read them "
+            "with --colour grey"
+        )
 
 
 @command
@@ -209,7 +222,7 @@ def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     parser = command_parser("acgan.train", "Train one AC-GAN, or go on training it.")
     parser.add_argument("--config", type=Path, help="YAML file (default: the published baseline)")
-    parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
+    add_data_flags(parser, "folder of labelled images, or 'phantom'")
     parser.add_argument("--run", help="the run's folder (default: runs/<config>-single)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add_flags(parser, TrainConfig, "training")
@@ -220,7 +233,7 @@ def main(argv: Sequence[str] | None) -> int:
 def _train_command(arguments: argparse.Namespace) -> int:
     content = read_file(find_file(arguments.config)) if arguments.config else {}
     config = resolve(TrainConfig, "train", content.get("train"), vars(arguments))
-    source = named_source(arguments.data, content)
+    source = named_source(vars(arguments), content)
     stem = arguments.config.stem if arguments.config else "baseline"
     run = RunDir(user_path(arguments.run or f"runs/{stem}-single"))
     device = named_device(arguments.device) if arguments.device else None

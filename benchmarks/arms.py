@@ -11,7 +11,7 @@ from typing import Literal
 from scipy.stats import t as student
 
 from acgan.config import derive_seed
-from search.study import Value
+from search.settings import Value
 
 LEVEL = 0.95  # of all arms together, for each number
 
@@ -71,7 +71,7 @@ NUMBERS = (
     Number("memorised", "lower"),
 )
 
-Values = Mapping[str, Sequence[float]]  # by the number's name, one value a seed
+Values = Mapping[str, Sequence[float]]  # by the number's name, one value per seed
 
 
 def cell(values: Sequence[float]) -> str:

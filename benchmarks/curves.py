@@ -13,33 +13,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.files import replace_bytes
-from acgan.records import QUALITY, EpochRecord, grace_epochs
+from acgan.jsonfile import Stored
+from acgan.run.records import QUALITY, EpochRecord, grace_epochs
 from search import space
-from search.objective import objective_value
-from search.settings import SearchConfig
-from search.study import Value
+from search.settings import SearchConfig, Value
+from search.study.objective import objective_value
 
 # What the stopping rules read beside all losses, and what trials are judged by.
 READ_BY_RULES = (QUALITY, "val/diversity", "val/acc_real", "val/acc_generated")
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Curve(_Line):
+class Curve(Stored):
     """One configuration's epochs: its point in the space, and each metric epoch by epoch."""
 
     params: dict[str, Value]
     metrics: dict[str, list[float]]
 
 
-class Shared(_Line):
+class Shared(Stored):
     """What all configurations of a file share.
 
     images: training images

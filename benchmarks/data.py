@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import re
 import tempfile
 import time
@@ -22,16 +21,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from acgan.augment import augment
 from acgan.command import command, run_command
 from acgan.config import TrainConfig, find_file, read_file, user_path, validate
-from acgan.covidx import image_paths
-from acgan.data import PHANTOM, load
-from acgan.decode import examine
+from acgan.cores import usable_cores
+from acgan.data.curate import image_paths
+from acgan.data.decode import examine
+from acgan.data.layouts import read_table
+from acgan.data.pack import load
+from acgan.data.source import PHANTOM
 from acgan.device import named_device
-from acgan.evaluate import to_signed_rgb
-from acgan.labels import read_table
-from acgan.step import Training, train_step
+from acgan.evaluation.evaluate import to_signed_rgb
+from acgan.gan.augment import augment
+from acgan.gan.step import Training, train_step
 from acgan.train import DeviceImages
 from benchmarks.images import write_large, write_tiny
 from benchmarks.report import benchmark_parser, publish, table
@@ -74,7 +75,7 @@ def packing(folder: Path, scratch: Path, *, rounds: int) -> Packing:
         rounds,
     )
     rates = {name: len(paths) / median(found) for name, found in seconds.items()}
-    per_core = [len(os.sched_getaffinity(0)) * s for s in seconds["packed"]]
+    per_core = [usable_cores() * s for s in seconds["packed"]]
     return Packing(
         len(paths),
         **rates,
@@ -275,7 +276,7 @@ def _packings(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[st
 
 
 def _packing_table(found: Iterator[tuple[str, Packing]]) -> str:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     header = (
         "packing to 112 px",
         "files",
@@ -304,7 +305,7 @@ def _memory_table(found: Sequence[Memory], pack: int) -> str:
         f"processes that hold {pack / 1e6:,.0f} MB of images",
         "images, MB in all",
         "everything, MB in all",
-        "everything but images, MB a process",
+        "everything but images, MB per process",
     )
     rows = [
         [m.processes, m.images / 1e6, m.whole / 1e6, (m.whole - m.images) / 1e6 / m.processes]

@@ -7,10 +7,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from acgan.cores import usable_cores
 from benchmarks import simulated
 from benchmarks.process import Watch, watched
-from search.driver import Driver
-from search.progress import Progress
+from search.tune.driver import Driver
+from search.tune.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class _Counting(Progress):
 
     reports = 0
 
-    def epoch(self, name: str, epoch: int, value: float) -> None:
+    def epoch(self, name: str, epoch: int, value: float, diversity: float | None = None) -> None:
         """Take up an epoch of a trial and its value there."""
         self.reports += name not in self._over  # Tune's last word repeats the last epoch
-        super().epoch(name, epoch, value)
+        super().epoch(name, epoch, value, diversity)
 
 
 def drive(trials: int, epochs: int, concurrency: int) -> Driven:
@@ -40,7 +41,7 @@ def drive(trials: int, epochs: int, concurrency: int) -> Driven:
     with tempfile.TemporaryDirectory() as name, Path(os.devnull).open("w") as nowhere:
         words = simulated.flags(Path(name), trials=trials, epochs=epochs)
         words += ["--max-concurrent", str(concurrency)]
-        words += ["--cpus-per-trial", str(len(os.sched_getaffinity(0)) / concurrency)]
+        words += ["--cpus-per-trial", str(usable_cores() / concurrency)]
         plan = simulated.plan_of(words)
         study = simulated.begin_study(plan)
         ledger = plan.ledger(study.ledger_path)

@@ -17,9 +17,9 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
 from acgan.config import TrainConfig
-from acgan.data import load_for
-from acgan.records import QUALITY
-from acgan.rundir import RunDir
+from acgan.data.pack import load_for
+from acgan.run.records import QUALITY
+from acgan.run.rundir import RunDir
 from acgan.train import train
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from acgan import phantom
+from acgan.data import phantom
 
 SIDE = 1024  # pixels, as in most of COVIDx
 TINY = 16  # pixels

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,10 +25,11 @@ from acgan.config import (
     user_path,
     validate,
 )
-from acgan.data import PHANTOM
-from acgan.dataset import Dataset
-from acgan.records import QUALITY, best_by_quality, best_windowed
-from acgan.rundir import RunDir
+from acgan.cores import usable_cores
+from acgan.data.dataset import Dataset
+from acgan.data.source import PHANTOM, DataSource
+from acgan.run.records import QUALITY, best_by_quality, best_windowed
+from acgan.run.rundir import RunDir
 from benchmarks.arms import BASELINE, NUMBERS, OPTIONS, Arm, Values, against, cell, sentence
 from benchmarks.real_searches import RealSearches, best_params, search_within
 from benchmarks.replay import SEARCHERS
@@ -37,17 +37,20 @@ from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.train_curves import check_judged
 from benchmarks.train_runs import Run, images, train_runs
 from search import space
-from search.node import StudyAt
+from search.nodes.sees import StudyAt
 from search.plan import Asked, study_info
 from search.settings import SearchConfig
-from search.study import open_or_create
-from selection.decide import utility
-from selection.extractors import CNN3
-from selection.jobs import CeilingJob, ExtractorJob, FidelityJob, UtilityJob
-from selection.result import ExtractorInfo, Fidelity, Images
+from search.study.folder import open_or_create
+from selection.extractors.base import ExtractorInfo
+from selection.extractors.cnn3 import CNN3
+from selection.jobs.store import Result, StoredJob, Weights, Work
+from selection.jobs.workers import Workers
+from selection.metrics.estimate import Images
 from selection.settings import SelectionConfig
-from selection.work import Job, Weights, Work
-from selection.workers import Workers
+from selection.steps.decide import utility
+from selection.steps.fidelity import ExtractorJob, FidelityJob
+from selection.steps.result import Fidelity
+from selection.steps.utility import CeilingJob, UtilityJob
 
 SMALL, EXTENDED = Path("configs/covidx.yaml"), Path("configs/covidx-extended.yaml")
 CNNS = 3
@@ -68,13 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--trials", type=_from(0), default=16, help="full trials' compute a search; 0: no search")
     add("--image-size", type=_from(16), default=64, help="pixels a side (default: 64)")
     add("--width", type=float, default=0.25, help="factor on channel counts (default: 0.25)")
-    add("--batch-size", type=_from(2), default=16, help="real images a step (default: 16)")
+    add("--batch-size", type=_from(2), default=16, help="real images per step (default: 16)")
     add("--epochs", type=_from(1), default=36, help="of each run (default: 36)")
     add("--cnn-images", type=_from(8), default=200, help="step 2: of a class (default: 200)")
     add("--cnn-epochs", type=_from(3), default=12, help="step 2: of a CNN (default: 12)")
     add("--generated", type=_from(32), default=512, help="step 3: of a class (default: 512)")
     add("--folder", default="build/options", help="runs and studies (default: build/options)")
-    add("--jobs", type=_from(1), default=len(os.sched_getaffinity(0)), help="runs at once")
+    add("--jobs", type=_from(1), default=usable_cores(), help="runs at once")
     return parser
 
 
@@ -159,7 +162,7 @@ def _work(
     section = read_file(find_file(SMALL))["space"]
     asked = Asked(SMALL, {}, config, SearchConfig(), space.read(section, config))
     study = open_or_create(folder / "measured", study_info("measured", asked, data))
-    at = StudyAt(study.path, study.info.uuid, source)
+    at = StudyAt(study.path, study.info.uuid, DataSource(folder=source))
     return Work(at, settings, data.fingerprint, None)
 
 
@@ -173,16 +176,14 @@ def _measured(runs: Mapping[Arm, Sequence[Run]], work: Work, data: Dataset) -> d
     }
     weights = [each for each in found.values() if each is not None]
     opened = ExtractorJob(work)
-    first: list[Job] = [opened, *(CeilingJob(work, number) for number in range(CNNS))]
+    first: list[StoredJob[Result]] = [opened, *(CeilingJob(work, n) for n in range(CNNS))]
     with Workers(work.settings, address=None, verbose=False) as workers:
-        workers.do([*first, *(_utility_job(work, each) for each in weights)], "step 2")
-        result = opened.result()
-        assert result is not None
-        workers.do([FidelityJob(work, each, result.info) for each in weights], "step 3")
+        fits = [job for each in weights for job in _utility_jobs(work, each)]
+        info = workers.do([*first, *fits], "step 2")[opened].info
+        workers.do([FidelityJob(work, each, info) for each in weights], "step 3")
     val = Images.of(data.val)
     rows = {
-        arm: [_row(run, found[run], work, result.info, val) for run in own]
-        for arm, own in runs.items()
+        arm: [_row(run, found[run], work, info, val) for run in own] for arm, own in runs.items()
     }
     return {
         arm: {number.name: [row[number.name] for row in own] for number in NUMBERS}
@@ -201,8 +202,8 @@ def _weights(name: str, run: Run) -> Weights | None:
     return Weights(name, RunDir(run.path).weights_path(record.epoch), record.weights)
 
 
-def _utility_job(work: Work, weights: Weights) -> UtilityJob:
-    return UtilityJob(work, weights, tuple(range(CNNS)))
+def _utility_jobs(work: Work, weights: Weights) -> list[UtilityJob]:
+    return [UtilityJob(work, weights, number) for number in range(CNNS)]
 
 
 def _row(
@@ -213,7 +214,8 @@ def _row(
     row["val/fd_cnn"] = best_windowed(run.records(), QUALITY)
     if weights is None:
         return row
-    hits = [found.hits for found in _utility_job(work, weights).results() if found is not None]
+    scored = [job.result() for job in _utility_jobs(work, weights)]
+    hits = [one.hits for one in scored if one is not None]
     none = "0" * len(val.labels)  # of a generator that cannot be trained on, as a pick has it
     score = utility([own or none for own in hits], val)
     row["balanced accuracy"] = score.balanced_accuracy.value
@@ -247,7 +249,7 @@ def setting(options: argparse.Namespace, config: TrainConfig, data: Dataset) -> 
         f"{config.image_size} px, width {config.width:g}, batch {config.batch_size}, "
         f"{config.epochs} epochs, {options.seeds} fresh seeds, the same for all.{searches} Of each "
         f"run the epoch with the best windowed `{QUALITY}` is measured on the validation images: "
-        f"balanced accuracy of {CNNS} CNNs trained on {options.cnn_images} of its images a class; "
+        f"balanced accuracy of {CNNS} CNNs trained on {options.cnn_images} images per class; "
         f"intra-KID, recall and coverage of {options.generated} a class in features of three CNNs "
         "trained on the real images (cnn3: no Inception); memorised is the largest share of near-"
         "copies in any class and space. Mean ± standard deviation over the seeds:"

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from acgan.command import command, run_command
 from acgan.config import TrainConfig
-from acgan.data import load
-from acgan.records import EpochRecord, read_records
+from acgan.data.pack import load
+from acgan.run.records import EpochRecord, read_records
 from benchmarks.report import ROOT, benchmark_parser, publish, table
 
 CONFIG = """\
@@ -206,7 +206,7 @@ def text(ways: dict[str, Way]) -> str:
         "s a trial",
         "s to the first epoch",
         "s an epoch",
-        "ms an epoch beyond alone",
+        "ms per epoch beyond alone",
         "s a trial after the first, besides its epochs",
         "added to the epochs alone, as measured",
         f"of {LONG_EPOCH_S:g} s an epoch",

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from acgan.records import QUALITY
+from acgan.run.records import QUALITY
 from benchmarks.replay import RANDOM, Searcher
 from benchmarks.standing import Band
 

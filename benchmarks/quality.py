@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,10 +19,11 @@ from scipy.stats import spearmanr
 
 from acgan.command import command, run_command
 from acgan.config import TrainConfig, find_file, read_file, user_path, validate
-from acgan.data import PHANTOM
+from acgan.cores import usable_cores
+from acgan.data.source import PHANTOM
 from acgan.errors import InputError
 from acgan.files import replace_bytes
-from acgan.records import QUALITY, WINDOW
+from acgan.run.records import QUALITY, WINDOW
 from benchmarks.curves import Curves, read_curves, write_curves
 from benchmarks.picture import draw
 from benchmarks.real_searches import Found, RealSearches, search_within
@@ -54,11 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--configurations", type=_whole, default=64, help="to be trained (default: 64)")
     add("--image-size", type=_whole, default=32, help="pixels a side (default: 32)")
     add("--width", type=float, default=0.25, help="factor on channel counts (default: 0.25)")
-    add("--batch-size", type=_whole, default=16, help="real images a step (default: 16)")
+    add("--batch-size", type=_whole, default=16, help="real images per step (default: 16)")
     add("--epochs", type=_whole, default=24, help="of each configuration (default: 24)")
     add("--folder", default="build/quality", help="runs and studies (default: build/quality)")
     add("--curves", type=Path, metavar="FILE", help="read the curves, or write them (.jsonl[.gz])")
-    add("--jobs", type=_whole, default=len(os.sched_getaffinity(0)), help="processes at once")
+    add("--jobs", type=_whole, default=usable_cores(), help="processes at once")
     add("--seeds", type=_whole, default=100, help="replays of each search (default: 100)")
     add("--workers", type=_whole, default=4, help="trials at once in a replay (default: 4)")
     add("--trials", type=_whole, default=32, help="full trials whose compute is spent")

@@ -11,9 +11,9 @@ from pathlib import Path
 from acgan.config import TrainConfig, find_file
 from acgan.errors import InputError
 from benchmarks.replay import Searcher
-from search import summary
-from search.settings import SearchConfig
-from search.study import Study, Value, open_study
+from search.settings import SearchConfig, Value
+from search.study import table
+from search.study.folder import Study, open_study
 
 RULES = ("pruned", "diverged", "collapsed", "discriminator-won")
 
@@ -66,7 +66,7 @@ def _path(asked: RealSearches, searcher: Searcher) -> Path:
 def best_params(asked: RealSearches, searcher: Searcher) -> dict[str, Value]:
     """Return the point of a search's best finished trial; `InputError` if none has finished."""
     study, settings = open_study(_path(asked, searcher)), searcher.settings(seed=0)
-    best = summary.best(summary.lines(study, settings), settings)
+    best = table.best(table.table_lines(study, settings), settings)
     if best is None:
         raise InputError(f"no trial of {study.path} has finished; search longer")
     return best.trial.info.params
@@ -83,9 +83,9 @@ def found_in(study: Study, settings: SearchConfig) -> Found:
 
     It will be continued before any new one, perhaps to its last epoch.
     """
-    lines = summary.lines(study, settings)
+    lines = table.table_lines(study, settings)
     ended = [line for line in lines if line.outcome is not None and line.outcome.counts]
-    best = summary.best(lines, settings)
+    best = table.best(lines, settings)
     return Found(
         value=float("inf") if best is None else best.value,
         trials=len(ended),

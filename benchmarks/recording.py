@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from acgan.records import QUALITY, EpochRecord
+from acgan.run.records import QUALITY, EpochRecord
 from benchmarks import simulated
 from benchmarks.process import Watch, watched
-from search import tracking
-from search.plan import Plan
-from search.recorder import Recorder, SyncReport
-from search.study import Study, Trial
+from search.plan import SearchPlan
+from search.study.folder import Study, Trial
+from search.tracking import connection
+from search.tracking.recorder import Recorder, SyncReport
 from tests.studies import sample_png
 
 TICK_S = 0.1
@@ -63,7 +63,7 @@ class _Counting(Recorder):
 class _Search:
     """Trials side by side whose epochs are written; where one ends the next begins."""
 
-    def __init__(self, study: Study, plan: Plan, concurrency: int, *, images: bool) -> None:
+    def __init__(self, study: Study, plan: SearchPlan, concurrency: int, *, images: bool) -> None:
         self.written = 0
         self.images = images
         self._study, self._plan = study, plan
@@ -76,7 +76,7 @@ class _Search:
         self.written += 1
 
     def _epochs(self) -> Iterator[None]:
-        """Write an epoch a step, of one trial after another."""
+        """Write an epoch per step, of one trial after another."""
         for number in self._numbers:
             row = simulated.row_of(number, self._plan)
             trial = simulated.begin_trial(self._study, row, self._plan)
@@ -109,7 +109,7 @@ def record(
         plan = simulated.plan_of(simulated.flags(Path(name), trials=1, epochs=epochs))
         study = simulated.begin_study(plan)
         uri = uri or plan.tracking_uri
-        tracking.connect(uri)  # makes its tables, which is no work of the recorder
+        connection.connect(uri)  # makes its tables, which is no work of the recorder
         recorder = _Counting(study, uri=uri, experiment="scale", say=print)
         search = _Search(study, plan, concurrency, images=images)
         written, backlog = [0], [0]
@@ -130,7 +130,7 @@ def record(
 
 
 def _seconds(seconds: float, search: _Search, per_s: float) -> Iterator[None]:
-    """Write epochs at a fixed rate; yield about once a second, and at the end."""
+    """Write epochs at a fixed rate; yield about once per second, and at the end."""
     started = time.perf_counter()
     looked = 0
     while (passed := time.perf_counter() - started) < seconds:

@@ -19,14 +19,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from acgan.records import EpochRecord
+from acgan.run.records import EpochRecord
 from benchmarks.curves import Curves
 from search import space
-from search.objective import objective_value
-from search.searcher import Ledger
-from search.settings import SearchConfig
-from search.stopping import TrialStopper
-from search.study import Value
+from search.settings import SearchConfig, Value
+from search.study.objective import objective_value
+from search.study.optuna_ledger import Ledger
+from search.tune.stopping import TrialStopper
 
 Array = NDArray[np.float64]
 

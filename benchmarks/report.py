@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from acgan.command import command_parser
-from acgan.data import PHANTOM
-from acgan.machine import processor
+from acgan.cores import usable_cores
+from acgan.data.source import PHANTOM
+from acgan.run.machine import processor
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,7 +88,7 @@ def _asked(words: Sequence[str]) -> Iterator[str]:
 
 def machine() -> str:
     """Return the machine in words, without its name."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     load = os.getloadavg()[0]
     words = f"{cores} cores ({processor()}), {memory:.0f} GiB, load {load:.1f}"

@@ -17,14 +17,15 @@ from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, Sql
 
 from benchmarks import simulated
 from benchmarks.process import Watch, in_fresh_process, watched
-from search import study_runs, summary, tracking
-from search.plan import Plan
-from search.recorder import Mirror
-from search.restore import mark_interrupted, restore
-from search.study import Study, Trial, open_study
-from selection.candidates import choose
-from selection.plan import Judged, Records
+from search.plan import SearchPlan
+from search.study import table
+from search.study.folder import Study, Trial, open_study
+from search.study.restore import mark_interrupted, restore
+from search.tracking import connection, study_runs
+from search.tracking.recorder import Mirror
 from selection.settings import SelectionConfig
+from selection.steps.epochs import Records, judging
+from selection.steps.filter import choose
 
 T = TypeVar("T")
 ROWS_A_CALL = 1000
@@ -62,9 +63,9 @@ def write_all(folder: Path, trials: int, epochs: int) -> int:
     return sum(path.stat().st_size for path in study.path.glob("t*/epochs.jsonl"))
 
 
-def _fill_mlflow(study: Study, plan: Plan) -> None:
+def _fill_mlflow(study: Study, plan: SearchPlan) -> None:
     """Write the runs that a recorder leaves, all but the metrics of epochs before the last."""
-    client = tracking.connect(plan.tracking_uri)
+    client = connection.connect(plan.tracking_uri)
     parent = study_runs.parent_run(client, study, experiment=plan.search.experiment)
     quality = study.quality()
     assert quality is not None
@@ -75,15 +76,15 @@ def _fill_mlflow(study: Study, plan: Plan) -> None:
     for trial in study.trials():
         for model, row in _rows(trial, parent):
             rows[model].append(row)
-    with sqlalchemy.create_engine(plan.tracking_uri).begin() as connection:
+    with sqlalchemy.create_engine(plan.tracking_uri).begin() as database:
         for model, found in rows.items():
-            connection.execute(sqlalchemy.insert(model), found)
+            database.execute(sqlalchemy.insert(model), found)
 
 
 def _rows(trial: Trial, parent: Run) -> Iterator[tuple[Any, dict[str, Any]]]:
     run_id, ended = uuid.uuid4().hex, trial.end()
     assert ended is not None
-    milliseconds = tracking.milliseconds(ended.time)
+    milliseconds = connection.milliseconds(ended.time)
     yield (
         SqlRun,
         {
@@ -144,8 +145,8 @@ def restart(folder: Path, trials: int, epochs: int) -> Restored:
     return parts
 
 
-def _table(study: Study, plan: Plan) -> str:
-    return summary.table(summary.lines(study, plan.search), plan.search)
+def _table(study: Study, plan: SearchPlan) -> str:
+    return table.table(table.table_lines(study, plan.search), plan.search)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def step1(folder: Path, trials: int, epochs: int) -> FirstStep:
     plan = simulated.plan_of(simulated.flags(folder, trials=trials, epochs=epochs))
     study, settings = open_study(plan.folder), SelectionConfig()
     with watched(every_s=0.1) as parts.watch:
-        judged = Judged(study, Records(study), plan.data.val, settings)
-        filtered = parts.timed("s", lambda: choose(judged.values(), settings))
-    parts.recorded, parts.chosen = filtered.recorded, len(filtered.chosen)
+        records = Records(study)
+        judge = judging(study, records, plan.data.val, settings)
+        filtered = parts.timed("s", lambda: choose(map(judge, records), settings))
+    parts.recorded, parts.chosen = filtered.report.recorded, len(filtered.chosen)
     return parts

@@ -6,7 +6,7 @@
     recorder epochs at a fixed rate, on SQLite and on PostgreSQL
 
 Each is measured at two sizes, to see how it grows. `restart` and `step1` write studies of up to
-ten times `--trials` into a temporary folder (0.4 MB a trial of 388 epochs), and remove them.
+ten times `--trials` into a temporary folder (0.4 MB per trial of 388 epochs), and remove them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "--recorder-minutes", type=float, default=10, help="on each store (default: 10)"
     )
     parser.add_argument(
-        "--recorder-rate", type=float, default=RECORDER_AT_LEAST, help="epochs a second that come"
+        "--recorder-rate", type=float, default=RECORDER_AT_LEAST, help="epochs per second that come"
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     return parser
@@ -118,7 +118,7 @@ def driver_text(runs: Sequence[Driven]) -> str:
         "reports/s",
         "in the first fifth",
         "in the last fifth",
-        "driver's CPU ms a report",
+        "driver's CPU ms per report",
         "driver's MB above the start",
     )
     largest = runs[-1]
@@ -257,7 +257,7 @@ def recorder_text(found: dict[str, Recorded | None]) -> str:
         "epochs/s of a burst",
         "images",
         "s until they were there",
-        "CPU ms an epoch",
+        "CPU ms per epoch",
         "MB added",
     )
     first = found["SQLite"]
@@ -295,7 +295,7 @@ def _recorder_row(store: str, run: Recorded | None) -> list[object]:
 
 
 def outlook(rates: dict[str, float]) -> str:
-    """Return what a thousand GPUs would need of each part, by its rate in epochs a second."""
+    """Return what a thousand GPUs would need of each part, by its rate in epochs per second."""
     order = sorted(rates, key=lambda name: rates[name])
     needs = "; ".join(
         f"{name} ({rates[name]:,.0f} epochs/s) keeps up with epochs of {GPUS / rates[name]:,.1f} s"

@@ -31,43 +31,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from acgan.classifier import fit_last, to_rgb
 from acgan.command import command, run_command
 from acgan.config import TrainConfig
-from acgan.data import PHANTOM
-from acgan.generator import generate_all, load_generator
-from acgan.rundir import RunDir
-from acgan.step import Training, train_step
+from acgan.data.source import PHANTOM, DataSource
+from acgan.evaluation.classifier import fit_last, to_rgb
+from acgan.gan.step import Training, train_step
+from acgan.generator import generate_all
+from acgan.jsonfile import write_json
+from acgan.run.rundir import RunDir
 from acgan.train import train
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
-from search.node import StudyAt
-from search.objective import objective_value
-from search.plan import DEMO, make_plan, search_parser
-from search.recorder import sync_study
-from search.restore import trial_info
-from search.study import Outcome, Study, open_or_create, trial_config, write, write_end
-from search.trial import prepare_scoring
-from selection import candidates, fidelity, memorisation, utility
-from selection.extractors import (
-    AUTO,
-    BATCH,
-    CNN3,
-    Cnn3,
-    Extractor,
-    Inception,
-    cached_views,
-    open_extractor,
-)
-from selection.funnel import Funnel
-from selection.jobs import CeilingJob, ExtractorJob, FidelityJob, TouchJob, UtilityJob, sample_grid
+from search.nodes.sees import StudyAt
+from search.plan import DEMO, make_search_plan, search_parser
+from search.study.folder import Outcome, Study, open_or_create, trial_config, write_end
+from search.study.objective import objective_value
+from search.study.restore import trial_info
+from search.tracking.recorder import sync_study
+from search.tune.trial import prepare_scoring
+from selection.extractors.base import Extractor
+from selection.extractors.cache import cached_views
+from selection.extractors.choose import AUTO, open_extractor
+from selection.extractors.cnn3 import CNN3, Cnn3
+from selection.extractors.inception import BATCH, Inception
+from selection.jobs.store import Result, StoredJob
+from selection.jobs.workers import Workers
+from selection.metrics import memorisation, reference
 from selection.pick import pick_parser
-from selection.plan import Plan
-from selection.plan import make_plan as make_pick_plan
-from selection.result import LAST_EPOCHS, Pick
+from selection.pictures.sheets import contact_sheet, sample_grid
 from selection.settings import SelectionConfig
-from selection.work import Job
-from selection.workers import Workers
+from selection.steps import filter, utility
+from selection.steps.fidelity import ExtractorJob, FidelityJob
+from selection.steps.funnel import Funnel
+from selection.steps.look_at_test import TestJob
+from selection.steps.plan import PickPlan, make_pick_plan
+from selection.steps.result import LAST_EPOCHS, Pick
+from selection.steps.utility import CeilingJob, UtilityJob
 
 CPU = torch.device("cpu")
 STUDY = "bench"
@@ -75,7 +74,7 @@ STUDY = "bench"
 # The search and pick at full size that operations are counted of.
 FULL = TrainConfig()
 TRIALS = 32
-TRAIN_IMAGES = 29_404  # 460 updates an epoch
+TRAIN_IMAGES = 29_404  # 460 updates per epoch
 CANDIDATES, CNNS, CEILINGS = 24, 5, 3
 INCEPTION_FLOP = 11.4e9  # an image of 299 px: 5.7 G multiplications and additions
 # However short the trials are, their epochs pass step 1.
@@ -100,10 +99,10 @@ def search(folder: Path, options: Sequence[str]) -> Searched:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     words = ["--config", str(DEMO), "--data", PHANTOM, "--study", STUDY]
     words += ["--storage-path", str(folder / "runs"), "--tracking-uri", uri, *options]
-    plan = make_plan(search_parser("search.run", None).parse_args(words))
+    plan = make_search_plan(search_parser("search.run", None).parse_args(words))
     study = open_or_create(plan.folder, plan.info)
-    write(study.path / "start.json", plan.last_start)
-    prepare_scoring(StudyAt(study.path, study.info.uuid, PHANTOM), gpu=False)
+    write_json(study.path / "start.json", plan.last_start)
+    prepare_scoring(StudyAt(study.path, study.info.uuid, DataSource(folder=PHANTOM)), gpu=False)
     ledger = plan.ledger(study.ledger_path)
     seconds = 0.0
     for _ in range(plan.search.num_samples):
@@ -111,7 +110,7 @@ def search(folder: Path, options: Sequence[str]) -> Searched:
         info = trial_info(row, plan.search.seed)
         run = RunDir(study.path / row.name)
         run.path.mkdir()
-        write(run.path / "trial.json", info)
+        write_json(run.path / "trial.json", info)
         config = trial_config(study.info, info)
         started = time.perf_counter()
         records = list(train(config, plan.data, run, scorer=study.scorer_path, device=CPU))
@@ -168,12 +167,11 @@ class Profiled(Workers):
         super().__init__(settings, address=None, verbose=False)
         self.profiles: defaultdict[type, Profile] = defaultdict(Profile)
 
-    def do(self, jobs: Sequence[Job], what: str) -> None:
-        """Do the jobs that are not done."""
+    def run(self, jobs: Sequence[StoredJob[Result]], what: str, *, there: int) -> None:  # noqa: ARG002
+        """Run the jobs."""
         for job in jobs:
-            if not job.done():
-                print(f"{what}: {job.name}", flush=True)
-                self.profiles[type(job)].run(functools.partial(job.run, gpu=False))
+            print(f"{what}: {job.name}", flush=True)
+            self.profiles[type(job)].run(functools.partial(job.run, gpu=False))
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ class Picked:
     seconds: of everything; driver_s: of what no job did, after the plan
     """
 
-    plan: Plan
+    plan: PickPlan
     pick: Pick
     profiles: Mapping[type, Profile]
     seconds: float
@@ -203,7 +201,7 @@ def pick(searched: Searched, options: Sequence[str]) -> Picked:
     made = Funnel(plan, workers).run()
     took = time.perf_counter() - started
     jobs = sum(profile.seconds for profile in workers.profiles.values())
-    profiles = {Plan: planning, **workers.profiles}
+    profiles = {PickPlan: planning, **workers.profiles}
     return Picked(plan, made, profiles, planning.seconds + took, took - jobs)
 
 
@@ -234,17 +232,23 @@ def parts(extractor: type[Extractor]) -> tuple[Part, ...]:
     """Return the parts of a pick with such an extractor, in their order."""
     cnn, measured = utility.train_on_generated, FidelityJob.run
     metrics = (
-        fidelity.reference,
-        fidelity.metrics,
-        fidelity.inception_scores,
-        fidelity.rank_values,
+        reference.reference,
+        reference.metrics,
+        reference.inception_scores,
+        reference.rank_values,
     )
-    copies = memorisation.prepare, memorisation.check
-    pictures = memorisation.contact_sheet, sample_grid
+    copies = memorisation.prepare, memorisation.check_copies
+    pictures = contact_sheet, sample_grid
     features = (extractor.extract,)
     of = functools.partial(Part, one="candidate", owner=FidelityJob, per=measured)
     return (
-        Part("1: filter", "trial", Plan, candidates.judge, (candidates.judge, candidates.choose)),
+        Part(
+            "1: filter",
+            "trial",
+            PickPlan,
+            filter.judge_epochs,
+            (filter.judge_epochs, filter.choose),
+        ),
         Part("2: CNN of generated images", "CNN", UtilityJob, cnn, (cnn, utility.hits)),
         Part("2: – generating them", "CNN", UtilityJob, cnn, (generate_all,)),
         Part("2: – training", "CNN", UtilityJob, cnn, (fit_last,)),
@@ -258,7 +262,7 @@ def parts(extractor: type[Extractor]) -> tuple[Part, ...]:
         of("3: – memorisation", functions=copies),
         of("3: – reverse test", functions=(utility.reverse,)),
         of("3: – pictures", functions=pictures),
-        Part("test images", "generator", TouchJob, TouchJob.run, (TouchJob.run,)),
+        Part("test images", "generator", TestJob, TestJob.run, (TestJob.run,)),
     )
 
 
@@ -374,7 +378,7 @@ def report(arguments: argparse.Namespace, scratch: Path) -> str:
         picked = pick(searched, _pick_options(arguments))
         extractor = _extractor(picked)
         winner = picked.plan.candidates[picked.pick.decision.winner]
-        generator = load_generator(winner.weights, device=CPU)
+        generator = winner.weights.load(CPU)
         images, _ = generate_all(generator, per_class=arguments.fidelity_images, seed=0)
         rates = features(extractor, images, rounds=arguments.rounds)
         counted = operations()

@@ -21,17 +21,14 @@ from optuna.trial import TrialState, create_trial
 from pydantic import BaseModel
 
 from acgan.files import file_sha256
-from acgan.records import QUALITY, EpochRecord, grace_epochs, kept_epochs
-from acgan.rundir import RunDir
+from acgan.jsonfile import write_json
+from acgan.run.records import QUALITY, EpochRecord, grace_epochs, kept_epochs
+from acgan.run.rundir import RunDir
 from acgan.train import METRIC_NAMES
 from search import space
-from search.node import StudyAt, same_study
-from search.objective import objective_value
-from search.plan import Plan, make_plan, search_parser
-from search.restore import trial_info
-from search.searcher import STUDY, Row
-from search.stopping import rung_epochs
-from search.study import (
+from search.nodes.sees import StudyAt, same_study
+from search.plan import SearchPlan, make_search_plan, search_parser
+from search.study.folder import (
     Outcome,
     Quality,
     Study,
@@ -39,9 +36,12 @@ from search.study import (
     TrialEnd,
     open_or_create,
     trial_config,
-    write,
 )
-from search.trial import report_epoch
+from search.study.objective import objective_value
+from search.study.optuna_ledger import STUDY, Proposal
+from search.study.restore import trial_info
+from search.tune.stopping import rung_epochs
+from search.tune.trial import report_epoch
 
 CONFIG = """\
 data: phantom
@@ -63,16 +63,16 @@ def flags(folder: Path, *, trials: int, epochs: int) -> list[str]:
     return [*words, "--num-samples", str(trials)]
 
 
-def plan_of(words: list[str]) -> Plan:
+def plan_of(words: list[str]) -> SearchPlan:
     """Return what the flags ask for, as the command would read them."""
-    return make_plan(_parse(words))
+    return make_search_plan(_parse(words))
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
     return search_parser("benchmarks.scale", None).parse_args(words)
 
 
-def grace_of(plan: Plan) -> int:
+def grace_of(plan: SearchPlan) -> int:
     """Return how many epochs of a trial are young."""
     return grace_epochs(plan.train, len(plan.data.train))
 
@@ -93,7 +93,7 @@ def records(epochs: int, *, grace: int) -> Iterator[EpochRecord]:
 
 
 def emit(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: float) -> None:  # noqa: ARG001
-    """Report one trial's epochs to Tune as `search.trial.run_trial` does, at once."""
+    """Report one trial's epochs to Tune as `search.tune.trial.run_trial` does, at once."""
     study = same_study(at)
     trial = study.trial(params["trial"])
     config = trial_config(study.info, trial.info)
@@ -107,18 +107,18 @@ def _lines(found: list[EpochRecord]) -> bytes:
     return "".join(record.model_dump_json() + "\n" for record in found).encode()
 
 
-def begin_study(plan: Plan) -> Study:
+def begin_study(plan: SearchPlan) -> Study:
     """Create the study of a plan, with a scoring CNN in name only."""
     study = open_or_create(plan.folder, plan.info)
     study.scorer_path.write_bytes(b"none is needed")
     scorer = file_sha256(study.scorer_path)
     quality = Quality(floor=15, untrained=4000, classifier_accuracy=0.9, scorer=scorer)
-    write(study.path / "quality.json", quality)
-    write(study.path / "start.json", plan.last_start)
+    write_json(study.path / "quality.json", quality)
+    write_json(study.path / "start.json", plan.last_start)
     return study
 
 
-def write_study(plan: Plan) -> Study:
+def write_study(plan: SearchPlan) -> Study:
     """Write a study whose trials have all finished, as a search leaves it, but for the networks.
 
     The files of weights that it keeps are there and empty.
@@ -139,7 +139,7 @@ def write_study(plan: Plan) -> Study:
     return study
 
 
-def begin_trial(study: Study, row: Row, plan: Plan) -> Trial:
+def begin_trial(study: Study, row: Proposal, plan: SearchPlan) -> Trial:
     """Write the directory of a trial that has begun."""
     info = trial_info(row, plan.search.seed)
     path = study.path / row.name
@@ -161,7 +161,7 @@ def _write(path: Path, content: BaseModel) -> None:
     path.write_text(content.model_dump_json(indent=1) + "\n")  # a sync for each takes minutes
 
 
-def row_of(number: int, plan: Plan) -> Row:
+def row_of(number: int, plan: SearchPlan) -> Proposal:
     """Return the baseline, or one of many points of the space."""
     params = space.baseline(plan.space, plan.train)
     if number:
@@ -169,7 +169,7 @@ def row_of(number: int, plan: Plan) -> Row:
         for name, dimension in plan.space.items():
             low, high = dimension.extremes()[0], dimension.extremes()[-1]
             params[name] = float(low) + share * (float(high) - float(low))
-    return Row(number, params, outcome=None, reason="", value=None)
+    return Proposal(number, params, outcome=None, reason="", value=None)
 
 
 class _Collected(BaseJournalBackend):
@@ -185,7 +185,7 @@ class _Collected(BaseJournalBackend):
         self.logs += logs
 
 
-def _write_ledger(study: Study, plan: Plan, found: Sequence[EpochRecord]) -> list[Row]:
+def _write_ledger(study: Study, plan: SearchPlan, found: Sequence[EpochRecord]) -> list[Proposal]:
     """Write the ledger line for line as a search does, but without a sync for each."""
     collected = _Collected()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

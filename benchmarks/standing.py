@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.replay import Replay
-from selection.intervals import proportion
+from selection.metrics.intervals import proportion
 
 Array = NDArray[np.float64]
 

@@ -22,6 +22,7 @@ import torch
 
 from acgan.command import command, run_command
 from acgan.config import TrainConfig
+from acgan.cores import usable_cores
 from acgan.device import default_device
 from benchmarks.peers.worker import Settings
 from benchmarks.report import ROOT, benchmark_parser, publish, table
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None) -> int:
     """Run the command; return 1 if a row is missing."""
     parser = benchmark_parser("step", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="steps at full size (default: 5)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, metavar="FILE")
     arguments = parser.parse_args(argv)
     return run_command(lambda: _step(arguments), resume="type the same command again")

@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acgan.config import TrainConfig, validate
-from acgan.dataset import Dataset
+from acgan.data.dataset import Dataset
 from acgan.device import default_device
 from acgan.errors import InputError
-from acgan.evaluate import Evaluation, Scorer, cached_scorer
-from acgan.records import grace_epochs
+from acgan.evaluation.evaluate import Evaluation
+from acgan.evaluation.scorer import Scorer, cached_scorer
+from acgan.run.records import grace_epochs
 from acgan.train import check_fits
 from benchmarks.curves import Curves, Shared, curve_of
 from benchmarks.train_runs import Run, images, train_runs
 from search import space
-from search.restore import trial_info
-from search.searcher import Ledger
 from search.settings import SearchConfig
-from search.study import TrialInfo, trial_name
+from search.study.folder import TrialInfo, trial_name
+from search.study.optuna_ledger import Ledger
+from search.study.restore import trial_info
 
 SEED = 0  # of the sequence of configurations, and of what each run's own seed derives from
 

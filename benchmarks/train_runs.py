@@ -23,10 +23,10 @@ import torch
 
 from acgan.command import duration
 from acgan.config import TrainConfig
-from acgan.data import load
-from acgan.dataset import Dataset
-from acgan.records import EpochRecord, read_records
-from acgan.rundir import RunDir
+from acgan.data.dataset import Dataset
+from acgan.data.pack import load
+from acgan.run.records import EpochRecord, read_records
+from acgan.run.rundir import RunDir
 from acgan.train import train
 
 SAY_EVERY_S = 60.0
@@ -56,7 +56,7 @@ def train_runs(runs: Sequence[Run], *, jobs: int, say: Callable[[str], None]) ->
 
 @functools.cache
 def images(source: str, image_size: int) -> Dataset:
-    """Return the images of a source, loaded once a process, with the default split."""
+    """Return the images of a source, loaded once per process, with the default split."""
     return load(source, image_size=image_size)
 
 

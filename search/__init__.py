@@ -21,9 +21,8 @@ _ENVIRONMENT = {
 
 
 def _has_token() -> bool:
-    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        return True
-    return Path("~/.ray/auth_token").expanduser().exists()
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or Path("~/.ray/auth_token").expanduser().exists()
 
 
 for _name, _value in _ENVIRONMENT.items():

@@ -1,19 +1,17 @@
 """A trial's epochs beside those of the same trial trained again: pure functions of records."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from acgan.machine import CPU, Machine
-from acgan.records import QUALITY, EpochRecord
+from acgan.run.machine import CPU, Machine
+from acgan.run.records import QUALITY, EpochRecord
 
 SPEED = "perf/"  # how fast it was is no result
 
 
-class Verdict(StrEnum):
+class Match(StrEnum):
     """What is to be said of one epoch."""
 
     IDENTICAL = "identical"
@@ -38,7 +36,7 @@ class Compared:
     metric: str
     weights: bool | None
     exact: bool
-    verdict: Verdict
+    verdict: Match
 
 
 def same_bits(recorded: Machine | None, here: Machine) -> bool:
@@ -66,7 +64,7 @@ def sizes(records: Sequence[EpochRecord]) -> dict[str, float]:
     }
 
 
-def compare(
+def compare_records(
     recorded: EpochRecord,
     again: EpochRecord,
     *,
@@ -94,11 +92,11 @@ def compare(
     worst = max(names, key=lambda name: apart[name], default="")
     difference = apart.get(worst, 0.0)
     if difference == 0 and weights is not False:
-        verdict = Verdict.IDENTICAL
+        verdict = Match.IDENTICAL
     elif exact or difference > tolerance:
-        verdict = Verdict.DIFFERENT
+        verdict = Match.DIFFERENT
     else:
-        verdict = Verdict.CLOSE
+        verdict = Match.CLOSE
     return Compared(
         epoch=recorded.epoch,
         quality=(recorded.metrics.get(QUALITY), again.metrics.get(QUALITY)),

@@ -5,8 +5,6 @@ change neither: what is typed into the page is refused. Ctrl-C ends it and remov
 the extra `dashboard`.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import socketserver
@@ -25,8 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from acgan.command import command, command_parser, run_command
 from acgan.errors import InputError
-from search import tracking
-from search.study import Study
+from search.tracking import connection, find
 
 REFRESH_S = 2.0
 PORT = 8080
@@ -46,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     named = parser.add_mutually_exclusive_group(required=True)
     named.add_argument("--study", metavar="NAME", help="name of the study")
     named.add_argument("--run-id", metavar="ID", help="MLflow run of the study, or of a trial")
-    parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
-    tracking.add_uri_option(parser)
+    parser.add_argument("--storage-path", metavar="DIR", help=find.STORAGE_HELP)
+    connection.add_uri_option(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
@@ -59,13 +56,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     dashboard = _dashboard()
-    study = _study(options)
+    study, _ = find.asked_study(options)
+    if not study.ledger_path.is_file():
+        raise InputError(f"the study at {study.path} has no trials yet; search first")
     with tempfile.TemporaryDirectory(prefix="acgan-dashboard-") as folder:
         copy = LedgerCopy(study.ledger_path, Path(folder) / "optuna.jsonl")
         copy.update()
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             storage = JournalStorage(JournalFileBackend(str(copy.path)))
-        with _listening(options, read_only(dashboard(storage))) as server, copy.following():
+        with _server(options, read_only(dashboard(storage))) as server, copy.following():
             address = f"http://{options.host}:{server.server_port}/"
             print(f"study {study.info.name}, a copy that follows it: {address}")
             print("to end it: Ctrl-C", flush=True)
@@ -85,14 +84,6 @@ def _dashboard() -> Callable[[optuna.storages.BaseStorage], Application]:
         ) from error
     found: Callable[[optuna.storages.BaseStorage], Application] = wsgi
     return found
-
-
-def _study(options: argparse.Namespace) -> Study:
-    """Return the study that is named; `InputError` without one, or one that has no trial."""
-    study, _ = tracking.find_study(options)
-    if not study.ledger_path.is_file():
-        raise InputError(f"the study at {study.path} has no trials yet; search first")
-    return study
 
 
 class LedgerCopy:
@@ -164,10 +155,9 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def _listening(options: argparse.Namespace, application: Application) -> Iterator[WSGIServer]:
+def _server(options: argparse.Namespace, application: Application) -> WSGIServer:
     try:
-        server = make_server(
+        return make_server(
             options.host, options.port, application, server_class=_Server, handler_class=_Quiet
         )
     except (OSError, OverflowError, TypeError) as error:  # TypeError: a host with a NUL
@@ -176,8 +166,6 @@ def _listening(options: argparse.Namespace, application: Application) -> Iterato
             f"cannot listen on {options.host}:{options.port} ({reason}); name another --port, 0 "
             "for any that is free"
         ) from error
-    with server:
-        yield server
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 One line a check: ok, warning or error, what was found, and what to do about it.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os
@@ -14,14 +12,13 @@ from pathlib import Path
 
 import search
 from acgan.command import command, run_command, typed
-from acgan.data import named_source
-from acgan.dataset import Dataset
+from acgan.data.dataset import Dataset
+from acgan.data.source import DataSource, named_source
 from acgan.errors import InputError
-from acgan.inception import STANDARD_SHA256, URL, cached_path, checked_file
-from search import estimate, store
-from search.cluster import Node, ray_cluster
-from search.fleet import Finding, Level, Wanted, counted, look, room_and_time, skipped
-from search.lock import driver_at_work
+from acgan.evaluation.inception_file import STANDARD_SHA256, URL, cached_path, checked_file
+from search import estimate
+from search.nodes.cluster import Node, ray_cluster
+from search.nodes.fleet import Finding, Level, Wanted, how_many, look, room_and_time, skipped
 from search.plan import (
     Asked,
     largest,
@@ -32,10 +29,17 @@ from search.plan import (
     study_info,
 )
 from search.settings import SearchConfig
-from search.study import check_same, open_study
-from search.tracking import resolve_uri, shown
+from search.study.folder import check_same, open_study
+from search.study.lock import driver_at_work
+from search.tracking import check
+from search.tracking.connection import resolve_uri, shown
 
 WEIGHTS_FLAG = "--inception-weights"
+NO_INCEPTION = (
+    "none are named, and none are in PyTorch's cache: where they cannot be downloaded either, "
+    "selection measures in features of CNNs trained on your images, and its numbers are no "
+    f"FID; give {WEIGHTS_FLAG} FILE, which {URL} offers"
+)
 
 
 @command
@@ -60,7 +64,7 @@ def _examine(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         print(finding, flush=True)
         levels.append(finding.level)
     errors, warnings = levels.count(Level.ERROR), levels.count(Level.WARNING)
-    counts = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+    counts = f"{how_many(errors, 'error')}, {how_many(warnings, 'warning')}"
     if errors:
         again = shown(typed(["python", "-m", "search.doctor", *words]))
         print(f"{counts}: the search cannot start; mend the errors, then type: {again}")
@@ -108,7 +112,7 @@ def _configuration(arguments: argparse.Namespace) -> Generator[Finding, None, As
         return None
     train = asked.train
     text = (
-        f"{asked.file}, {counted(asked.search.num_samples, 'trial')} of {train.epochs} epochs at "
+        f"{asked.file}, {how_many(asked.search.num_samples, 'trial')} of {train.epochs} epochs at "
         f"{train.image_size} px, width {train.width:g}, batches of {train.batch_size}"
     )
     yield Finding(Level.OK, "configuration", text)
@@ -117,25 +121,24 @@ def _configuration(arguments: argparse.Namespace) -> Generator[Finding, None, As
 
 def _data(
     arguments: argparse.Namespace, asked: Asked | None
-) -> Generator[Finding, None, tuple[str | None, Dataset | None]]:
+) -> Generator[Finding, None, tuple[DataSource | None, Dataset | None]]:
     if asked is None:
         yield skipped("data", "the configuration")
         return None, None
     try:
-        source = named_source(arguments.data, asked.content)
+        source = named_source(vars(arguments), asked.content)
         data = load_images(asked, source)
     except InputError as error:
         yield Finding(Level.ERROR, "data", str(error))
         return None, None
     yield Finding(Level.OK, "data", f"{data.name}, {_counts(data)}")
     for warning in data.warnings:
-        report = typed(["python", "-m", "acgan.covidx", source])
+        report = typed(["python", "-m", "acgan.covidx", source.folder, *source.flags()])
         yield Finding(Level.WARNING, "data", f"{warning}; to see more, type: {report}")
     return source, data
 
 
 def _counts(data: Dataset) -> str:
-    """Return the images of each split by class, as text."""
     texts = []
     for name, images in (("training", data.train), ("validation", data.val), ("test", data.test)):
         numbers = images.per_class(len(data.classes))
@@ -199,14 +202,14 @@ def _disk(
     except InputError as error:
         return Finding(Level.ERROR, "disk", str(error))
     there = estimate.existing(folder)
-    text = f"{there} has room for the {estimate.gigabytes(needed)} of {counted(trials, 'trial')}"
+    text = f"{there} has room for the {estimate.gigabytes(needed)} of {how_many(trials, 'trial')}"
     return Finding(Level.OK, "disk", text)
 
 
 def _mlflow(arguments: argparse.Namespace, asked: Asked | None) -> Finding:
     settings = asked.search if asked else SearchConfig()
     try:
-        text = store.check(resolve_uri(arguments.tracking_uri), settings.experiment)
+        text = check.check_mlflow(resolve_uri(arguments.tracking_uri), settings.experiment)
     except InputError as error:
         return Finding(Level.ERROR, "MLflow", str(error))
     return Finding(Level.OK, "MLflow", text)
@@ -222,23 +225,13 @@ def _inception(
     try:
         checked_file(path, expected)
     except InputError as error:
-        yield (
-            _without_inception()
-            if named is None
-            else Finding(Level.ERROR, "Inception weights", str(error))
-        )
+        level, text = Level.ERROR, str(error)
+        if named is None:
+            level, text = Level.WARNING, NO_INCEPTION
+        yield Finding(level, "Inception weights", text)
         return None
     yield Finding(Level.OK, "Inception weights", f"{path} has the SHA-256 {expected[:8]}…")
     return (path, expected) if named else None
-
-
-def _without_inception() -> Finding:
-    text = (
-        "none are named, and none are in PyTorch's cache: where they cannot be downloaded either, "
-        "selection measures in features of CNNs trained on your images, and its numbers are no "
-        f"FID; give {WEIGHTS_FLAG} FILE, which {URL} offers"
-    )
-    return Finding(Level.WARNING, "Inception weights", text)
 
 
 def _token(address: str | None) -> Finding:
@@ -249,11 +242,9 @@ def _token(address: str | None) -> Finding:
     if mode != "token":
         text = f"RAY_AUTH_MODE is {mode!r}: whoever reaches Ray's ports can run programs; {todo}"
         return Finding(level, "token", text)
-    if search.MADE_TOKEN and address:
-        return Finding(level, "token", f"none is set; {todo}")
     if search.MADE_TOKEN:
-        text = "none is set, so Ray on this machine alone gets a random one; for a cluster, "
-        return Finding(level, "token", text + todo)
+        alone = "none is set, so Ray on this machine alone gets a random one; for a cluster, "
+        return Finding(level, "token", f"none is set; {todo}" if address else alone + todo)
     return Finding(Level.OK, "token", "RAY_AUTH_MODE=token, and a token is set")
 
 
@@ -267,7 +258,7 @@ def _cluster(
         yield Finding(Level.ERROR, "cluster", str(error))
         return ()
     where = f"at {address}" if address else "of this machine alone"
-    yield Finding(Level.OK, "cluster", f"{counted(len(nodes), 'node')} {where}")
+    yield Finding(Level.OK, "cluster", f"{how_many(len(nodes), 'node')} {where}")
     return nodes
 
 

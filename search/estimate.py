@@ -1,7 +1,5 @@
 """What a search will cost: disk, and roughly memory and time."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import shutil
@@ -12,13 +10,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from acgan.classifier import Classifier
 from acgan.config import TrainConfig
 from acgan.device import default_device
 from acgan.errors import InputError
-from acgan.grids import GRID_TILE
-from acgan.models import Discriminator, Generator
-from acgan.precision import reduced
+from acgan.evaluation.classifier import Classifier
+from acgan.evaluation.grids import GRID_TILE
+from acgan.gan.networks import build_discriminator, build_generator
+from acgan.gan.precision import reduced
 
 KEPT_WEIGHTS = 9  # three by quality, three by the filter, the last three
 SAMPLE_GRID_BYTES = 3 * 8  # a pixel of eight columns, uncompressed
@@ -59,7 +57,7 @@ def _size(folder: Path) -> int:
 
 def _parameters(config: TrainConfig, classes: int) -> tuple[int, int]:
     """Return the numbers of the generator's and the discriminator's parameters."""
-    networks = Generator(config, classes), Discriminator(config, classes)
+    networks = build_generator(config, classes), build_discriminator(config, classes)
     generator, discriminator = (sum(p.numel() for p in n.parameters()) for n in networks)
     return generator, discriminator
 

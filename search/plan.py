@@ -13,24 +13,37 @@ from typing import Any
 
 from acgan.command import command_parser
 from acgan.config import TrainConfig, add_flags, find_file, read_file, resolve, validate
-from acgan.data import load_for, named_source
-from acgan.dataset import Dataset
+from acgan.data.dataset import Dataset
+from acgan.data.layouts import read_table
+from acgan.data.pack import load_for
+from acgan.data.source import PHANTOM, DataSource, add_data_flags, named_source
+from acgan.data.table import TEST
+from acgan.device import default_device
 from acgan.errors import InputError
+from acgan.gan.networks import check_networks
+from acgan.run.machine import CPU
 from acgan.train import METRIC_NAMES, check_fits
 from search import estimate, space
-from search.searcher import Ledger
 from search.settings import SearchConfig, identity
-from search.study import FORMAT, LastStart, StudyInfo, new_uuid, study_path
-from search.tracking import add_uri_option, resolve_uri
+from search.study.folder import STUDY_FORMAT, LastStart, StudyInfo, new_uuid, study_path
+from search.study.optuna_ledger import Ledger
+from search.tracking.connection import add_uri_option, resolve_uri
 
 DEMO = Path("configs/demo.yaml")
+SMALL = Path("configs/small.yaml")
+FULL_SIZE = Path("configs/covidx-modern.yaml")
+MANY_IMAGES = 2_000  # below, 112 px and width 1 are more than the images can fill
 
 
 def search_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser of the flags that say what a search is."""
     parser = command_parser(module, description)
-    parser.add_argument("--config", type=Path, help=f"YAML file (default: {DEMO})")
-    parser.add_argument("--data", help="folder of images and label files, or 'phantom'")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help=f"YAML file (default: {DEMO}; with --data DIR, a recipe for its images)",
+    )
+    add_data_flags(parser, "folder of labelled images, or 'phantom'")
     parser.add_argument("--study", help="name of the study (default: the configuration file's)")
     parser.add_argument("--storage-path", default="runs", help="folder of studies (default: runs)")
     add_uri_option(parser)
@@ -68,7 +81,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """All that was asked for, checked."""
 
     train: TrainConfig
@@ -104,14 +117,14 @@ def largest(config: TrainConfig, searched: space.Space) -> TrainConfig:
     return validate(TrainConfig, "train", config.model_dump() | values)
 
 
-def make_plan(arguments: argparse.Namespace) -> Plan:
+def make_search_plan(arguments: argparse.Namespace) -> SearchPlan:
     """Check everything that was asked for, before any long work; `InputError` says what is not."""
     asked = read_asked(arguments)
     folder = study_folder(arguments, asked)
     tracking_uri = resolve_uri(arguments.tracking_uri)
-    source = named_source(arguments.data, asked.content)
+    source = named_source(vars(arguments), asked.content)
     data = load_images(asked, source)
-    return Plan(
+    return SearchPlan(
         train=asked.train,
         search=asked.search,
         space=asked.space,
@@ -128,9 +141,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 def read_asked(arguments: argparse.Namespace) -> Asked:
     """Read and check the configuration; `InputError` names what is wrong in it."""
-    if arguments.config is None:
-        print(f"no --config given: using {DEMO}, the demo on phantom images")
-    file = find_file(arguments.config or DEMO)
+    file = find_file(arguments.config or _default_config(arguments))
     content = read_file(file)
     flags = vars(arguments)
     config = _train_config(content.get("train"), flags)
@@ -145,6 +156,24 @@ def read_asked(arguments: argparse.Namespace) -> Asked:
     return Asked(file, content, config, settings, searched)
 
 
+def _default_config(arguments: argparse.Namespace) -> Path:
+    """Return the configuration where none is named, and say which: the demo's, or a recipe."""
+    if arguments.data in (None, PHANTOM):
+        print(f"no --config given: using {DEMO}, the demo on phantom images")
+        return DEMO
+    source = named_source(vars(arguments), {})
+    images = sum(row.split != TEST for row in read_table(Path(source.folder), source.reading).rows)
+    device = default_device()
+    if device.type != CPU and images >= MANY_IMAGES:
+        print(f"no --config given: using {FULL_SIZE}, the recipe at full size on {images:,} images")
+        return FULL_SIZE
+    print(
+        f"no --config given: using {SMALL}, the recipe at 32 px, for {images:,} images on a "
+        f"{'CPU' if device.type == CPU else 'GPU'}; at full size: --config {FULL_SIZE}"
+    )
+    return SMALL
+
+
 def study_folder(arguments: argparse.Namespace, asked: Asked) -> Path:
     """Return the study's folder; `InputError` for a name or place that cannot be one."""
     name = arguments.study
@@ -153,9 +182,10 @@ def study_folder(arguments: argparse.Namespace, asked: Asked) -> Path:
     return study_path(arguments.storage_path, name)
 
 
-def load_images(asked: Asked, source: str) -> Dataset:
+def load_images(asked: Asked, source: DataSource) -> Dataset:
     """Load the images of a search; `InputError` if they cannot serve it."""
     data = load_for(source, asked.train)
+    check_networks(asked.train, len(data.classes))
     check_fits(largest(asked.train, asked.space), data)
     return data
 
@@ -174,7 +204,7 @@ def _train_config(section: Mapping[str, Any] | None, flags: Mapping[str, Any]) -
 def study_info(name: str, asked: Asked, data: Dataset) -> StudyInfo:
     """Return what identifies the study that was asked for."""
     return StudyInfo(
-        format=FORMAT,
+        format=STUDY_FORMAT,
         uuid=new_uuid(),
         name=name,
         created=time.time(),

@@ -9,8 +9,6 @@ GPU adds up in an order that is not always the same). Elsewhere a tolerance deci
 what differs. Exit code 0: the same, 1: different. The same command again goes on where it was.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,29 +16,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from acgan.command import command, command_parser, run_command
 from acgan.config import TrainConfig, user_path
-from acgan.dataset import Dataset
+from acgan.data.dataset import Dataset
+from acgan.data.source import add_data_flags, named_source
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
-from acgan.files import replace_text, visible
-from acgan.machine import CPU, Machine, machine_at, read_machines, this_machine, what_differs
-from acgan.records import EpochRecord, read_records
-from acgan.rundir import NotOwnerError, RunDir, read_weights
+from acgan.files import visible
+from acgan.jsonfile import Stored, write_json
+from acgan.run.machine import CPU, Machine, machine_at, read_machines, this_machine, what_differs
+from acgan.run.records import EpochRecord, read_records
+from acgan.run.rundir import NotOwnerError, RunDir
+from acgan.run.weights import read_weights
 from acgan.train import train
-from search import tracking
-from search.comparison import Compared, Verdict, compare, same_bits, sizes
-from search.study import (
-    LastStart,
-    Study,
-    Trial,
-    study_images,
-    trial_config,
-)
+from search.comparison import Compared, Match, compare_records, same_bits, sizes
+from search.study.folder import Study, Trial, study_images, trial_config
+from search.tracking import connection, find
 
 TOLERANCE = 0.1
 COMPARISON = "comparison.json"
@@ -51,7 +45,7 @@ THREADS = 1  # of a trial whose machine was not noted: Ray gives each as many as
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    again = tracking.as_typed("search.reproduce", argv)
+    again = connection.as_typed("search.reproduce", argv)
     return run_command(lambda: _reproduce(arguments), resume=f"type: {again}")
 
 
@@ -63,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trial", metavar="NAME", help="name of a trial of --study, as t0003")
     parser.add_argument("--epochs", type=int, metavar="N", help="the first N epochs only")
     parser.add_argument("--out", metavar="DIR", help="default: reproduced/STUDY-TRIAL")
-    parser.add_argument("--data", help="folder of the study's images (default: where they were)")
-    parser.add_argument("--storage-path", metavar="DIR", help=tracking.STORAGE_HELP)
-    tracking.add_uri_option(parser)
+    add_data_flags(parser, "folder of the study's images (default: where they were)")
+    parser.add_argument("--storage-path", metavar="DIR", help=find.STORAGE_HELP)
+    connection.add_uri_option(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: as the trial's)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as the trial's")
     parser.add_argument(
@@ -80,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """What is to be trained again, found and checked.
 
     recorded: all epochs of the trial; epochs: how many of them are compared
@@ -97,17 +91,15 @@ class Plan:
     tolerance: float
 
 
-class Comparison(BaseModel):
+class Reproduced(Stored):
     """`comparison.json`: what was compared with what, and how it came out."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     study_id: str
     trial: str
     fingerprint: str
     epochs: int
     tolerance: float
-    verdict: Verdict
+    verdict: Match
     differs: list[str]
     here: Machine
     rows: list[dict[str, object]]
@@ -134,7 +126,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return _conclude(plan, rows, here)
 
 
-def _make_plan(arguments: argparse.Namespace) -> Plan:
+def _make_plan(arguments: argparse.Namespace) -> ReproductionPlan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
     if not arguments.tolerance >= 0:  # nor NaN
         raise InputError(f"--tolerance must be at least 0, got {arguments.tolerance}")
@@ -142,7 +134,11 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
         raise InputError(f"--threads must be at least 1, got {arguments.threads}")
     study, trial = _find(arguments)
     recorded = _records(trial)
-    epochs = _epochs(arguments.epochs, len(recorded), trial)
+    epochs = len(recorded) if arguments.epochs is None else arguments.epochs
+    if not 1 <= epochs <= len(recorded):
+        raise InputError(
+            f"--epochs must be 1 to {len(recorded)}: so many has {trial.name}; got {epochs}"
+        )
     config = trial_config(study.info, trial.info)
     out = _folder(arguments.out, study, trial)
     noted = machine_at(read_machines(trial.path), 1)
@@ -159,8 +155,12 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
             f"{study.scorer_path} is missing or damaged: without the study's scoring CNN its "
             "numbers cannot be compared; restore it, or let search.run mend the study"
         )
-    data = _load(study, arguments.data)
-    return Plan(study, trial, config, data, recorded, epochs, out, device, arguments.tolerance)
+    started = study.last_start()
+    source = named_source(vars(arguments), {}, default=started.source if started else None)
+    data = study_images(study, source)
+    return ReproductionPlan(
+        study, trial, config, data, recorded, epochs, out, device, arguments.tolerance
+    )
 
 
 def _find(arguments: argparse.Namespace) -> tuple[Study, Trial]:
@@ -168,7 +168,7 @@ def _find(arguments: argparse.Namespace) -> tuple[Study, Trial]:
         raise InputError("--study needs --trial NAME: which trial is to be trained again?")
     if arguments.run_id is not None and arguments.trial is not None:
         raise InputError("--trial goes with --study; a trial's own run needs no name")
-    study, found = tracking.find_study(arguments)
+    study, found = find.asked_study(arguments)
     name = found or arguments.trial
     if name is None:
         raise InputError(
@@ -188,14 +188,6 @@ def _records(trial: Trial) -> list[EpochRecord]:
     return found
 
 
-def _epochs(asked: int | None, recorded: int, trial: Trial) -> int:
-    if asked is None:
-        return recorded
-    if not 1 <= asked <= recorded:
-        raise InputError(f"--epochs must be 1 to {recorded}: so many has {trial.name}; got {asked}")
-    return asked
-
-
 def _folder(named: str | None, study: Study, trial: Trial) -> Path:
     """Return the new run's folder; `InputError` for the study's own, and for one of other things.
 
@@ -213,13 +205,6 @@ def _folder(named: str | None, study: Study, trial: Trial) -> Path:
     return out
 
 
-def _load(study: Study, named: str | None) -> Dataset:
-    source = named or (study.last_start() or LastStart(source="")).source
-    if not source:
-        raise InputError("the study does not say where its images were: name them with --data")
-    return study_images(study, source)
-
-
 def _about_machines(known: Machine | None, here: Machine) -> Iterator[str]:
     if known is None:
         yield "on which machine and versions the trial was trained was not noted"
@@ -231,7 +216,7 @@ def _about_machines(known: Machine | None, here: Machine) -> Iterator[str]:
         yield "what differs from the trial: " + "; ".join(what_differs(known, here))
 
 
-def _compared(plan: Plan) -> Iterator[Compared]:
+def _compared(plan: ReproductionPlan) -> Iterator[Compared]:
     """Train as far as it is asked for; yield each epoch's comparison once it is on disk."""
     run = RunDir(plan.out / plan.trial.name)
     there, own_sizes = read_machines(plan.trial.path), sizes(plan.recorded)
@@ -250,7 +235,7 @@ def _compared(plan: Plan) -> Iterator[Compared]:
             recorded = plan.recorded[again.epoch - 1]
             machine = machine_at(own, again.epoch) or this_machine(plan.device)
             exact = same_bits(machine_at(there, again.epoch), machine)
-            yield compare(
+            yield compare_records(
                 recorded,
                 again,
                 sizes=own_sizes,
@@ -290,11 +275,10 @@ def _shown(found: Compared) -> str:
     return _row(str(found.epoch), *values, f"{found.difference:.2g}", weights, text)
 
 
-def _conclude(plan: Plan, rows: Sequence[Compared], here: Machine) -> int:
-    """Write the comparison, say how it came out, and return the exit code."""
-    worst = max((row.verdict for row in rows), key=list(Verdict).index)
+def _conclude(plan: ReproductionPlan, rows: Sequence[Compared], here: Machine) -> int:
+    worst = max((row.verdict for row in rows), key=list(Match).index)
     known = machine_at(read_machines(plan.trial.path), 1)
-    content = Comparison(
+    content = Reproduced(
         study_id=plan.study.info.uuid,
         trial=plan.trial.name,
         fingerprint=plan.data.fingerprint,
@@ -305,27 +289,27 @@ def _conclude(plan: Plan, rows: Sequence[Compared], here: Machine) -> int:
         here=here,
         rows=[asdict(row) for row in rows],
     )
-    replace_text(plan.out / COMPARISON, content.model_dump_json(indent=1) + "\n")
+    write_json(plan.out / COMPARISON, content)
     print(_summary(plan, rows, worst))
     print(f"the new run is in {plan.out}, the comparison in {plan.out / COMPARISON}")
-    return 1 if worst is Verdict.DIFFERENT else 0
+    return 1 if worst is Match.DIFFERENT else 0
 
 
-def _summary(plan: Plan, rows: Sequence[Compared], worst: Verdict) -> str:
+def _summary(plan: ReproductionPlan, rows: Sequence[Compared], worst: Match) -> str:
     count = f"{len(rows)} epoch{'' if len(rows) == 1 else 's'}"
-    if worst is Verdict.IDENTICAL:
+    if worst is Match.IDENTICAL:
         kept = sum(row.weights is not None for row in rows)
         weights = f"and so are the weights of {kept} that both have kept"
         if not kept:
             weights = "but no weights could be compared: the trial keeps those of other epochs"
         return f"the same: every number of {count} is equal, {weights}"
     largest = max(rows, key=lambda row: row.difference)
-    if worst is Verdict.CLOSE:
+    if worst is Match.CLOSE:
         return (
             f"the same within {plan.tolerance:g}: {count}, the largest difference is "
             f"{largest.difference:.2g} ({largest.metric}, epoch {largest.epoch})"
         )
-    first = next(row for row in rows if row.verdict is Verdict.DIFFERENT)
+    first = next(row for row in rows if row.verdict is Match.DIFFERENT)
     if first.exact:
         return (
             f"different from epoch {first.epoch} on, on the trial's own machine and versions: "

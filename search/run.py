@@ -14,22 +14,18 @@ from pathlib import Path
 
 from acgan.command import command, duration, run_command, typed
 from acgan.errors import InputError
-from search import estimate, summary
-from search.driver import Driver, missing_repeats
-from search.lock import driver_at_work, driver_lock
-from search.plan import Plan, make_plan, search_parser
-from search.progress import Progress
-from search.recorder import Recorder
-from search.restore import mark_interrupted, restore, write_missing_ends
-from search.searcher import Ledger
-from search.study import (
-    Outcome,
-    Study,
-    check_same,
-    open_or_create,
-    write,
-)
-from search.tracking import as_typed, naming, next_step, shown
+from acgan.jsonfile import write_json
+from search import estimate
+from search.plan import SearchPlan, make_search_plan, search_parser
+from search.study import table
+from search.study.folder import Outcome, Study, check_same, open_or_create
+from search.study.lock import driver_at_work, driver_lock
+from search.study.optuna_ledger import Ledger
+from search.study.restore import mark_interrupted, restore, write_missing_ends
+from search.tracking.connection import as_typed, naming, next_step, shown
+from search.tracking.recorder import Recorder
+from search.tune.driver import Driver, missing_repeats
+from search.tune.progress import Progress
 
 RECORDER_TIMEOUT_S = 60.0
 
@@ -49,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(arguments: argparse.Namespace, again: str) -> int:
-    plan = make_plan(arguments)
+    plan = make_search_plan(arguments)
     for warning in plan.data.warnings:
         print(f"warning: {warning}")
     _check_folder(plan.folder)
@@ -64,7 +60,7 @@ def _search(arguments: argparse.Namespace, again: str) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(plan.folder):
         study = open_or_create(plan.folder, plan.info)
-        write(study.path / "start.json", plan.last_start)
+        write_json(study.path / "start.json", plan.last_start)
         return _drive(plan, study, again)
 
 
@@ -75,7 +71,7 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"cannot write in {there}; name another folder with --storage-path")
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: SearchPlan) -> None:
     """Print what would be done."""
     sections = {
         "train": plan.info.train,
@@ -105,7 +101,7 @@ def _show(plan: Plan) -> None:
     print("nothing was started; to start, type the same without --dry-run")
 
 
-def _drive(plan: Plan, study: Study, again: str) -> int:
+def _drive(plan: SearchPlan, study: Study, again: str) -> int:
     """Bring a study, which this process has locked, to the trials asked for."""
     ledger = plan.ledger(study.ledger_path)
     for sentence in restore(study, ledger, seed=plan.search.seed):
@@ -148,13 +144,19 @@ def _drive(plan: Plan, study: Study, again: str) -> int:
 
 
 def _conclude(
-    plan: Plan, study: Study, ledger: Ledger, *, again: str, following: str, code_if_missing: int
+    plan: SearchPlan,
+    study: Study,
+    ledger: Ledger,
+    *,
+    again: str,
+    following: str,
+    code_if_missing: int,
 ) -> int:
     """Print the table and what to type next; return the exit code."""
-    found = summary.lines(study, plan.search)
+    found = table.table_lines(study, plan.search)
     if found:
-        print(summary.table(found, plan.search))
-    print(summary.comparison(found, plan.search))
+        print(table.table(found, plan.search))
+    print(table.comparison(found, plan.search))
     crashed = [line.trial.name for line in found if line.outcome is Outcome.CRASHED]
     missing = max(plan.search.num_samples - ledger.ended(), 0)
     repeats = len(missing_repeats(study, plan.search))

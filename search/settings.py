@@ -1,13 +1,12 @@
 """The `search:` section of a configuration: how trials are proposed, stopped and placed."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from acgan.config import Section
-from acgan.records import QUALITY
+from acgan.config import Cpus, Gpus, Section
+from acgan.evaluation.variety import ONE_PICTURE_BELOW
+from acgan.run.records import QUALITY
 
 MORE_IS_BETTER = (
     "train/acc_class",
@@ -16,6 +15,8 @@ MORE_IS_BETTER = (
     "val/diversity",
     "perf/images_per_s",
 )
+
+Value = bool | int | float | str  # of a sampled parameter
 
 
 class SearchConfig(Section):
@@ -32,11 +33,15 @@ class SearchConfig(Section):
 
     stop_pruned: bool = Field(True, description="end trials that are behind at a rung")
     stop_diverged: bool = Field(True, description="end trials whose losses are absurd or NaN")
-    stop_collapsed: bool = Field(True, description="end trials whose images are all alike")
+    stop_collapsed: bool = Field(
+        True, description="end trials of one picture per class, where others have left that state"
+    )
     stop_discriminator_won: bool = Field(True, description="end trials that cannot fool at all")
     reduction_factor: int = Field(3, ge=2, description="one trial in this many passes a rung")
     patience: int = Field(3, ge=1, description="epochs in a row before a rule acts")
-    collapsed_below: float = Field(0.01, ge=0, description="smallest val/diversity that is alive")
+    collapsed_below: float = Field(
+        ONE_PICTURE_BELOW, ge=0, description="val/diversity below: a trial may end as collapsed"
+    )
     diverged_above: float = Field(1000, gt=0, description="a loss beyond: diverged")
     won_above: float = Field(
         0.999, gt=0, le=1, description="val/acc_real and val/acc_generated both above: won"
@@ -44,9 +49,9 @@ class SearchConfig(Section):
 
     num_samples: int = Field(32, ge=1, description="trials asked for, the finished ones included")
     repeats: int = Field(0, ge=0, description="more seeds for the baseline and the best trial")
-    cpus_per_trial: float = Field(1.0, gt=0, description="CPU cores a trial")
-    gpus_per_trial: float | None = Field(
-        None, ge=0, description="GPUs a trial, 0.25 packs four on one; unset: 1 if there are any"
+    cpus_per_trial: Cpus = Field(1.0, description="CPU cores per trial")
+    gpus_per_trial: Gpus = Field(
+        None, description="GPUs per trial, 0.25 packs four on one; unset: 1 if there are any"
     )
     max_concurrent: int | None = Field(
         None, ge=1, description="most trials at once; unset: all fit"

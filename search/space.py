@@ -10,10 +10,8 @@ Each name is a field of `TrainConfig`, but none by which trials are compared (`_
 value in the configuration is the baseline: trial 0.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from optuna.distributions import (
@@ -24,11 +22,13 @@ from optuna.distributions import (
 )
 from pydantic import Field, model_validator
 
-from acgan.config import Section, TrainConfig, nearest, shown, validate
+from acgan.config import Section, TrainConfig, nearest_name, shown, validate
 from acgan.errors import InputError
-from search.study import Value
+from search.settings import Value
 
 _SHARED = {
+    "colour": "the packed images and the scoring CNN of all trials are of one kind",
+    "networks": "a study compares trials of one kind of networks",
     "image_size": "the packed images and the scoring CNN of all trials have one size",
     "epochs": "rungs and grace period count epochs, and a longer trial has more tries at its best",
     "seed": "each trial has its own; --repeats trains with more of them",
@@ -112,7 +112,7 @@ def read(section: Mapping[str, Any] | None, config: TrainConfig) -> Space:
 
 def _dimension(name: str, entry: object, config: TrainConfig) -> Dimension:
     if name not in TrainConfig.model_fields:
-        hint = nearest(str(name), _searchable())
+        hint = nearest_name(str(name), TrainConfig.model_fields.keys() - _SHARED.keys())
         raise InputError(f"space: {name!r} is no field of the training configuration{hint}")
     if name in _SHARED:
         raise InputError(f"space: {name!r} cannot be searched: {_SHARED[name]}; remove it")
@@ -129,7 +129,8 @@ def _dimension(name: str, entry: object, config: TrainConfig) -> Dimension:
                 f"configuration key 'space.{name}.step': {name} is a whole number, so its step "
                 f"must be one, got {dimension.step:g}"
             )
-        _typed(name, dimension.extremes(), config)
+        # As they were given: in a range 0 is 0.0, which a message would show.
+        _typed(name, [entry["low"], entry["high"]], config)
         return dimension
     raw = validate(Choices, f"space.{name}", entry)
     return validate(Choices, f"space.{name}", {"choices": _typed(name, raw.choices, config)})
@@ -142,10 +143,6 @@ def _typed(name: str, values: Sequence[Value], config: TrainConfig) -> list[Valu
     """
     fields = config.model_dump()
     return [getattr(validate(TrainConfig, "space", fields | {name: v}), name) for v in values]
-
-
-def _searchable() -> Iterable[str]:
-    return TrainConfig.model_fields.keys() - _SHARED.keys()
 
 
 def _is_whole(name: str) -> bool:

@@ -3,20 +3,19 @@
 `search.run` does the same while it works; this is for afterwards, when MLflow was away.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
 
 from acgan.command import command, command_parser, run_command
+from acgan.config import validate
 from acgan.errors import InputError
 from acgan.files import exclusive
-from search import tracking
-from search.lock import driver_at_work
-from search.recorder import sync_study
 from search.settings import SearchConfig
-from search.study import open_study, study_path
+from search.study.folder import open_study, study_path
+from search.study.lock import driver_at_work
+from search.tracking import connection
+from search.tracking.recorder import sync_study
 
 
 @command
@@ -30,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("search.sync", __doc__)
     parser.add_argument("--study", required=True, metavar="NAME", help="name of the study")
     parser.add_argument("--storage-path", default="runs", metavar="DIR", help="default: runs")
-    tracking.add_uri_option(parser)
+    connection.add_uri_option(parser)
     experiment = SearchConfig().experiment
     parser.add_argument(
         "--experiment",
@@ -43,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sync(options: argparse.Namespace) -> int:
     study = open_study(study_path(options.storage_path, options.study))
-    uri = tracking.resolve_uri(options.tracking_uri)
+    uri = connection.resolve_uri(options.tracking_uri)
+    experiment = validate(SearchConfig, "search", {"experiment": options.experiment}).experiment
     driving = driver_at_work(study.path)
     if driving:
         with exclusive(study.path / "mlflow.lock") as locked:
@@ -53,11 +53,11 @@ def _sync(options: argparse.Namespace) -> int:
                     "and this command could each make the same runs; type it again after its end"
                 )
     try:
-        report = sync_study(study, uri=uri, experiment=options.experiment, driving=driving)
+        report = sync_study(study, uri=uri, experiment=experiment, driving=driving)
     except InputError:
         raise
     except Exception as error:  # of any library: S3's, a database's driver
-        print(f"error: {tracking.not_taken(uri, error)}", file=sys.stderr)
+        print(f"error: {connection.not_taken(uri, error)}", file=sys.stderr)
         print("when it does, type the same command again", file=sys.stderr)
         return 1
     for problem in sorted(report.problems):
@@ -66,7 +66,7 @@ def _sync(options: argparse.Namespace) -> int:
         f"study {study.info.name}: sent {report.runs} new runs, {report.epochs} epochs and "
         f"{report.images} sample images; all else was there"
     )
-    print(f"to look at it: {tracking.next_step(uri)}")
+    print(f"to look at it: {connection.next_step(uri)}")
     return 1 if report.problems else 0
 
 

@@ -5,7 +5,7 @@
 
 `--model` names another alias, or a version: models:/cxr-acgan-generator/3. The second one fills
 the classes of a data folder up to its largest with images that pass filters (see
-`selection.filters`); DIR/filters.json says what was left out and what that cost in diversity.
+`selection.screening`); DIR/filters.json says what was left out and what that cost in diversity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from acgan.config import user_path
 from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.generate import (
-    FILTERS,
+    SCREENED,
     add_options,
     check_options,
     find_lack,
@@ -30,9 +30,9 @@ from acgan.generate import (
     write_images,
 )
 from acgan.generator import NotFiniteError, load_generator
-from search import tracking
-from selection.filters import Filters, Request, Thresholds, chosen_before, lines
-from selection.registry import CHAMPION_URI, resolve
+from search.tracking import connection
+from selection.registry.versions import CHAMPION_URI, resolve_version
+from selection.screening import Filters, Request, Thresholds, chosen_before, screening_lines
 
 MAX_DRAWS = 20
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None) -> int:
     named.add_argument(
         "--model", default=CHAMPION_URI, metavar="URI", help=f"default: {CHAMPION_URI}"
     )
-    tracking.add_uri_option(parser)
+    connection.add_uri_option(parser)
     named.add_argument("--weights", metavar="FILE", help="a weights file, instead of --model")
     add_options(parser)
     _add_filters(parser)
@@ -108,13 +108,13 @@ def _thresholds(options: argparse.Namespace) -> Thresholds:
 
 def _registered(options: argparse.Namespace) -> Path | None:
     """Return the registered weights; None, said, where MLflow does not give them."""
-    uri = tracking.resolve_uri(options.tracking_uri)
-    tracking.check_there(uri)
+    uri = connection.resolve_uri(options.tracking_uri)
+    connection.check_there(uri)
     try:
-        return resolve(tracking.connect(uri), options.model)
-    except tracking.FAILURES as error:
-        reason = tracking.one_line(error)
-        place = tracking.shown(uri)
+        return resolve_version(connection.connect(uri), options.model)
+    except connection.FAILURES as error:
+        reason = connection.reason(uri, error)
+        place = connection.shown(uri)
         print(f"error: cannot get the model from MLflow at {place}: {reason}", file=sys.stderr)
         return None
 
@@ -146,8 +146,8 @@ def _write_filtered(options: argparse.Namespace, weights: Path, thresholds: Thre
     text = report.model_dump_json(indent=1) + "\n"
     code = write_images(options, loaded, wanted, chosen, report=text)
     if code == 0:
-        print("\n".join(lines(report)))
-        print(f"what was left out stands in {Path(options.out) / FILTERS}")
+        print("\n".join(screening_lines(report)))
+        print(f"what was left out stands in {Path(options.out) / SCREENED}")
     return code
 
 

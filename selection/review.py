@@ -10,8 +10,6 @@ the next `python -m selection.pick` honours it: rejected candidates are out, and
 step 2 that pass the check for copies, kept ones go first. Ctrl-C ends.
 """
 
-from __future__ import annotations
-
 import argparse
 import getpass
 import sys
@@ -22,16 +20,17 @@ from collections.abc import Sequence
 from acgan.command import command, command_parser, run_command, typed
 from acgan.device import named_device
 from acgan.errors import InputError
-from search import tracking
-from search.study import Study
-from selection.finalists import find_finalists, make_images
-from selection.plan import add_study_options, load_data, request, require_idle
-from selection.publish import send_reviews
-from selection.quiz import draw_real
-from selection.review_server import ReviewServer, check_host
-from selection.review_session import Session
-from selection.reviews import check_writable, ledger_path, looks, read_reviews
-from selection.work import without_test
+from acgan.streams import without_passwords
+from search.study.folder import Study
+from search.tracking import connection, find
+from selection.jobs.store import without_test
+from selection.ledgers.reviews import check_writable, looks, read_reviews, reviews_path
+from selection.registry.publish import send_reviews
+from selection.request import add_study_options, load_data, request, require_idle
+from selection.reviewing.finalists import find_finalists, make_images
+from selection.reviewing.quiz import draw_real
+from selection.reviewing.server import ReviewServer, check_host
+from selection.reviewing.session import Session
 
 PORT = 8777
 MOST_FINALISTS = 8
@@ -54,7 +53,7 @@ class Sender(threading.Thread):
 
     def says(self) -> str:
         """Return what MLflow lacks and why in words, "" for nothing."""
-        return f"MLflow at {tracking.shown(self.uri)} {self.problem}" if self.problem else ""
+        return f"MLflow at {connection.shown(self.uri)} {self.problem}" if self.problem else ""
 
     def grown(self) -> None:
         """Say that the ledger has a further line."""
@@ -70,10 +69,10 @@ class Sender(threading.Thread):
     def _try(self) -> None:
         self._grown.clear()
         try:
-            tracking.check_there(self.uri)
-            send_reviews(tracking.connect(self.uri), self._study)
-        except tracking.FAILURES as error:
-            self.problem = f"takes no data: {tracking.one_line(error)}"
+            connection.check_there(self.uri)
+            send_reviews(connection.connect(self.uri), self._study)
+        except connection.FAILURES as error:
+            self.problem = f"takes no data: {connection.reason(self.uri, error)}"
         except InputError as error:
             self.problem = f"lacks what was decided: {error}"
         else:
@@ -92,7 +91,7 @@ class Sender(threading.Thread):
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code: 1 where MLflow could not be told."""
     arguments = _parser().parse_args(argv)
-    again = tracking.as_typed("selection.review", argv)
+    again = connection.as_typed("selection.review", argv)
     return run_command(lambda: _review(arguments, again), resume=f"type: {again}")
 
 
@@ -124,11 +123,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _review(arguments: argparse.Namespace, again: str) -> int:
-    _check(arguments)
+    if arguments.finalists < 1:
+        raise InputError(f"--finalists must be at least 1, got {arguments.finalists}")
+    if not 0 <= arguments.port < 2**16:
+        raise InputError(f"--port must be between 0 and 65535, got {arguments.port}")
+    check_host(arguments.host)
     reviewer = _reviewer(arguments.reviewer)
     device = named_device(arguments.device)
-    uri = tracking.resolve_uri(arguments.tracking_uri)
-    study, trial = tracking.find_study(arguments)
+    uri = connection.resolve_uri(arguments.tracking_uri)
+    study, trial = find.asked_study(arguments)
     require_idle(study)
     settings, source = request(study, arguments)
     check_writable(study)
@@ -150,14 +153,6 @@ def _review(arguments: argparse.Namespace, again: str) -> int:
     return _conclude(study, reviewer, sender, again)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.finalists < 1:
-        raise InputError(f"--finalists must be at least 1, got {arguments.finalists}")
-    if not 0 <= arguments.port < 2**16:
-        raise InputError(f"--port must be between 0 and 65535, got {arguments.port}")
-    check_host(arguments.host)
-
-
 def _conclude(study: Study, reviewer: str, sender: Sender, again: str) -> int:
     own = [look for look in looks(read_reviews(study)) if look.reviewer == reviewer]
     counts = Counter(look.decision or "undecided" for look in own)
@@ -166,12 +161,12 @@ def _conclude(study: Study, reviewer: str, sender: Sender, again: str) -> int:
     if sender.problem:
         print(f"error: {sender.says()}", file=sys.stderr)
         print(
-            f"nothing is lost, all stands in {ledger_path(study)}; selection.pick sends it, and "
+            f"nothing is lost, all stands in {reviews_path(study)}; selection.pick sends it, and "
             f"so does: {again}",
             file=sys.stderr,
         )
         return 1
-    pick = ["python", "-m", "selection.pick", *tracking.naming(study, sender.uri)]
+    pick = ["python", "-m", "selection.pick", *connection.naming(study, sender.uri)]
     print(f"to pick with what was decided: {typed(pick)}")
     return 0
 
@@ -184,7 +179,8 @@ def _reviewer(name: str | None) -> str:
         except (KeyError, OSError) as error:
             raise InputError("this login has no name; give one with --reviewer") from error
     name = name.strip()
-    if not name or not name.isprintable() or len(name) > NAME_LIMIT:
+    plain = name.isprintable() and without_passwords(name) == name
+    if not name or not plain or len(name) > NAME_LIMIT:
         raise InputError(
             f"--reviewer must be a name of 1 to {NAME_LIMIT} printable characters, got {name!r}"
         )

@@ -1,11 +1,10 @@
 """The `selection:` section of a configuration: thresholds, budgets and seeds of the three steps."""
 
-from __future__ import annotations
-
 from pydantic import Field, field_validator
 
-from acgan.classifier import FitConfig
-from acgan.config import Section
+from acgan.config import Cpus, Gpus, Section
+from acgan.evaluation.classifier import FitConfig
+from acgan.evaluation.variety import ONE_PICTURE_BELOW
 
 
 class SelectionConfig(Section):
@@ -23,12 +22,11 @@ class SelectionConfig(Section):
         description="step 1: all called real above, with the opposite on generated",
     )
     class_margin: float = Field(
-        0.02,
-        ge=0,
-        le=1,
-        description="step 1: class accuracy this near to chance: dead",
+        0.02, ge=0, le=1, description="step 1: class accuracy this near to chance: dead"
     )
-    collapsed_below: float = Field(0.01, ge=0, description="step 1: val/diversity that is alive")
+    collapsed_below: float = Field(
+        ONE_PICTURE_BELOW, ge=0, description="val/diversity below: one picture per class"
+    )
 
     cnn_images: int = Field(6964, ge=8, description="step 2: generated images of each class")
     cnn_epochs: int = Field(15, ge=3, description="step 2: epochs of the CNN, the last three count")
@@ -53,12 +51,10 @@ class SelectionConfig(Section):
     )
     seed: int = Field(0, ge=0, description="of generated images, CNNs and resampling")
 
-    cpus_per_task: float = Field(
-        1.0, gt=0, description="CPU cores a task: a candidate of a pick, a CNN of a study"
+    cpus_per_task: Cpus = Field(
+        1.0, description="CPU cores per task: a CNN, or a finalist of a pick's step 3"
     )
-    gpus_per_task: float | None = Field(
-        None, ge=0, description="GPUs a task; unset: 1 if there are any"
-    )
+    gpus_per_task: Gpus = Field(None, description="GPUs per task; unset: 1 if there are any")
 
     @field_validator("cnn_seeds", mode="before")
     @classmethod
@@ -69,7 +65,7 @@ class SelectionConfig(Section):
     @classmethod
     def _growing(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or value[0] < 3 or sorted(set(value)) != list(value):
-            raise ValueError(f"must be growing numbers from 3 on, for example 3,5, got {value}")
+            raise ValueError("must be growing numbers from 3 on, for example 3,5")
         return value
 
     @property

@@ -19,18 +19,15 @@ from collections.abc import Sequence
 from acgan.command import command, command_parser, duration, run_command
 from acgan.config import add_flags
 from acgan.files import remove_leftovers
-from search import tracking
-from search.lock import driver_lock
-from selection import study_publish, testset
-from selection.plan import add_study_options
-from selection.result import Estimate, write_json
-from selection.scores import BALANCED
-from selection.settings import SelectionConfig
-from selection.study_arms import CLASSICAL, REAL, Arm, generated_counts
-from selection.study_plan import SETTINGS, StudyPlan, make_study_plan, rough_seconds
-from selection.study_report import write_study_report
-from selection.study_result import (
-    FORMAT,
+from acgan.jsonfile import write_json
+from search.study.lock import driver_lock
+from search.tracking import connection
+from selection.augmentation import publish
+from selection.augmentation.arms import CLASSICAL, REAL, Arm, generated_counts
+from selection.augmentation.page import write_study_report
+from selection.augmentation.plan import SETTINGS, StudyPlan, make_study_plan, rough_seconds
+from selection.augmentation.result import (
+    AUGMENTATION_FORMAT,
     ArmResult,
     AugmentationStudy,
     Run,
@@ -39,15 +36,20 @@ from selection.study_result import (
     read_study,
     sentence,
 )
-from selection.wording import interval
-from selection.workers import Workers, by_workers
+from selection.jobs.workers import Workers, by_workers
+from selection.ledgers import test_looks
+from selection.metrics.estimate import Estimate
+from selection.request import add_study_options
+from selection.settings import SelectionConfig
+from selection.steps.scores import BALANCED
+from selection.wording import interval_text
 
 
 @command
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = study_parser().parse_args(argv)
-    again = tracking.as_typed("selection.study", argv)
+    again = connection.as_typed("selection.study", argv)
     return run_command(lambda: _study(arguments, again), resume=f"type: {again}")
 
 
@@ -70,7 +72,7 @@ def _study(arguments: argparse.Namespace, again: str) -> int:
             print(_cost(plan), flush=True)
             found = by_workers(
                 lambda workers: carry_out(plan, workers),
-                plan.setting.work.settings,
+                plan.work.settings,
                 address=plan.address,
                 verbose=arguments.verbose,
                 again=again,
@@ -102,23 +104,21 @@ def _cost(plan: StudyPlan) -> str:
 
 def carry_out(plan: StudyPlan, workers: Workers) -> AugmentationStudy:
     """Train the CNNs that are missing; return the study, whose files are written."""
-    plan.setting.work.store.mkdir(parents=True, exist_ok=True)
+    plan.work.store.mkdir(parents=True, exist_ok=True)
     plan.folder.mkdir(exist_ok=True)
     touch = None
     if plan.split == "test":
-        touch = testset.record(
+        touch = test_looks.record(
             plan.study,
             pick=plan.folder.name,
             weights=[plan.setting.weights.sha256],
             reason="augmentation study",
         )
     jobs = plan.jobs()
-    workers.do(jobs, "CNNs")
+    results = workers.do(jobs, "CNNs")
     runs: dict[str, list[Run]] = {}
     for job in jobs:
-        found = job.result()
-        assert found is not None  # it was done
-        runs.setdefault(job.arm.name, []).append(found)
+        runs.setdefault(job.arm.name, []).append(results[job])
     study = _result(plan, runs, touch)
     write_study_report(study, plan.folder)
     write_json(plan.folder / "study.json", study)  # last: with it the study is there
@@ -126,10 +126,10 @@ def carry_out(plan: StudyPlan, workers: Workers) -> AugmentationStudy:
 
 
 def _result(plan: StudyPlan, runs: dict[str, list[Run]], touch: int | None) -> AugmentationStudy:
-    budget, settings = plan.setting.budget, plan.setting.work.settings
+    budget, settings = plan.setting.budget, plan.work.settings
     arms = {arm.name: _arm_result(plan, arm, runs) for arm in plan.arms}
     study = AugmentationStudy(
-        format=FORMAT,
+        format=AUGMENTATION_FORMAT,
         id=plan.id,
         study=plan.study.info.name,
         study_id=plan.study.info.uuid,
@@ -210,11 +210,11 @@ def _arm_result(plan: StudyPlan, arm: Arm, runs: dict[str, list[Run]]) -> ArmRes
 def _publish(plan: StudyPlan, study: AugmentationStudy, again: str) -> int:
     code = 0
     try:
-        client = tracking.connect(plan.tracking_uri)
-        run_id = study_publish.publish(client, study, plan.parent_id, plan.folder)
+        client = connection.connect(plan.tracking_uri)
+        run_id = publish.publish(client, study, plan.parent_id, plan.folder)
         print(f"in MLflow: run {run_id}")
-    except tracking.FAILURES as error:
-        print(f"error: {tracking.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
+    except connection.FAILURES as error:
+        print(f"error: {connection.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
         print(f"nothing is lost; to send the study there, type: {again}", file=sys.stderr)
         code = 1
     _conclude(plan, study, again)
@@ -225,8 +225,8 @@ def _conclude(plan: StudyPlan, study: AugmentationStudy, again: str) -> None:
     print(f"{BALANCED} on {study.where}; minus real only; minus classical")
     for arm in study.arms:
         beside = (arm.against_real.get(BALANCED), arm.against_classical.get(BALANCED))
-        differences = "".join(f"  {interval(each, 3):>26}" for each in beside)
-        print(f"  {arm.title:<22}{interval(arm.scores[BALANCED]):>20}{differences}")
+        differences = "".join(f"  {interval_text(each, 3):>26}" for each in beside)
+        print(f"  {arm.title:<22}{interval_text(arm.scores[BALANCED]):>20}{differences}")
     if study.sentence:
         print(study.sentence)
         if study.touch is not None and study.touch > 1:

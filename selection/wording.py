@@ -1,10 +1,8 @@
-"""Numbers as people read them."""
-
-from __future__ import annotations
+"""Numbers, and others' names, as people read them."""
 
 import math
 
-from selection.result import Estimate
+from selection.metrics.estimate import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -18,7 +16,7 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)  # + 0.0: never −0.00
 
 
-def interval(estimate: Estimate | None, digits: int = 2) -> str:
+def interval_text(estimate: Estimate | None, digits: int = 2) -> str:
     """Return `0.62 (0.57 to 0.67)`: a number with its 95 % interval."""
     if estimate is None:
         return "–"
@@ -48,10 +46,23 @@ def counted(value: int, noun: str) -> str:
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
+def share(value: float | None) -> str:
+    """Return `98 %`; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def plain(text: object) -> str:
+    """Return a text that others have named so that Markdown shows it as it is, on one line."""
+    line = " ".join(str(text).split())
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in line)
+
+
 FILTERS = {  # of templates
     "number": number,
-    "interval": interval,
+    "interval": interval_text,
     "percent": percent,
     "significant": significant,
     "counted": counted,
+    "share": share,
+    "plain": plain,
 }

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from selection import study
-from selection.result import Images
-from selection.study_arms import ARMS, Arm, curve_arm, generated_counts
-from selection.study_plan import StudyPlan, make_study_plan
-from selection.study_result import ArmResult, AugmentationStudy, Run, Split, measured
+from selection.augmentation.arms import ARMS, Arm, curve_arm, generated_counts
+from selection.augmentation.plan import StudyPlan, make_study_plan
+from selection.augmentation.result import ArmResult, AugmentationStudy, Run, Split, measured
+from selection.metrics.estimate import Images
 from tests.kit import CLASSES
 from tests.picks import Here
 
@@ -52,7 +52,7 @@ def plan_of(options: Sequence[str]) -> StudyPlan:
 def study_here(options: Sequence[str]) -> AugmentationStudy:
     """Do all the work of a command with these options in this process, save for MLflow's part."""
     plan = plan_of(options)
-    workers = Here(plan.setting.work.settings, address=None, verbose=False)
+    workers = Here(plan.work.settings, address=None, verbose=False)
     return study.carry_out(plan, workers)
 
 

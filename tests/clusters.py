@@ -24,7 +24,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from search.study import Study
+from search.study.folder import Study
 from tests.mlflow_server import Server, free_port
 from tests.searches import Search
 

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from tests.clusters import ray_environment
+from tests.kit import ROOT
 
-FILE = Path(__file__).parents[1] / "configs" / "cluster" / "compose.yaml"
+FILE = ROOT / "configs" / "cluster" / "compose.yaml"
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:[-?])?(?P<text>[^}]*)\}")
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from acgan.config import TrainConfig
-from acgan.dataset import Dataset, ImageSet
+from acgan.data.dataset import Dataset, ImageSet
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"  # real X-rays, where they are at hand
+MINI = SHARED / "covidx-mini"
+needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason="no covidx-mini images here")
 
 CLASSES = ("COVID-19", "normal", "pneumonia")
 
@@ -21,6 +28,13 @@ OPTIONS_OFF: dict[str, Any] = {
     "r1_gamma": 0.0,
     "reacgan_head": False,
     "ema_decay": 0.0,
+    "mode_seeking": 0.0,
+    "grey": False,
+    "upsampling": "transposed",
+    "conditional_norm": False,
+    "real_classes": False,
+    "hinge": False,
+    "generator_class_weight": 1.0,
     "precision": "float32",
 }
 OPTIONS_ON: dict[str, Any] = {
@@ -32,6 +46,13 @@ OPTIONS_ON: dict[str, Any] = {
     "r1_gamma": 1e6,  # of a tiny young discriminator R1 is 3e-12
     "reacgan_head": True,
     "ema_decay": 0.9,
+    "mode_seeking": 1.0,
+    "grey": True,
+    "upsampling": "nearest",
+    "conditional_norm": True,
+    "real_classes": True,
+    "hinge": True,
+    "generator_class_weight": 0.2,
     "precision": "bfloat16",
 }
 

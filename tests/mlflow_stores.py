@@ -10,18 +10,21 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search import study_runs, tracking
-from search.study import open_study
+from search.study.folder import open_study
+from search.tracking import connection, study_runs
 from tests import studies
+from tests.conftest import once
 from tests.mlflow_server import Server
 
 
 @pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_database(shared: Path) -> Path:
     """A sqlite file with MLflow's tables, to be copied: making one takes seconds."""
-    database = tmp_path_factory.mktemp("mlflow") / "template.db"
-    tracking.connect(f"sqlite:///{database}")
-    return database
+
+    def make(folder: Path) -> None:
+        connection.connect(f"sqlite:///{folder / 'template.db'}")
+
+    return once(shared / "mlflow", make) / "template.db"
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def uri(database: Path) -> str:
 @pytest.fixture
 def client(uri: str) -> MlflowClient:
     """A client of this test's own store."""
-    return tracking.connect(uri)
+    return connection.connect(uri)
 
 
 @pytest.fixture

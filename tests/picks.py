@@ -17,13 +17,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from acgan.config import TrainConfig, validate
-from acgan.data import load
-from acgan.rundir import RunDir, weights_bytes
+from acgan.data.pack import load
+from acgan.data.source import DataSource
+from acgan.jsonfile import write_json
+from acgan.run.rundir import RunDir
+from acgan.run.weights import weights_bytes
 from acgan.train import train
-from search.recorder import sync_study
 from search.settings import SearchConfig, identity
-from search.study import (
-    FORMAT,
+from search.study.folder import (
+    STUDY_FORMAT,
     LastStart,
     Outcome,
     Study,
@@ -35,14 +37,14 @@ from search.study import (
     open_or_create,
     open_study,
     trial_name,
-    write,
 )
+from search.tracking.recorder import sync_study
 from selection import pick
-from selection.funnel import Funnel
-from selection.plan import Plan, make_plan
-from selection.result import Pick
-from selection.work import Job
-from selection.workers import Workers
+from selection.jobs.store import Result, StoredJob
+from selection.jobs.workers import Workers
+from selection.steps.funnel import Funnel
+from selection.steps.plan import PickPlan, make_pick_plan
+from selection.steps.result import Pick
 from tests.kit import CLASSES, tiny_config, tiny_images
 
 SELECTION = {
@@ -88,7 +90,7 @@ def train_study(path: Path, images: Path, *, trials: int = 3, epochs: int = 5) -
     config = tiny_config(epochs=epochs, batch_size=32, grace_fraction=0.0, grace_updates=1)
     data = load(str(images), image_size=config.image_size, split_seed=config.split_seed)
     info = StudyInfo(
-        format=FORMAT,
+        format=STUDY_FORMAT,
         uuid=new_uuid(),
         name=path.name,
         created=1_700_000_000.0,
@@ -101,20 +103,22 @@ def train_study(path: Path, images: Path, *, trials: int = 3, epochs: int = 5) -
         fingerprint=data.fingerprint,
     )
     study = open_or_create(path, info)
-    write(path / "start.json", LastStart(source=str(images), selection=SELECTION))
+    write_json(
+        path / "start.json", LastStart(source=DataSource(folder=str(images)), selection=SELECTION)
+    )
     for number in range(trials):
         params = {"learning_rate": 2e-4 * 10**number}
         trial = Trial(
             path / trial_name(number), TrialInfo(number=number, params=params, seed=number)
         )
         trial.path.mkdir()
-        write(trial.path / "trial.json", trial.info)
+        write_json(trial.path / "trial.json", trial.info)
         own = validate(TrainConfig, "train", info.train | params | {"seed": number})
         cpu = torch.device("cpu")
         for _ in train(own, data, RunDir(trial.path), device=cpu):
             pass
         end = TrialEnd(outcome=Outcome.FINISHED, time=1_700_000_100.0)
-        write(trial.path / "end.json", end)
+        write_json(trial.path / "end.json", end)
     return study
 
 
@@ -179,20 +183,19 @@ class Place:
 class Here(Workers):
     """Does the jobs in this process one after another, each on one thread as Ray's tasks are."""
 
-    def do(self, jobs: Sequence[Job], what: str) -> None:
+    def run(self, jobs: Sequence[StoredJob[Result]], what: str, *, there: int) -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             for job in jobs:
-                if not job.done():
-                    job.run(gpu=False)
+                job.run(gpu=False)
         finally:
             torch.set_num_threads(threads)
 
 
-def plan_of(options: Sequence[str]) -> Plan:
+def plan_of(options: Sequence[str]) -> PickPlan:
     """Return the plan of a command with these options."""
-    return make_plan(pick.pick_parser().parse_args(options))
+    return make_pick_plan(pick.pick_parser().parse_args(options))
 
 
 def pick_here(options: Sequence[str]) -> Pick:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from acgan.records import read_records
-from search.study import Study, open_study
+from acgan.run.records import read_records
+from search.study.folder import Study, open_study
 from tests.kit import CLASSES, tiny_images
 
 CONFIG = """

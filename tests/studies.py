@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from acgan.config import TrainConfig
-from acgan.records import QUALITY, EpochRecord
+from acgan.jsonfile import write_json
+from acgan.run.records import QUALITY, EpochRecord
 from search.settings import SearchConfig, identity
-from search.study import (
-    FORMAT,
+from search.study.folder import (
+    STUDY_FORMAT,
     Outcome,
     Quality,
     Study,
@@ -25,7 +26,6 @@ from search.study import (
     new_uuid,
     open_or_create,
     trial_name,
-    write,
 )
 
 BEGIN = 1_700_000_000.0
@@ -35,7 +35,7 @@ KEYS = ("train/g_loss", "train/d_loss", "val/g_loss", "val/acc_generated", QUALI
 def write_study(path: Path, *, trials: int = 0, epochs: int = 0) -> Study:
     """Write a study of `trials` finished trials with `epochs` epochs each."""
     info = StudyInfo(
-        format=FORMAT,
+        format=STUDY_FORMAT,
         uuid=new_uuid(),
         name=path.name,
         created=BEGIN,
@@ -48,7 +48,9 @@ def write_study(path: Path, *, trials: int = 0, epochs: int = 0) -> Study:
         fingerprint="0123456789abcdef" * 4,
     )
     study = open_or_create(path, info)
-    write(path / "quality.json", Quality(floor=1.5, untrained=40.25, classifier_accuracy=0.9375))
+    write_json(
+        path / "quality.json", Quality(floor=1.5, untrained=40.25, classifier_accuracy=0.9375)
+    )
     for number in range(trials):
         trial = write_trial(study, number)
         write_epochs(trial, range(1, epochs + 1))
@@ -62,7 +64,7 @@ def write_trial(study: Study, number: int) -> Trial:
     info = TrialInfo(number=number, params=params, seed=number)
     path = study.path / trial_name(number)
     (path / "samples").mkdir(parents=True)
-    write(path / "trial.json", info)
+    write_json(path / "trial.json", info)
     config = {
         "train": {**study.info.train, **params, "seed": number},
         "classes": study.info.classes,
@@ -104,4 +106,4 @@ def sample_png(number: int, epoch: int) -> bytes:
 def write_end(trial: Trial, outcome: Outcome, reason: str = "") -> None:
     """Write how a trial ended."""
     time = BEGIN + 100 * trial.info.number + 90
-    write(trial.path / "end.json", TrialEnd(outcome=outcome, reason=reason, time=time))
+    write_json(trial.path / "end.json", TrialEnd(outcome=outcome, reason=reason, time=time))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.kit import ROOT
+
 PACKAGES = ("acgan", "search", "selection")
 
 # What a package may import of those below it: whole packages, or single modules.
@@ -20,11 +21,10 @@ BELOW = {
     "search": ("acgan",),
     "selection": (
         "acgan",
-        "search.lock",
         "search.study",
         "search.tracking",
-        "search.cluster",
-        "search.node",
+        "search.nodes.cluster",
+        "search.nodes.sees",
         "search.estimate",
     ),
 }
@@ -32,34 +32,35 @@ ACGAN_NEEDS = {"PIL", "numpy", "pydantic", "safetensors", "torch", "tqdm", "yaml
 # The only modules that may import a library.
 HOMES = {
     "ray": {
-        "search.cluster",
-        "search.driver",
-        "search.probe",
+        "search.nodes.cluster",
+        "search.tune.driver",
+        "search.nodes.probe",
         "search.run",
-        "search.searcher",
-        "search.trial",
-        "selection.workers",
+        "search.tune.searcher",
+        "search.tune.trial",
+        "selection.jobs.workers",
     },
     "optuna": {
         "search.dashboard",
-        "search.pictures",
-        "search.searcher",
+        "search.tracking.pictures",
+        "search.study.optuna_ledger",
         "search.space",
-        "search.stopping",
+        "search.tune.stopping",
     },
     "optuna_dashboard": {"search.dashboard"},
-    "pydicom": {"acgan.dicom"},
+    "pydicom": {"acgan.data.dicom"},
     "mlflow": {
-        "search.recorder",
-        "search.store",
-        "search.study_runs",
-        "search.tracking",
-        "selection.publish",
-        "selection.registered_model",
-        "selection.registry",
-        "selection.study_publish",
+        "search.tracking.recorder",
+        "search.tracking.check",
+        "search.tracking.study_runs",
+        "search.tracking.connection",
+        "search.tracking.find",
+        "selection.registry.publish",
+        "selection.registry.model",
+        "selection.registry.versions",
+        "selection.augmentation.publish",
     },
-    "torch_fidelity": {"selection.extractors"},
+    "torch_fidelity": {"selection.extractors.inception"},
 }
 
 Imports = dict[str, set[str]]
@@ -96,17 +97,38 @@ def forbidden(found: Imports) -> list[str]:
         if not _allowed(module, name)
     ]
     own = {module: {n for n in names if n in found} for module, names in found.items()}
-    try:
-        TopologicalSorter(own).prepare()
-    except CycleError as error:
-        wrong.append("cycle: " + " imports ".join(reversed(error.args[1])))
+    wrong += _cycle(own)
+    if len(wrong) == 0:
+        wrong += _cycle(by_room(own))
     return wrong
+
+
+def by_room(found: Imports) -> Imports:
+    """Return the imports between rooms: a folder of a package is one, and so is each file above."""
+    rooms: Imports = {}
+    for module, names in found.items():
+        own = rooms.setdefault(room_of(module), set())
+        own |= {room_of(name) for name in names} - {room_of(module)}
+    return rooms
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def _cycle(found: Imports) -> list[str]:
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError as error:
+        return ["cycle: " + " imports ".join(reversed(error.args[1]))]
+    return []
 
 
 def _allowed(module: str, name: str) -> bool:
     package, library = module.partition(".")[0], name.partition(".")[0]
     if library in PACKAGES:
-        return library == package or name in BELOW[package] or library in BELOW[package]
+        known = (package, *BELOW[package])
+        return any(name == below or name.startswith(f"{below}.") for below in known)
     if library in HOMES:
         return module in HOMES[library]
     return package != "acgan" or library in ACGAN_NEEDS | sys.stdlib_module_names
@@ -126,16 +148,21 @@ def test_imports_go_the_designs_way_only() -> None:
         ("acgan/a.py", "from optuna.samplers import TPESampler", "acgan.a imports optuna.samplers"),
         ("acgan/a.py", "def f():\n    import mlflow.client", "acgan.a imports mlflow.client"),
         ("acgan/a.py", "import pandas as pd", "acgan.a imports pandas"),
-        ("acgan/a.py", "from search import study", "acgan.a imports search.study"),
+        ("acgan/a.py", "from search.study import folder", "acgan.a imports search.study.folder"),
         ("acgan/a.py", "import selection", "acgan.a imports selection"),
         ("search/a.py", "from selection.pick import x", "search.a imports selection.pick"),
         ("search/a.py", "import ray.tune", "search.a imports ray.tune"),
         ("search/a.py", "from mlflow import MlflowClient", "search.a imports mlflow"),
-        ("search/stopping.py", "import mlflow", "search.stopping imports mlflow"),
+        ("search/tune/stopping.py", "import mlflow", "search.tune.stopping imports mlflow"),
         ("selection/a.py", "from search import run", "selection.a imports search.run"),
         ("selection/a.py", "import search", "selection.a imports search"),
         ("selection/a.py", "import torch_fidelity", "selection.a imports torch_fidelity"),
         ("acgan/b.py", "from acgan import c", "cycle: acgan.b imports acgan.c imports acgan.b"),
+        (
+            "search/study/lock.py",
+            "from search.tune.driver import x",
+            "cycle: search.study imports search.tune imports search.study",
+        ),
     ],
 )
 def test_a_planted_violation_is_caught(
@@ -144,9 +171,10 @@ def test_a_planted_violation_is_caught(
     planted = {
         "acgan/c.py": "import os, torch\nfrom acgan.b import x",
         "acgan/b.py": "from PIL import Image",
-        "search/study.py": "import acgan.b\nimport scipy",
-        "search/run.py": "from ray import tune\nfrom search import study",
-        "selection/pick.py": "from search import study\nimport acgan, search.tracking",
+        "search/study/folder.py": "import acgan.b\nimport scipy",
+        "search/run.py": "from ray import tune\nfrom search.study import folder",
+        "search/tune/driver.py": "from search.study import folder",
+        "selection/pick.py": "from search.study.folder import x\nimport search.tracking.find",
     }
     write_tree(tmp_path, planted)
     assert forbidden(imports(tmp_path)) == []
@@ -156,7 +184,7 @@ def test_a_planted_violation_is_caught(
 
 def write_tree(root: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
 
 
@@ -174,6 +202,6 @@ def test_training_loads_neither_ray_nor_optuna_nor_mlflow() -> None:
 
 
 def test_a_trials_process_loads_no_matplotlib() -> None:
-    program = "import sys, search.trial; print('matplotlib' in sys.modules)"
+    program = "import sys, search.tune.trial; print('matplotlib' in sys.modules)"
     run = [sys.executable, "-c", program]
     assert subprocess.check_output(run, cwd=ROOT, text=True) == "False\n"

@@ -20,13 +20,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from acgan.config import TrainConfig, validate
+from acgan.data.source import DataSource
 from acgan.errors import InputError
-from search.node import StudyAt, same_data
-from search.study import Outcome, TrialEnd, write
+from acgan.jsonfile import write_json
+from search.nodes.sees import StudyAt, same_data
+from search.study.folder import Outcome, TrialEnd, open_study
 from selection import pick, study
 from tests.augmentations import study_here
 from tests.kit import CLASSES, tiny_images
 from tests.picks import Place, pick_here, send, train_study
+
+pytestmark = pytest.mark.process
 
 pytest_plugins = ["tests.mlflow_stores"]
 
@@ -128,7 +132,7 @@ def test_a_name_is_found_where_it_is_hidden(tmp_path: Path) -> None:
 def test_the_study_knows_where_the_images_are(place: Place) -> None:
     started = place.study.last_start()
     assert started is not None
-    assert FOLDER in started.source
+    assert FOLDER in started.source.folder
 
 
 def test_no_patient_file_or_folder_of_images_is_named_in_mlflows_database(place: Place) -> None:
@@ -158,12 +162,12 @@ def test_why_a_trial_crashed_is_told_without_the_path_of_the_images(
     shutil.copytree(place.folder / "runs", tmp_path / "runs")
     study = elsewhere.study
     config = validate(TrainConfig, "train", study.info.train)
-    at = StudyAt(study.path, study.info.uuid, str(tmp_path / FOLDER))
+    at = StudyAt(study.path, study.info.uuid, DataSource(folder=str(tmp_path / FOLDER)))
     with pytest.raises(InputError) as crash:
-        same_data(at, config)
+        same_data(at, open_study(at.study), config)
     assert FOLDER in str(crash.value)
     reason = f"acgan.errors.InputError: {crash.value}"
     end = TrialEnd(outcome=Outcome.CRASHED, reason=reason, time=1_700_000_100.0)
-    write(study.path / "t0001" / "end.json", end)
+    write_json(study.path / "t0001" / "end.json", end)
     send(study, elsewhere.uri)
     assert [(table, cell) for table, cell in texts(elsewhere.database) if names_in(cell)] == []

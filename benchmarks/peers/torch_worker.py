@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from acgan.config import TrainConfig
 from acgan.device import default_device
-from acgan.step import Training, train_step
+from acgan.gan.step import Training, train_step
 from benchmarks.peers.plain import Port
 from benchmarks.peers.worker import Profile, Settings, Step, serve
 

@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Settings:
-    """What is trained: image side in pixels, channels' factor, real images a step, threads."""
+    """What is trained: image side in pixels, channels' factor, real images per step, threads."""
 
     size: int
     width: float

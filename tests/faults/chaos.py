@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.report import replace_section
 from tests.faults import disks, kills, picks, studies, surroundings, trials
-from tests.faults.lab import Fault, Findings, Lab
+from tests.faults.lab import Fault, Findings, Lab, check_no_agent_runs
 
 OFTEN, SOME = 20, 3
 FAULTS: dict[str, tuple[str, Fault, int]] = {
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["ACGAN_CACHE"] = str(lab.cache)  # of nodes
     while (name := _next(log, options.only)) and time.monotonic() < deadline:
         _do(lab, name, log)
+    check_no_agent_runs()
     table = "\n".join(_table(_done(log)))
     print(table)
     if options.out is not None:

@@ -19,11 +19,11 @@ from tests.faults.lab import (
     Lab,
     check_nothing_runs,
     check_whole,
-    kill_driver,
     moment,
     redone,
     wait_for_epochs,
 )
+from tests.faults.nodes import epochs_on_disk
 from tests.searches import Search
 
 DISK_BYTES = 400_000_000
@@ -97,14 +97,13 @@ def full_ledger(lab: Lab, rng: random.Random) -> Findings:
     """Let the ledger alone lie on a disk that fills up."""
     found = Findings()
     with lab.search() as search, small_disk(search.folder / "small", 2_000_000):
-        options = ("--num-samples", "1")
-        search.run(*options)
+        lab.kill_driver(search, rng.randint(1, 8), *OPTIONS)
         ledger = search.study.ledger_path
         copy = search.folder / "small" / "ledger"
         copy.write_bytes(ledger.read_bytes())
         with mounted(ledger, "--bind", str(copy)):
             process = search.start(*OPTIONS)
-            wait_for_epochs(search, process, 6 + rng.randint(0, 5))
+            wait_for_epochs(search, process, epochs_on_disk(search) + rng.randint(0, 5))
             fill(search.folder / "small", left=0)
             output, _ = process.communicate(timeout=400)
             found.expect(process.returncode == 1, f"exit {process.returncode}: {output[-2500:]}")
@@ -132,7 +131,7 @@ def read_only(lab: Lab, rng: random.Random) -> Findings:
         runs = search.folder / "runs"
         runs.mkdir()
         if rng.random() < 0.7:
-            kill_driver(search, rng.randint(1, 8), *OPTIONS)
+            lab.kill_driver(search, rng.randint(1, 8), *OPTIONS)
         before = moment(search)
         with mounted(runs, "--bind", str(runs)):
             make_read_only(runs)
@@ -151,7 +150,7 @@ def damaged(lab: Lab, rng: random.Random) -> Findings:
     """Damage one file of a search that was killed; the same command must say so and go on."""
     found = Findings()
     with lab.search() as search:
-        kill_driver(search, rng.randint(2, 20), *OPTIONS)
+        lab.kill_driver(search, rng.randint(2, 20), *OPTIONS)
         check_nothing_runs(search, found)
         before = moment(search)
         what, said = damage(search, rng)

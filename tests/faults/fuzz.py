@@ -3,7 +3,8 @@
     python -m tests.faults.fuzz --count 100000 --seed 0 --out findings.jsonl
 
 An input is a valid file with parts exchanged for awkward ones, and then bits flipped, bytes cut,
-repeated or spliced in. Hypothesis draws the inputs, the same ones for the same seed.
+repeated or spliced in. Of images it is also known which greys they must show. Hypothesis draws the
+inputs, the same ones for the same seed.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
 from acgan.config import TrainConfig, read_file, resolve
-from acgan.data import named_source
+from acgan.data.label_files import SOURCES
+from acgan.data.layouts import read_table
+from acgan.data.source import named_source
 from acgan.errors import InputError
-from acgan.labels import SOURCES, read_table
-from acgan.records import QUALITY, EpochRecord, read_records
-from acgan.rundir import RunDir, checksum, weights_bytes
+from acgan.run.records import QUALITY, EpochRecord, read_records
+from acgan.run.rundir import RunDir
+from acgan.run.weights import checksum, weights_bytes
 from search import space
 from search.settings import SearchConfig
-from search.study import LastStart
+from search.study.folder import LastStart
 from selection.settings import SelectionConfig
+from tests.faults import images
+from tests.faults.damage import DAMAGES, damaged
 
 Files = dict[str, bytes]
 
@@ -65,7 +70,7 @@ class Finding:
 
 
 def fuzz_labels(count: int, seed: int) -> list[Finding]:
-    """Give damaged label files to `acgan.labels.read_table`."""
+    """Give damaged label files to `acgan.data.layouts.read_table`."""
     with _scratch() as scratch:
         folder = Path(scratch) / "data"
         for split in ("train", "test"):
@@ -84,16 +89,32 @@ def fuzz_configurations(count: int, seed: int) -> list[Finding]:
 
 
 def fuzz_states(count: int, seed: int) -> list[Finding]:
-    """Give damaged states and records to `acgan.rundir.RunDir.restore`."""
+    """Give damaged states and records to `acgan.run.rundir.RunDir.restore`."""
     with _scratch() as scratch:
         check = functools.partial(check_state, Path(scratch))
         return _fuzz("states", run_files(), check, count, seed)
+
+
+def fuzz_images(count: int, seed: int) -> list[Finding]:
+    """Give PNG, TIFF, JPEG and WEBP files to `acgan.data.decode`; see `tests.faults.images`."""
+    with _scratch() as scratch:
+        check = functools.partial(images.check, Path(scratch) / "x")
+        return _fuzz("images", images.images(), check, count, seed)
+
+
+def fuzz_dicom(count: int, seed: int) -> list[Finding]:
+    """Give DICOM files to `acgan.data.decode.examine`; see `tests.faults.images`."""
+    with _scratch() as scratch:
+        check = functools.partial(images.check, Path(scratch) / "x")
+        return _fuzz("dicom", images.dicom_files(), check, count, seed)
 
 
 TARGETS = {
     "labels": fuzz_labels,
     "configurations": fuzz_configurations,
     "states": fuzz_states,
+    "images": fuzz_images,
+    "dicom": fuzz_dicom,
 }
 
 
@@ -153,44 +174,11 @@ def _is_one_sentence(error: InputError) -> None:
     assert message.isprintable(), f"not one line of text: {message[:200]!r}"
 
 
-# --- damage to bytes --------------------------------------------------------------------------
-
-_DAMAGES = st.lists(
-    st.tuples(
-        st.sampled_from(["flip", "cut", "end", "twice", "splice"]),
-        st.floats(0, 1, exclude_max=True),
-        st.integers(0, 63),
-    ),
-    max_size=4,
-)
-
-
-def damaged(
-    content: bytes, damages: Sequence[tuple[str, float, int]], pieces: Sequence[bytes]
-) -> bytes:
-    """Flip a bit, cut, repeat, or splice in a piece, each at a share of the length so far."""
-    raw = bytearray(content)
-    for kind, share, number in damages:
-        start = int(share * len(raw))
-        stop = start + number + 1
-        match kind:
-            case "flip" if raw:
-                raw[start] ^= 1 << number % 8
-            case "cut":
-                del raw[start:stop]
-            case "end":
-                del raw[start:]
-            case "twice":
-                raw[start:start] = raw[start:stop]
-            case "splice":
-                raw[start:start] = pieces[number % len(pieces)]
-    return bytes(raw)
-
-
 # --- label files ------------------------------------------------------------------------------
 
 _TOKENS = (
     *("a.png", "sub/b.png", "missing.png", "out.png", ".", "..", "../a.png", "sub/../a.png"),
+    *("A.png", "a.PNG", "train/a.png", "b.png", "sub\\b.PNG", "train/", "out.PNG"),
     *("/etc/hostname", "/dev/zero", "a.png/", "a\\b.png", "é.png", "p1", "COVID", "12", "x" * 300),
     *("COVID-19", "normal", "NORMAL", "pneumonia", "covid", "positive", "negative", "hernia"),
     *("cohen", "RSNA", "rnsa", "generated", "nowhere", "", "\0", "\x1b[31m", "\u202e", "\ufeff"),
@@ -216,7 +204,7 @@ def label_files() -> st.SearchStrategy[Files]:
     file = st.builds(
         lambda lines, damages: damaged(_GOOD + lines.encode(), damages, _LABEL_PIECES),
         _LINES,
-        _DAMAGES,
+        DAMAGES,
     )
     return st.fixed_dictionaries({"train.txt": file, "test.txt": st.just(_GOOD) | file})
 
@@ -236,6 +224,8 @@ def check_labels(folder: Path, files: Files) -> None:
         assert row.source in SOURCES, row
         assert row.patient
         assert row.patient.isprintable(), row
+    assert sum(mend.count for mend in table.mends) <= len(table.rows)
+    assert all(mend.how and str(mend).isprintable() for mend in table.mends)
     assert table.digest() == read_table(folder).digest()
 
 
@@ -315,7 +305,7 @@ def configurations() -> st.SearchStrategy[Files]:
     content = st.builds(
         lambda texts, damages: damaged("".join(texts).encode(), damages, _YAML_PIECES),
         parts,
-        _DAMAGES,
+        DAMAGES,
     )
     return content.map(lambda raw: {"some.yaml": raw})
 
@@ -330,7 +320,7 @@ def check_configuration(path: Path, files: Files) -> None:
         resolve(SelectionConfig, "selection", content.get("selection"), {})
         searched = space.read(content.get("space"), train)
         space.check_size(searched, search.num_samples)
-        source = named_source(None, {"data": "phantom", **content})
+        source = named_source({}, {"data": "phantom", **content})
     except InputError as error:
         _is_one_sentence(error)
         return
@@ -404,14 +394,14 @@ def run_files() -> st.SearchStrategy[Files]:
     sound = st.builds(_state, st.sampled_from(_TENSORS), st.sampled_from(_RECORDS))
     edited = st.lists(st.sampled_from(_EDITS), max_size=2).map(_edited)
     broken = st.builds(
-        lambda content, damages: damaged(content, damages, _STATE_PIECES), sound | edited, _DAMAGES
+        lambda content, damages: damaged(content, damages, _STATE_PIECES), sound | edited, DAMAGES
     )
     usual = st.just("".join(_record(epoch) + "\n" for epoch in (1, 2, 3)))
     rows = st.lists(st.sampled_from(_RECORDS).map(lambda row: row + "\n"), max_size=5)
     lines = st.builds(
         lambda text, damages: damaged(text.encode(), damages, _STATE_PIECES),
         usual | rows.map("".join),
-        _DAMAGES,
+        DAMAGES,
     )
     return st.fixed_dictionaries(
         {

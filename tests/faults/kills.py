@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.faults.lab import (
@@ -28,7 +28,10 @@ from tests.faults.nodes import epochs_on_disk as epochs
 from tests.searches import MARK, Search
 
 TRIALS = 4
-OPTIONS = ("--num-samples", str(TRIALS), "--max-retries", "100")
+RETRIES = ("--max-retries", "100")
+OPTIONS = ("--num-samples", str(TRIALS), *RETRIES)
+
+Stop = tuple[Callable[[subprocess.Popen[str]], None], int]  # what is done, and the exit code then
 
 
 def trial_process(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
@@ -57,61 +60,73 @@ def trial_process(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
 
 def driver(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
     """Kill -9 the driver, and type the same command again at once."""
-    return _stopped(lab, rng, lambda process: process.kill(), code=-signal.SIGKILL, times=times)
+    return _stopped(lab, rng, [_KILL] * times)
 
 
 def ctrl_c(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
     """Ctrl-C in the terminal: all processes of the command get it."""
-    return _stopped(lab, rng, _to_all(signal.SIGINT), code=130, times=times)
+    return _stopped(lab, rng, [_CTRL_C] * times)
 
 
 def ctrl_c_twice(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
     """Ctrl-C, and again within the time that the command takes to end."""
-
-    def twice(process: subprocess.Popen[str]) -> None:
-        _to_all(signal.SIGINT)(process)
-        time.sleep(rng.uniform(0.05, 2))
-        if process.poll() is None:
-            _to_all(signal.SIGINT)(process)
-
-    return _stopped(lab, rng, twice, code=130, times=times)
+    return _stopped(lab, rng, [_twice(rng)] * times)
 
 
 def terminated(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
     """SIGTERM to the command, as on a node that is taken away."""
-    return _stopped(lab, rng, lambda process: process.terminate(), code=130, times=times)
+    return _stopped(lab, rng, [_TERMINATE] * times)
+
+
+def in_turn(lab: Lab, rng: random.Random) -> Findings:
+    """Stop one search in each of these ways, one after another."""
+    stops = [_KILL, _KILL, _CTRL_C, _twice(rng), _TERMINATE]
+    rng.shuffle(stops)
+    return _stopped(lab, rng, stops)
 
 
 def _to_all(number: signal.Signals) -> Callable[[subprocess.Popen[str]], None]:
     return lambda process: os.killpg(process.pid, number)
 
 
-def _stopped(
-    lab: Lab,
-    rng: random.Random,
-    stop: Callable[[subprocess.Popen[str]], None],
-    *,
-    code: int,
-    times: int,
-) -> Findings:
-    """Start a search, stop it at a random moment, `times` times; then let it come to its end."""
-    found = Findings(times=0)
+def _twice(rng: random.Random) -> Stop:
+    def stop(process: subprocess.Popen[str]) -> None:
+        _to_all(signal.SIGINT)(process)
+        time.sleep(rng.uniform(0.05, 2))
+        if process.poll() is None:
+            _to_all(signal.SIGINT)(process)
+
+    return stop, 130
+
+
+_KILL: Stop = (lambda process: process.kill(), -signal.SIGKILL)
+_CTRL_C: Stop = (_to_all(signal.SIGINT), 130)
+_TERMINATE: Stop = (lambda process: process.terminate(), 130)
+
+
+def _stopped(lab: Lab, rng: random.Random, stops: Sequence[Stop]) -> Findings:
+    """Start a search and stop it at a random moment, again and again; then let it end.
+
+    Where it has come to its end before it is stopped, one trial more is asked for.
+    """
+    found, asked = Findings(times=0), TRIALS
     moments, ended = list[Moment](), dict[Path, int]()
     with lab.search() as search:
-        while found.times < times:
-            process = search.start(*OPTIONS)
-            if not _wait_a_while(search, process, rng):
-                break  # it came to its end
+        for stop, code in stops:
+            process = search.start("--num-samples", str(asked), *RETRIES)
+            while not _wait_a_while(search, process, rng):
+                asked += 1
+                process = search.start("--num-samples", str(asked), *RETRIES)
             ended.update(ended_files(search))
             moments.append(moment(search))
             stop(process)
             found.times += 1
             _check_end(process, code, found)
-        search.run(*OPTIONS)
+        search.run("--num-samples", str(asked), *RETRIES)
         untouched = {path: path.stat().st_mtime_ns for path in ended}
         found.redone = redone(moments, search)
         found.expect(untouched == ended, "files of trials that had ended were written again")
-        check_whole(search, TRIALS, found)
+        check_whole(search, asked, found)
         check_nothing_runs(search, found)
     return found
 

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import psutil
 
-from search.study import Outcome
-from search.tracking import connect
+from search.study.folder import Outcome
+from search.tracking.connection import connect
 from tests.clusters import differences
 from tests.faults.nodes import Records, epochs_on_disk, records
 from tests.searches import MARK, Search, wait_for, write_images
 
 EPOCHS = 6
+AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")  # as far as the system keeps their names
 LEAVES_S = 120  # Ray's two agents of a killed driver end themselves within about a minute
+_ended: set[str] = set()  # folders of searches whose agents may still run
 
 
 @dataclass
@@ -46,14 +48,19 @@ class Findings:
 
 
 class Lab:
-    """Makes searches that share their images, caches and an empty MLflow store."""
+    """Makes searches that share their images, caches and an empty MLflow store.
 
-    def __init__(self, folder: Path) -> None:
+    once: they also share the search that a killed driver leaves, so that it happens once
+    """
+
+    def __init__(self, folder: Path, *, once: bool = False) -> None:
         self.folder = folder
+        self.once = once
         self.images = folder / "images"
         self.cache = folder / "cache"
         self.empty = folder / "empty.db"
         self._made = 0
+        self._killed: Search | None = None
         folder.mkdir(parents=True, exist_ok=True)
         if not self.images.exists():
             write_images(self.images)
@@ -63,19 +70,37 @@ class Lab:
     @contextmanager
     def search(self, *, config: str = "", database: Path | None = None) -> Iterator[Search]:
         """Give a search of six epochs a trial in a new folder, which is removed afterwards."""
+        search = self._new_search(database)
+        if config:
+            (search.folder / "tiny.yaml").write_text(config)
+        folder = search.folder  # a fault may move the search
+        try:
+            yield search
+        finally:
+            search.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _new_search(self, database: Path | None = None) -> Search:
         folder = self.new_folder()
         if database is None:
             database = folder / "mlflow.db"
             shutil.copyfile(self.empty, database)
         search = Search(folder, self.images, database)
         search.cache = self.cache
-        if config:
-            (folder / "tiny.yaml").write_text(config)
-        try:
-            yield search
-        finally:
-            search.stop()
-            shutil.rmtree(folder, ignore_errors=True)
+        return search
+
+    def kill_driver(self, search: Search, count: int, *options: str) -> None:
+        """Leave a search as `kill_driver` does; where `once` is set, as a copy of the first."""
+        if not self.once:
+            kill_driver(search, count, *options)
+            return
+        if self._killed is None:
+            found, self._killed = Findings(), self._new_search()
+            kill_driver(self._killed, count, *options)
+            check_nothing_runs(self._killed, found)
+            assert found.problems == []
+        shutil.copytree(self._killed.path, search.path, dirs_exist_ok=True)
+        shutil.copyfile(self._killed.database, search.database)
 
     def new_folder(self) -> Path:
         """Make a folder of its own for one study."""
@@ -174,19 +199,34 @@ def check_whole(search: Search, asked: int, found: Findings, *, latest_only: boo
 
 
 def check_nothing_runs(search: Search, found: Findings) -> None:
-    """Note processes that the search left behind; those that end by themselves have a while."""
+    """Note processes that the search left behind; those that end by themselves have a while.
+
+    Ray's agents have until `check_no_agent_runs`, so that not every fault waits for them.
+    """
     deadline = time.monotonic() + LEAVES_S
-    while (left := _running(search)) and time.monotonic() < deadline:
-        time.sleep(1)
+    while (left := _running({str(search.folder)}, agents=False)) and time.monotonic() < deadline:
+        time.sleep(0.2)
     found.problems += [f"still running: {name}" for name in left]
+    _ended.add(str(search.folder))
 
 
-def _running(search: Search) -> list[str]:
+def check_no_agent_runs() -> None:
+    """Assert that of all searches that were checked nothing runs at all."""
+    deadline = time.monotonic() + LEAVES_S
+    while (left := _running(_ended, agents=True)) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert not left, f"still running: {left}"
+    _ended.clear()
+
+
+def _running(folders: set[str], *, agents: bool) -> list[str]:
     names = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(search.folder):
-                names.append(process.name())
+            name = process.name()
+            counts = agents or not name.startswith(AGENTS)
+            if counts and process.environ().get(MARK) in folders:
+                names.append(name)
         except psutil.Error:
             continue
     return names

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acgan.records import EpochRecord, read_records
+from acgan.run.records import EpochRecord, read_records
 from tests.clusters import ClusterSearch, RayNode, ray_node, trials_on
 from tests.searches import Search, wait_for
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search.study import Study
-from search.tracking import find_runs
+from search.study.folder import Study
+from search.tracking.find import find_runs
 from tests.clusters import Postgres
 from tests.faults.nodes import Moment, epochs_on_disk, records
 from tests.mlflow_server import ServerCommand

@@ -13,7 +13,6 @@ from tests.faults.lab import (
     Lab,
     check_nothing_runs,
     check_whole,
-    kill_driver,
     moment,
     redone,
     wait_for_epochs,
@@ -43,7 +42,7 @@ def moved(lab: Lab, rng: random.Random) -> Findings:
     """Kill the driver, move and rename the study, and go on from another working directory."""
     found = Findings()
     with lab.search() as search:
-        kill_driver(search, rng.randint(1, 8), *OPTIONS)
+        lab.kill_driver(search, rng.randint(1, 8), *OPTIONS)
         check_nothing_runs(search, found)
         before = moment(search)
         elsewhere = search.folder / "else" / "where"
@@ -65,7 +64,7 @@ def other_version(lab: Lab, rng: random.Random) -> Findings:
     """Let a study be one of a newer version, of a newer format, or of an older version."""
     found = Findings()
     with lab.search() as search:
-        kill_driver(search, rng.randint(1, 8), *OPTIONS)
+        lab.kill_driver(search, rng.randint(1, 8), *OPTIONS)
         before = moment(search)
         path = search.folder / "runs" / "tiny" / "study.json"
         content = json.loads(path.read_text())

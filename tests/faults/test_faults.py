@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import random
+import signal
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from tests.faults import kills
+from tests.faults import kills, picks
 from tests.faults.chaos import FAULTS
-from tests.faults.lab import Lab
+from tests.faults.lab import Fault, Lab, check_no_agent_runs
+
+pytestmark = pytest.mark.process
 
 pytest_plugins = ["tests.mlflow_stores"]
 
-ONCE = {
+IN_TURN = {"driver", "ctrl-c", "ctrl-c-twice", "sigterm"}
+ONCE: dict[str, Fault] = {
     "trial": partial(kills.trial_process, times=2),
-    "driver": partial(kills.driver, times=2),
-    "ctrl-c": partial(kills.ctrl_c, times=1),
-    "ctrl-c-twice": partial(kills.ctrl_c_twice, times=1),
-    "sigterm": partial(kills.terminated, times=1),
+    "in-turn": kills.in_turn,
+    # The others happen to the pick of selection/test_pick.py.
+    "pick": partial(picks.stopped, stops=("worker", signal.SIGTERM)),
 }
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield Lab(tmp_path_factory.mktemp("lab"), once=True)
+    check_no_agent_runs()
 
 
 ELSEWHERE = {name for name, fault in FAULTS.items() if fault[1].__module__.endswith("surroundings")}
 
-HERE = sorted(FAULTS.keys() - ELSEWHERE)
+HERE = sorted(FAULTS.keys() - ELSEWHERE - IN_TURN | ONCE.keys())
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_a_fault_loses_and_doubles_nothing(lab: Lab, name: str) -> None:
-    fault = ONCE.get(name, FAULTS[name][1])
+    fault = ONCE[name] if name in ONCE else FAULTS[name][1]
     found = fault(lab, random.Random(name))
     assert found.problems == []
     assert (found.lost, found.doubled, found.differing) == (0, 0, 0)

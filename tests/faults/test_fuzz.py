@@ -14,10 +14,13 @@ from acgan.errors import InputError
 from tests.faults import fuzz
 from tests.faults.fuzz import TARGETS, Files, Finding
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
-    logging.getLogger("acgan").setLevel(logging.CRITICAL)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Log no damaged state; the level of before is set again at the end, whoever changed it."""
+    caplog.set_level(logging.CRITICAL, logger="acgan")
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from search.study import Outcome
+from search.study.folder import Outcome
 from tests.clusters import ClusterSearch, RayNode, differences, ray_head
 from tests.faults.nodes import Moment, head_dies, node_dies, node_joins
 from tests.searches import write_images
+
+pytestmark = pytest.mark.process
 
 pytest_plugins = ["tests.mlflow_stores"]
 EPOCHS = 10

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from search import tracking
-from search.recorder import Mirror
-from search.study import Outcome
+from search.study.folder import Outcome
+from search.tracking import connection
+from search.tracking.recorder import Mirror
 from tests import studies
 from tests.clusters import (
     ClusterSearch,
@@ -41,6 +41,8 @@ from tests.faults.stores import (
 )
 from tests.mlflow_server import Server
 from tests.searches import write_images
+
+pytestmark = pytest.mark.process
 
 pytest_plugins = ["tests.mlflow_stores"]
 TRIALS = 2
@@ -154,7 +156,7 @@ def passes(mirror: Mirror) -> bool:
     """Return whether a pass comes through, as the recorder makes them."""
     try:
         return mirror.update(driving=False).complete
-    except tracking.FAILURES:
+    except connection.FAILURES:
         mirror.forget()
         return False
 

@@ -7,7 +7,7 @@ import random
 
 import psutil
 
-from search.study import Outcome
+from search.study.folder import Outcome
 from tests.faults.lab import Findings, Lab, check_nothing_runs, check_whole
 from tests.searches import CONFIG, Search
 

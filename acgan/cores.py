@@ -1,0 +1,53 @@
+"""How many processor cores this process may use."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+PROCESS = Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use: its affinity's, and no more than its quota.
+
+    A part of a core does not count, but for the first.
+    """
+    return max(1, min(len(os.sched_getaffinity(0)), math.floor(min(quota(), 1e9))))
+
+
+def quota(process: Path = PROCESS, groups: Path = GROUPS) -> float:
+    """Return how many cores' time the control groups of this process allow; inf without a bound.
+
+    process: what the kernel says of its groups; groups: where those are. In a container a group
+    may stand at their root instead of at its own path, and any group above may have the bound.
+    """
+    try:
+        lines = process.read_text().splitlines()
+    except OSError:
+        return math.inf
+    return min((_bound(folder) for folder in _folders(lines, groups)), default=math.inf)
+
+
+def _folders(lines: list[str], groups: Path) -> Iterator[Path]:
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = groups / controllers
+        own = root / path.lstrip("/")
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root))
+
+
+def _bound(folder: Path) -> float:
+    """Return a group's own bound, of version 2 or 1 of control groups."""
+    try:
+        if (folder / "cpu.max").exists():
+            allowed, period = (folder / "cpu.max").read_text().split()
+        else:
+            allowed = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        return math.inf if allowed.strip() in ("max", "-1") else int(allowed) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf

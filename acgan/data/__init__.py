@@ -1,0 +1,1 @@
+"""Images and labels: found, read, checked, split, and packed for training."""

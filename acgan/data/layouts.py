@@ -1,0 +1,170 @@
+"""The layouts in which data folders come, and the one table that each becomes.
+
+Another layout is a module with `NAME`, `EXPECTED`, and functions that match and read it, and a line
+in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from acgan.config import shown
+from acgan.data import class_folders, label_files, tabular
+from acgan.data.folders import is_hidden
+from acgan.data.patients import name_patients
+from acgan.data.table import (
+    GENERATED,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Labelled,
+    Reading,
+    Row,
+    Table,
+    classes_of,
+    require_every_class,
+    why_absent,
+)
+from acgan.errors import InputError
+
+FEW_PATIENTS = 20  # of a class: a validation split with fewer is joined with train and cut anew
+AS_FOUND = Reading()
+
+
+class Layout(NamedTuple):
+    """A way in which images and their labels lie in a folder.
+
+    matches: whether a folder, whose real path is given, is of this layout
+    read: its images; `InputError` for what cannot be read
+    """
+
+    name: str
+    expected: str
+    matches: Callable[[Path, Reading], bool]
+    read: Callable[[Path, Reading], Labelled]
+
+
+def _read_tabular(root: Path, reading: Reading) -> Labelled:
+    """Read a table of labels; one that cannot be read is no reason to take folders for classes."""
+    try:
+        return tabular.read(root, reading)
+    except InputError as error:
+        if reading.labels is not None or not class_folders.matches(root):
+            raise
+        raise InputError(f"{error}; or move it away: there are class folders beside it") from error
+
+
+# The first that matches is taken.
+LAYOUTS = (
+    Layout(
+        label_files.NAME,
+        label_files.EXPECTED,
+        lambda root, reading: (
+            reading.labels is None and label_files.matches(root, class_folders.matches(root))
+        ),
+        lambda root, _: label_files.read(root, class_folders.matches(root)),
+    ),
+    Layout(
+        tabular.NAME,
+        tabular.EXPECTED,
+        tabular.matches,
+        _read_tabular,
+    ),
+    Layout(
+        class_folders.NAME,
+        class_folders.EXPECTED,
+        lambda root, _: class_folders.matches(root),
+        lambda root, _: class_folders.read(root),
+    ),
+)
+EXPECTED = f"expected {', or '.join(layout.expected for layout in LAYOUTS)}"
+
+
+def read_table(folder: Path, reading: Reading = AS_FOUND) -> Table:
+    """Read a data folder, whatever its layout.
+
+    Generated images alone need no test. Raises `InputError` for a folder of no known layout,
+    whatever its layout's reader refuses, fewer than two classes, and a class without a file in
+    train.
+    """
+    if not os.path.isdir(folder):  # False, too, for what can be no path at all
+        raise InputError(f"there is no data folder {shown(str(folder))}; {EXPECTED}")
+    root = Path(os.path.realpath(folder))
+    try:
+        layout = _layout(root, reading)
+        if layout is None:
+            raise InputError(f"{folder} holds no labelled images{_nearby(root)}; {EXPECTED}")
+        found = layout.read(root, reading)
+    except PermissionError as error:
+        raise InputError(f"may not read {error.filename}; change its permissions") from error
+    if not found.rows:
+        raise InputError(f"{folder} holds no labelled images{_nearby(root)}; {EXPECTED}")
+    table = _table(root, layout.name, found, reading)
+    if len(table.classes) < 2:
+        raise InputError(
+            f"{folder}, read as {layout.name}, has the one class {table.classes[0]!r}; a search "
+            f"needs two or more; {EXPECTED}"
+        )
+    there = [row for row in table.rows if row.stamp]
+    test = any(row.split == TEST for row in table.rows)
+    require_every_class(table.classes, there, lambda own: why_absent(table, own), test=test)
+    return table
+
+
+def _layout(root: Path, reading: Reading) -> Layout | None:
+    return next((layout for layout in LAYOUTS if layout.matches(root, reading)), None)
+
+
+def _nearby(root: Path) -> str:
+    """Name a folder that may be meant, inside a folder or around it."""
+    inside = [root / name for name in sorted(os.listdir(root)) if not is_hidden(name)]
+    for folder in (*inside, root.parent):
+        if os.path.isdir(folder) and _layout(folder, AS_FOUND):
+            return f", but {shown(str(folder))} does; give that"
+    return ""
+
+
+def _table(root: Path, layout: str, found: Labelled, reading: Reading) -> Table:
+    rows, warnings = found.rows, list(found.warnings)
+    if reading.patient_pattern is not None or not found.patients:
+        real = [row for row in rows if row.source != GENERATED]
+        named, how = name_patients(real, reading.patient_pattern)
+        by_path = {row.path: row for row in named}
+        rows = [by_path.get(row.path, row) for row in rows]
+        warnings.append(how)
+    rows, joined = _join_small_validation(rows)
+    return Table(
+        root,
+        layout,
+        classes_of(rows),
+        tuple(rows),
+        found.label_files,
+        found.mends,
+        (*warnings, *joined),
+    )
+
+
+def _join_small_validation(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """Count validation images as train's where a class has too few patients to be measured on."""
+    own = [row for row in rows if row.split == VALIDATION]
+    if not own:
+        return rows, []
+    patients = _patients(own)
+    fewest = min(patients[name] for name in classes_of(rows))
+    if fewest >= FEW_PATIENTS:
+        return rows, [f"validation is the folder's own: {len(own):,} images"]
+    joined = [replace(row, split=TRAIN) if row.split == VALIDATION else row for row in rows]
+    return joined, [
+        f"the folder's own validation is too small (fewest patients of a class: {fewest}): its "
+        f"{len(own):,} images are joined with train, and validation is cut from both by patient"
+    ]
+
+
+def _patients(rows: Collection[Row]) -> Counter[str]:
+    """Return the number of patients of each class."""
+    return Counter(name for name, _ in {(row.class_name, row.patient) for row in rows})

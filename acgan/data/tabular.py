@@ -1,0 +1,252 @@
+"""A table of labels: a CSV or TSV file with a header, and the images anywhere below its folder.
+
+One class a line in a column, or one-hot columns (as ISIC's ground truth). A line with several
+labels (ChestX-ray14's `Finding Labels`, `A|B`), or with none, is left out and counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from acgan.config import nearest_name
+from acgan.data.folders import IMAGE_ENDINGS, files_below, open_text, stamp
+from acgan.data.table import SPLIT_OF, UNKNOWN, Labelled, Reading, Row
+from acgan.errors import InputError
+
+NAME = "table of labels"
+EXPECTED = "a CSV or TSV file with a header and a line for each image"
+ENDINGS = {".csv": ",", ".tsv": "\t"}
+CELL_LIMIT = 4096
+SEVERAL = "|"
+# Without case, blanks and punctuation; the first that is there is taken.
+COLUMNS = {
+    "file": (
+        *("file", "filename", "filepath", "image", "imagefile", "imagename", "imagepath"),
+        *("imageindex", "imageid", "img", "path", "isicid", "id"),
+    ),
+    "label": (
+        *("label", "labels", "class", "classname", "diagnosis", "dx", "category", "target"),
+        *("finding", "findings", "findinglabels"),
+    ),
+    "patient": ("patient", "patientid", "subject", "subjectid", "lesionid"),
+    "split": ("split", "subset", "partition", "set"),
+    "source": ("source", "site", "hospital", "institution", "center", "centre"),
+}
+_ZERO_OR_ONE = {"0": 0, "0.0": 0, "": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+
+
+class _Columns(NamedTuple):
+    """Which column says what; `hot` are the classes of one-hot columns."""
+
+    file: str
+    label: str | None
+    hot: tuple[str, ...]
+    patient: str | None
+    split: str | None
+    source: str | None
+
+
+def matches(root: Path, reading: Reading) -> bool:
+    """Whether a table is named, or the folder has one, and only one, beside its images."""
+    return reading.labels is not None or len(_tables(root)) == 1
+
+
+def read(root: Path, reading: Reading) -> Labelled:
+    """Return the images that a table names.
+
+    A file is named by its path below the folder, or by its own name, with or without its ending.
+    Raises `InputError` for columns that cannot be told, a name that several files have, and a
+    split or a number of cells that is none.
+    """
+    if reading.labels:
+        path = _named(root, reading)
+    else:
+        path = root / _tables(root)[0]
+        stamp(root, path.name, where=path.name)  # it is no link that leads out
+    header, lines = _read(path)
+    columns = _choose(header, [cells for _, cells in lines], reading, path.name)
+    files = _Files(root)
+    left_out: Counter[str] = Counter()
+    rows: list[Row] = []
+    for number, cells in lines:
+        line = dict(zip(header, cells, strict=True))
+        where = f"{path.name}, line {number}"
+        label = _label(line, columns)
+        if label is None:
+            left_out["several labels" if _has_several(line, columns) else "no label"] += 1
+            continue
+        file = files.find(line[columns.file].strip(), where)
+        split = _split(line, columns, where)
+        source = (line[columns.source].strip() if columns.source else "") or UNKNOWN
+        patient = (line[columns.patient].strip() if columns.patient else "") or file
+        rows.append(Row(file, split, label, patient, source, stamp(root, file, where=where)))
+    told = tuple(
+        f"{path.name}: lines left out: {count:,} ({what})" for what, count in left_out.items()
+    )
+    inside = os.path.relpath(path, root) if path.is_relative_to(root) else path.name
+    return Labelled(rows, (inside,), warnings=told, patients=columns.patient is not None)
+
+
+def _tables(root: Path) -> list[str]:
+    names = (name for name in sorted(os.listdir(root)) if not name.startswith("."))
+    return [n for n in names if os.path.splitext(n)[1].lower() in ENDINGS and (root / n).is_file()]
+
+
+def _named(root: Path, reading: Reading) -> Path:
+    """Return the file that `--labels` names: below the data folder, or anywhere."""
+    assert reading.labels is not None
+    for path in (root / reading.labels, Path(os.path.realpath(reading.labels))):
+        if path.is_file():
+            break
+    else:
+        raise InputError(f"there is no file {reading.labels!r} of labels, here or in {root}")
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(f"{path} is no table of labels by its name: .csv (commas), .tsv (tabs)")
+    return path
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and number and cells of each line that is not blank."""
+    with open_text(path) as file:
+        try:
+            text = file.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path.name}: this is not UTF-8 text; save the file as UTF-8"
+            ) from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+    except csv.Error as error:
+        raise InputError(f"{path.name}, line {reader.line_num}: {error}") from error
+    if not lines:
+        raise InputError(f"{path.name} is empty; expected {EXPECTED}")
+    header = [cell.strip() for cell in lines[0][1]]
+    if len(set(header)) < len(header):
+        twice = next(name for name, count in Counter(header).items() if count > 1)
+        raise InputError(f"{path.name} has the column {twice!r} twice; rename one")
+    for number, cells in lines[1:]:
+        if len(cells) != len(header) or any(len(cell) > CELL_LIMIT for cell in cells):
+            raise InputError(
+                f"{path.name}, line {number}: {len(cells)} cells, the header has {len(header)}"
+            )
+        if not all(cell.isprintable() for cell in cells):
+            raise InputError(f"{path.name}, line {number}: this is not a line of text; remove it")
+    return header, lines[1:]
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """Return the ending's, or a semicolon where the header has one and no comma."""
+    header = text.partition("\n")[0]
+    usual = ENDINGS[path.suffix.lower()]
+    return ";" if usual not in header and ";" in header else usual
+
+
+def _choose(
+    header: Sequence[str], lines: Sequence[Sequence[str]], reading: Reading, name: str
+) -> _Columns:
+    file = _column(header, "file", reading.file_column, name)
+    if file is None:
+        raise InputError(
+            f"{name} has no column that is known to name files ({', '.join(header)}); "
+            "say which with --file-column"
+        )
+    label = _column(header, "label", reading.label_column, name)
+    others = [_column(header, what, None, name) for what in ("patient", "split", "source")]
+    hot: tuple[str, ...] = ()
+    if label is None:
+        free = [column for column in header if column not in {file, *others}]
+        hot = tuple(column for column in free if _is_hot(header.index(column), lines))
+        if len(hot) < 2:
+            raise InputError(
+                f"{name} has no column that is known to name classes, nor a column of 0 and 1 for "
+                f"each class ({', '.join(header)}); say which with --label-column"
+            )
+    return _Columns(file, label, hot, *others)
+
+
+def _column(header: Sequence[str], what: str, named: str | None, name: str) -> str | None:
+    if named is not None:
+        if named not in header:
+            raise InputError(f"{name} has no column {named!r}{nearest_name(named, header)}")
+        return named
+    plain = {re.sub(r"[\W_]", "", column).lower(): column for column in header}
+    return next((plain[known] for known in COLUMNS[what] if known in plain), None)
+
+
+def _is_hot(place: int, lines: Iterable[Sequence[str]]) -> bool:
+    return all(cells[place].strip().lower() in _ZERO_OR_ONE for cells in lines)
+
+
+def _label(line: Mapping[str, str], columns: _Columns) -> str | None:
+    """Return a line's class; None where it has none, or several."""
+    if columns.label is not None:
+        label = line[columns.label].strip()
+        return label if label and SEVERAL not in label else None
+    set_ones = _set(line, columns)
+    return set_ones[0] if len(set_ones) == 1 else None
+
+
+def _has_several(line: Mapping[str, str], columns: _Columns) -> bool:
+    if columns.label is not None:
+        return SEVERAL in line[columns.label]
+    return len(_set(line, columns)) > 1
+
+
+def _set(line: Mapping[str, str], columns: _Columns) -> list[str]:
+    return [name for name in columns.hot if _ZERO_OR_ONE[line[name].strip().lower()]]
+
+
+def _split(line: Mapping[str, str], columns: _Columns, where: str) -> str:
+    text = line[columns.split].strip() if columns.split else "train"
+    if text.lower() not in SPLIT_OF:
+        raise InputError(f"{where}: {text!r} is no split; expected train, val or test")
+    return SPLIT_OF[text.lower()]
+
+
+class _Files:
+    """The files below a folder, by what a line may call them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: defaultdict[str, list[str]] = defaultdict(list)
+        self._stems: defaultdict[str, list[str]] = defaultdict(list)
+        for path in files_below(root):
+            name = os.path.basename(path)
+            stem, ending = os.path.splitext(name)
+            self._names[name].append(path)
+            if ending.lower() in IMAGE_ENDINGS - {""}:
+                self._stems[stem].append(path)
+
+    def find(self, name: str, where: str) -> str:
+        """Return the path of the file that a line names; as it is named where there is none.
+
+        Raises `InputError` for a path that leads out of the folder, and for several such files.
+        """
+        path = os.path.normpath(name.replace("\\", "/"))
+        if not name or path.startswith(("/", "..")):
+            raise InputError(f"{where}: the file {name!r} must lie in the data folder")
+        if (self._root / path).is_file():
+            return path
+        own = os.path.basename(path)
+        found = self._names.get(own) or self._stems.get(own) or []
+        if len(found) > 1:
+            raise InputError(
+                f"{where}: {name!r} can mean {found[0]!r} or {found[1]!r}; write the path below "
+                "the data folder"
+            )
+        return found[0] if found else path
+
+
+def write_table(rows: Iterable[Sequence[str]]) -> str:
+    """Return a header and rows of cells as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

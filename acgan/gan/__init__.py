@@ -1,0 +1,1 @@
+"""The published networks and their step, and the options around them."""

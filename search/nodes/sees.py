@@ -1,0 +1,75 @@
+"""What a process on any node is told of a study, and how it makes sure that it sees the same."""
+
+import functools
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from acgan.config import TrainConfig
+from acgan.data.dataset import Dataset
+from acgan.data.pack import load
+from acgan.data.source import DataSource
+from acgan.errors import InputError
+from search.study.folder import Study, open_study
+
+
+@dataclass(frozen=True)
+class StudyAt:
+    """Where a study and its images are, as the driver sees them."""
+
+    study: Path
+    uuid: str
+    source: DataSource
+
+
+def set_aside(gpu: bool) -> torch.device:
+    """Return where a task computes; `InputError` for a GPU set aside that PyTorch cannot use."""
+    if gpu and not torch.cuda.is_available():
+        raise InputError(
+            f"Ray sees a GPU on node {platform.node()}, but PyTorch does not; install its build "
+            "for CUDA, or a driver, there, or name --gpus-per-trial 0 (of a pick: --gpus-per-task)"
+        )
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def same_study(at: StudyAt) -> Study:
+    """Open the study on this node; `InputError` if it is not the driver's."""
+    node = platform.node()
+    try:
+        study = open_study(at.study)
+    except InputError as error:
+        raise InputError(f"node {node} does not see the study's folder: {error}") from error
+    if study.info.uuid != at.uuid:
+        raise InputError(
+            f"node {node} sees another study at {at.study}; --storage-path must be a folder "
+            "that all nodes share"
+        )
+    return study
+
+
+def same_data(at: StudyAt, study: Study, config: TrainConfig) -> Dataset:
+    """Load the study's images on this node; `InputError` if they are not the driver's."""
+    settings = config.image_size, config.split_seed, config.val_fraction, config.colour
+    data = _load(at.source, *settings)
+    if data.fingerprint != study.info.fingerprint:
+        raise InputError(
+            f"node {platform.node()} has other images at {at.source} than the study was begun "
+            "with; copy the same folder there"
+        )
+    return data
+
+
+@functools.lru_cache(maxsize=1)
+def _load(
+    source: DataSource, image_size: int, split_seed: int, val_fraction: float | None, colour: str
+) -> Dataset:
+    # A process that runs several trials, one after another, opens the images once.
+    return load(
+        source,
+        image_size=image_size,
+        split_seed=split_seed,
+        val_fraction=val_fraction,
+        colour=colour,
+    )

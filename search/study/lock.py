@@ -1,0 +1,147 @@
+"""The lock of a folder that one process at a time may work on: a study's, or that of its picks.
+
+FOLDER/lock.json   host and pid of the process at work, since when, and its last heartbeat
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import ValidationError
+
+from acgan.errors import InputError
+from acgan.jsonfile import Stored
+
+HEARTBEAT_S = 10.0
+STALE_AFTER_S = 60.0
+
+
+class _Holder(Stored):
+    host: str
+    pid: int
+    since: float
+    heartbeat: float
+
+
+@contextlib.contextmanager
+def driver_lock(path: Path) -> Iterator[None]:
+    """Hold a folder as its one driver; `InputError` names the process that holds it.
+
+    On this host the kernel's file lock decides at once; between hosts, where a network file
+    system may not carry that lock, a heartbeat younger than a minute does.
+    """
+    with (path / "lock.json").open("a+") as file:
+        _refuse_if_held(path, _take(file))
+        stop = threading.Event()
+        since = time.time()
+        _beat(path, since)
+        thread = threading.Thread(target=_keep_beating, args=(path, since, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            if _is_ours(path, since):
+                os.truncate(path / "lock.json", 0)
+
+
+def _take(file: TextIO) -> bool | None:
+    """Try for a moment to get the kernel's lock: `driver_at_work` holds it for an instant.
+
+    None: this file system has no such lock.
+    """
+    for pause_s in (0.1, 0.2, 0.0):
+        free = _lock(file)
+        if free is not False:
+            return free
+        time.sleep(pause_s)
+    return False
+
+
+def _lock(file: TextIO) -> bool | None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # Lustre without flock, NFS without a lock daemon
+        return None
+    return True
+
+
+def driver_at_work(path: Path) -> bool:
+    """Whether a driver holds the folder now."""
+    try:
+        with (path / "lock.json").open() as file:
+            _refuse_if_held(path, _lock(file))
+    except FileNotFoundError:
+        return False
+    except InputError:
+        return True
+    return False
+
+
+def _refuse_if_held(path: Path, free: bool | None) -> None:
+    """Raise `InputError` if a driver holds it; free: the kernel's lock, None without one."""
+    try:
+        holder = _Holder.model_validate_json((path / "lock.json").read_bytes())
+    except ValidationError:  # empty: released, or taken a moment ago
+        if free is not False:
+            return
+        raise InputError(
+            f"{path} is being opened by another process; wait for it or end it"
+        ) from None
+    fresh = time.time() - holder.heartbeat < STALE_AFTER_S
+    if holder.host == socket.gethostname():
+        # A process that cannot be seen may be in another container of this host.
+        held = not free and (_alive(holder.pid) if free is None else fresh or _alive(holder.pid))
+    else:
+        held = free is False or fresh
+    if held:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
+        raise InputError(
+            f"{path} is being worked on by process {holder.pid} on {holder.host} "
+            f"since {since}; wait for it or end it"
+        )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _beat(path: Path, since: float) -> None:
+    # Written in place: replacing the file would take it from under the kernel's lock.
+    holder = _Holder(host=socket.gethostname(), pid=os.getpid(), since=since, heartbeat=time.time())
+    (path / "lock.json").write_text(holder.model_dump_json())
+
+
+def _keep_beating(path: Path, since: float, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_S):
+        with contextlib.suppress(OSError):  # a full disk must not end the search
+            if not _is_ours(path, since):  # this host stood still for so long that it was given up
+                print(f"error: another process has taken {path} over", file=sys.stderr)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            _beat(path, since)
+
+
+def _is_ours(path: Path, since: float) -> bool:
+    try:
+        holder = _Holder.model_validate_json((path / "lock.json").read_bytes())
+    except (FileNotFoundError, ValidationError):  # removed, or torn by a full disk
+        return True
+    return (holder.host, holder.pid, holder.since) == (socket.gethostname(), os.getpid(), since)

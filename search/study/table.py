@@ -1,0 +1,171 @@
+"""A study in a few lines: the table of its trials, and what may be said of the best."""
+
+import contextlib
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
+from acgan.run.records import EpochRecord
+from search.settings import SearchConfig
+from search.study.folder import BASELINE, Outcome, Study, Trial, trial_name
+from search.study.objective import judged_diversity, objective_value
+
+
+@dataclass(frozen=True)
+class Line:
+    """One trial of the table.
+
+    diversity: `val/diversity` where `value` was best; None where it is not known
+    """
+
+    trial: Trial
+    epochs: int
+    value: float
+    diversity: float | None
+    outcome: Outcome | None
+    reason: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial ran to its last epoch."""
+        return self.outcome is Outcome.FINISHED
+
+    @property
+    def called(self) -> str:
+        """What its images are called, after what is said of it; "" where they vary."""
+        return f", {ONE_PICTURE}" if is_one_picture(self.diversity) else ""
+
+
+def table_lines(study: Study, config: SearchConfig) -> list[Line]:
+    """Read one line for each trial, the repeats too."""
+    return [line_of(trial, config) for trial in study.trials()]
+
+
+def line_of(trial: Trial, config: SearchConfig) -> Line:
+    """Read one trial's line; of one whose records are damaged without epochs."""
+    end = trial.end()
+    if end is not None and end.epochs is not None and end.value is not None:
+        diversity = end.diversity
+        if diversity is None:  # the end is of a version before
+            diversity = judged_diversity(_records(trial), config)
+        return Line(trial, end.epochs, end.value, diversity, end.outcome, end.reason)
+    records = _records(trial)
+    value, diversity = objective_value(records, config), judged_diversity(records, config)
+    outcome, reason = (None, "") if end is None else (end.outcome, end.reason)
+    return Line(trial, len(records), value, diversity, outcome, reason)
+
+
+def _records(trial: Trial) -> list[EpochRecord]:
+    with contextlib.suppress(ValueError):  # a damaged line: its next process mends it
+        return trial.records()
+    return []
+
+
+def best(found: Sequence[Line], config: SearchConfig) -> Line | None:
+    """Return the finished trial of the search itself with the best value."""
+    finished = [line for line in found if line.finished and line.trial.info.origin == "search"]
+    return min(finished, key=lambda line: config.sign * line.value, default=None)
+
+
+def table(found: Sequence[Line], config: SearchConfig) -> str:
+    """Return the trials as a plain table, the best finished one marked with a star."""
+    chosen = best(found, config)
+    names = list(found[0].trial.info.params) if found else []
+    rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
+    for line in found:
+        params = [_short(line.trial.info.params[name]) for name in names]
+        value = "-" if not line.epochs else f"{line.value:.4g}{' *' if chosen is line else ''}"
+        outcome = str(line.outcome or "open") + (f": {line.reason}" if line.reason else "")
+        outcome += "" if line.outcome is Outcome.COLLAPSED else line.called
+        if line.trial.info.repeats:
+            outcome += f", repeat of {line.trial.info.repeats}"
+        rows.append([line.trial.name, *params, str(line.epochs), value, outcome])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def scale(study: Study) -> str:
+    """Return the sentence that says what the quality score's values mean in this study."""
+    quality = study.quality()
+    assert quality is not None, "the scoring CNN is trained before the first trial"
+    return (
+        f"val/fd_cnn: {quality.floor:.4g} for real images (the floor), {quality.untrained:.4g} for "
+        f"an untrained generator; the scoring CNN's accuracy on real validation images is "
+        f"{quality.classifier_accuracy:.2f}"
+    )
+
+
+def comparison(found: Sequence[Line], config: SearchConfig) -> str:
+    """Return what may be said of the best trial against the baseline.
+
+    One run of each says nothing of chance, and the best was picked on its own value: only the
+    repeats (further seeds) of both can tell, by Welch's 95 % interval of the difference.
+    """
+    chosen = best(found, config)
+    baseline = next((line for line in found if line.trial.name == trial_name(BASELINE)), None)
+    if chosen is None or baseline is None:
+        return "no trial has finished yet"
+    head = f"best: {chosen.trial.name} with {config.objective} {chosen.value:.4g}{chosen.called}"
+    if chosen is baseline:
+        return f"{head}, the baseline itself"
+    head += f"; the baseline t0000 has {baseline.value:.4g}{baseline.called}"
+    repeats = {line.trial.name: _repeats(found, line.trial.name) for line in (chosen, baseline)}
+    if min(map(len, repeats.values())) < 2:
+        seeds = "one repeat is too few to tell" if any(repeats.values()) else "one seed each"
+        return f"{head} ({seeds}, and the best was picked: --repeats 3 measures the difference)"
+    notes = []
+    for name, own in repeats.items():
+        if lost := sum(not line.finished for line in own):
+            notes.append(f"{lost} of {len(own)} repeats of {name} diverged")
+    ended = [[line.value for line in own if line.finished] for own in repeats.values()]
+    ours, theirs = ([value for value in values if math.isfinite(value)] for values in ended)
+    if lost := sum(map(len, ended)) - len(ours) - len(theirs):
+        notes.append(f"{lost} without a finite value left out")
+    note = f" ({'; '.join(notes)})" if notes else ""
+    if min(len(ours), len(theirs)) < 2:
+        return f"{head}. Over fresh seeds: too few have a finite value to compare{note}"
+    verdict = _verdict(ours, theirs, config, of_all=len(ours) == len(repeats[chosen.trial.name]))
+    return f"{head}. {verdict}{note}"
+
+
+def _repeats(found: Sequence[Line], name: str) -> list[Line]:
+    """Return the repeats of a trial that count, those that diverged too."""
+    return [
+        line
+        for line in found
+        if line.trial.info.repeats == name and line.outcome and line.outcome.counts
+    ]
+
+
+def _verdict(
+    ours: Sequence[float], theirs: Sequence[float], config: SearchConfig, *, of_all: bool
+) -> str:
+    """Compare values of fresh seeds; of_all: every repeat of the best trial has one."""
+    from scipy.stats import ttest_ind  # noqa: PLC0415 (half a second, for a few)
+
+    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    lower, upper = sorted([config.sign * interval.low, config.sign * interval.high])
+    word = "not told apart"
+    if upper < 0:
+        word = "better than the baseline" + ("" if of_all else " where it comes to an end")
+    if lower > 0:
+        word = "worse than the baseline"
+    means = f"{_spread(ours)} against {_spread(theirs)}"
+    return (
+        f"Over fresh seeds: {means}; difference {interval.low:.4g} to {interval.high:.4g} "
+        f"(95 %): {word}"
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.4g} ± {deviation:.2g} ({len(values)} seeds)"

@@ -1,0 +1,1 @@
+"""The search itself: Ray Tune's trials, the sampler it asks, and the rules that end a trial."""

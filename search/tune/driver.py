@@ -1,0 +1,315 @@
+"""Brings a study to the trials asked for, with Ray Tune placing and retrying them."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.tune.execution import tune_controller
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from acgan.errors import InputError
+from acgan.evaluation.variety import DIVERSITY
+from acgan.files import DISK_ERRORS, replace_text
+from acgan.jsonfile import write_json
+from acgan.run.records import EpochRecord, grace_epochs
+from acgan.streams import without_passwords
+from search import space
+from search.nodes.cluster import Node, needs, ray_cluster
+from search.nodes.sees import StudyAt, same_study
+from search.plan import SearchPlan
+from search.settings import SearchConfig
+from search.study import table
+from search.study.folder import BASELINE, Outcome, Study, TrialInfo, trial_name, write_end
+from search.study.objective import Ended
+from search.study.optuna_ledger import Ledger, Proposal
+from search.study.restore import trial_info
+from search.study.seeds import repeat_seed
+from search.tune.progress import Progress
+from search.tune.searcher import StudySearcher
+from search.tune.stopping import RepeatStopper, TrialStopper
+from search.tune.trial import HANG, prepare_scoring, run_trial
+
+OUT_OF_MEMORY = "OutOfMemoryError"
+
+Rules = Callable[[str, EpochRecord], bool]
+
+
+class Driver:
+    """One start of a search, from the ledger as it is to the trials asked for.
+
+    `trainable` is what Ray Tune runs for each trial, called as `run_trial` is.
+    """
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        study: Study,
+        ledger: Ledger,
+        progress: Progress,
+        *,
+        trainable: Callable[..., None] = run_trial,
+    ) -> None:
+        self._plan, self._study, self._ledger = plan, study, ledger
+        self._progress, self._trainable = progress, trainable
+        self._started = time.monotonic()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What is left of the time budget; None without one."""
+        if self._plan.time_budget_s is None:
+            return None
+        return self._plan.time_budget_s - (time.monotonic() - self._started)
+
+    def run(self) -> None:
+        """Train the trials that are missing, then the repeats that are missing."""
+        self._progress.say("starting Ray")
+        with ray_cluster(self._plan.address, verbose=self._plan.verbose) as nodes:
+            settings = self._plan.search
+            self._needs = needs(
+                nodes, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, unit="trial"
+            )
+            self._at = StudyAt(
+                self._study.path, self._study.info.uuid, self._plan.last_start.source
+            )
+            if len(nodes) > 1:
+                self._check_nodes(nodes)
+            try:
+                self._prepare()
+                self._search()
+                self._repeat()
+            finally:
+                self._progress.close()
+
+    def _check_nodes(self, nodes: Sequence[Node]) -> None:
+        """Raise `InputError` for a node that does not see this study: no trial would do there."""
+        check = ray.remote(num_cpus=0, max_retries=0)(_check_node)
+        pins = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
+        _get([check.options(scheduling_strategy=pin).remote(self._at) for pin in pins])
+
+    def _prepare(self) -> None:
+        """Have the scoring CNN trained where the trials will run."""
+        quality = self._study.quality()
+        if quality is None or not self._study.scorer_is_whole(quality):
+            if quality is not None:
+                self._progress.say(f"{self._study.scorer_path} was damaged and is made again")
+            self._progress.say("training the scoring CNN on the real training images")
+            cpus, gpus = self._needs["cpu"], self._needs["gpu"]
+            remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
+            _get([remote.remote(self._at, gpus > 0)])
+        self._progress.say(table.scale(self._study))
+
+    def _search(self) -> None:
+        missing = self._plan.search.num_samples - self._ledger.ended()
+        if missing <= 0:
+            return
+        plan, ledger = self._plan, self._ledger
+        batch_size = int(space.largest(plan.space, plan.train, "batch_size"))
+        slowest = plan.train.model_copy(update={"batch_size": batch_size})
+        searcher = StudySearcher(
+            ledger, plan.search.num_samples, on_proposal=self._on_proposal, on_crash=self._on_crash
+        )
+        rules = TrialStopper(
+            ledger,
+            plan.search,
+            epochs=plan.train.epochs,
+            grace=grace_epochs(slowest, len(plan.data.train)),
+            records_of=self._records_of,
+            on_end=self._on_end,
+        )
+        self._fit({}, rules, search_alg=searcher, num_samples=missing)
+
+    def _repeat(self) -> None:
+        """Train the baseline and the best trial, once all are there, again with further seeds."""
+        if self._ledger.ended() < self._plan.search.num_samples:
+            return
+        names = missing_repeats(self._study, self._plan.search)
+        if not names:
+            return
+        self._progress.expect(len(names))
+        for name, trial in names.items():
+            info = self._study.trial(trial).info
+            seed = repeat_seed(self._plan.search.seed, name)
+            repeat = info.model_copy(update={"seed": seed, "origin": "repeat", "repeats": trial})
+            self._begin(name, repeat)
+        rules = RepeatStopper(
+            self._plan.search,
+            epochs=self._plan.train.epochs,
+            records_of=self._records_of,
+            on_end=self._on_end,
+        )
+        self._fit({"trial": tune.grid_search(list(names))}, rules, num_samples=1)
+
+    def _fit(self, params: dict[str, Any], rules: Rules, **settings: Any) -> None:
+        left = self.seconds_left
+        if left is not None and left <= 0:
+            return
+        watch = ReportWatch(self._progress, self._plan.search.objective, rules)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(
+                    self._trainable,
+                    at=self._at,
+                    gpu=self._needs["gpu"] > 0,
+                    hang_after_s=self._plan.search.hang_after_s,
+                ),
+                self._needs,
+            ),
+            param_space=params,
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=self._plan.search.max_concurrent,
+                reuse_actors=True,
+                time_budget_s=left,
+                trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+                **settings,
+            ),
+            run_config=tune.RunConfig(
+                name=time.strftime("%Y%m%d-%H%M%S"),
+                storage_path=str(self._study.path / "ray"),
+                verbose=0,
+                stop=watch,
+                failure_config=tune.FailureConfig(max_failures=self._plan.search.max_retries),
+            ),
+        )
+        results = tuner.fit()
+        if watch.disk_error is not None:
+            raise watch.disk_error
+        for result in (results[index] for index in range(len(results))):
+            if result.error is not None:
+                # Not by its configuration, which Tune asks of the process, and that is gone.
+                name = Path(result.path).name
+                reason = crash_reason(result.error, self._study.path / name)
+                write_end(self._study, name, Outcome.CRASHED, reason)
+
+    def _begin(self, name: str, info: TrialInfo) -> None:
+        path = self._study.path / name
+        path.mkdir(exist_ok=True)
+        write_json(path / "trial.json", info)
+        (path / "end.json").unlink(missing_ok=True)
+
+    def _on_proposal(self, row: Proposal) -> None:
+        self._begin(row.name, trial_info(row, self._plan.search.seed))
+
+    def _on_end(self, name: str, ended: Ended) -> None:
+        known = {"epochs": ended.epochs, "value": ended.value, "diversity": ended.diversity}
+        write_end(self._study, name, ended.outcome, ended.reason, **known)
+        self._progress.ended(name, ended)
+
+    def _records_of(self, name: str) -> list[EpochRecord]:
+        return self._study.trial(name).records()
+
+    def _on_crash(self, name: str) -> None:
+        write_end(self._study, name, Outcome.CRASHED, "out of retries")
+        self._progress.crashed(name)
+
+
+def _check_node(at: StudyAt) -> None:
+    same_study(at)
+
+
+def _get(references: list[ray.ObjectRef[None]]) -> None:
+    """Wait for tasks; raise what a task raised for the user as it is."""
+    try:
+        ray.get(references)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError | OSError):
+            raise error.cause from error
+        raise
+    except RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"a process of the cluster was lost before the first trial ({reason}); type the same "
+            "command again"
+        ) from error
+
+
+class _ActorManager(RayActorManager):
+    """Tune's, to which a trial that Ray ended for want of memory is one whose process died.
+
+    Of Tune's own (Ray 2.60) such a trial ends the whole search.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=f"{OUT_OF_MEMORY}: {exception}")
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+tune_controller.RayActorManager = _ActorManager  # type: ignore[attr-defined]
+
+
+class ReportWatch(tune.Stopper):
+    """Shows each epoch that Tune is told of to a person before `rules` decide on its trial.
+
+    rules: return for a trial's name and its newest record whether it ends there
+    disk_error: why nobody can write any more; it ends all trials, and none counts as crashed
+    """
+
+    def __init__(self, progress: Progress, objective: str, rules: Rules) -> None:
+        self._progress, self._objective, self._rules = progress, objective, rules
+        self.disk_error: OSError | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Return whether Tune ends the trial now."""
+        if "trial" not in result:
+            return False  # a trial that ended before it reported anything
+        name = result["trial"]
+        if "disk_error" in result:
+            number, path = result["disk_error"]
+            self.disk_error = OSError(number, os.strerror(number), path)
+            return True
+        for note in result["notes"]:
+            self._progress.say(f"{name}: {note}")
+        record = EpochRecord.model_validate_json(result["record"])
+        diversity = None if record.young else record.metrics.get(DIVERSITY)
+        value = record.metrics[self._objective]
+        self._progress.epoch(name, record.epoch, value, diversity)
+        try:
+            return self._rules(name, record)
+        except OSError as error:  # of the ledger
+            if error.errno not in DISK_ERRORS:
+                raise
+            self.disk_error = error
+            return True
+
+    def stop_all(self) -> bool:
+        """Return whether the disk failed; one trial's end never ends the others."""
+        return self.disk_error is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its parts beside the trials; nothing reads them
+
+
+def crash_reason(error: Exception, folder: Path) -> str:
+    """Return in one phrase why Tune gave up a trial; all that it says goes into `crash.txt`."""
+    text = without_passwords(str(error).strip())
+    with contextlib.suppress(OSError):
+        replace_text(folder / "crash.txt", f"{text}\n")
+    hang = folder / HANG
+    if hang.exists() and hang.stat().st_size:
+        return f"it hung; {folder.name}/{HANG} says where"
+    if OUT_OF_MEMORY in text:
+        return "out of memory: Ray ended its process"
+    if "its node has died" in text:
+        return "its node died"
+    if "its worker process has died" in text:
+        return "its process was killed, perhaps by the system for want of memory"
+    return text.splitlines()[-1]  # Tune's message ends with the trial's own exception
+
+
+def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:
+    """Return the repeats that have not ended, as name → the trial that each repeats."""
+    if not config.repeats:
+        return {}
+    found = table.table_lines(study, config)
+    best = table.best(found, config)
+    repeated = dict.fromkeys([trial_name(BASELINE), *([best.trial.name] if best else [])])
+    ended = {line.trial.name for line in found if line.outcome and line.outcome.counts}
+    names = {f"{t}r{k}": t for t in repeated for k in range(1, config.repeats + 1)}
+    return {name: trial for name, trial in names.items() if name not in ended}

@@ -1,0 +1,1 @@
+"""The augmentation study: classifiers with and without generated images."""

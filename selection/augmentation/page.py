@@ -1,0 +1,136 @@
+"""What a person reads after an augmentation study: `study.html`, `study.csv` and two pictures.
+
+The page needs nothing but itself, as a pick's report does; what it says stands in `study.html.j2`.
+"""
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from acgan.files import replace_bytes, replace_text
+from selection.augmentation.arms import BOTH, CLASSICAL, GAN, REAL
+from selection.augmentation.result import AugmentationStudy
+from selection.ledgers.reviews import moment
+from selection.metrics.estimate import Estimate
+from selection.report.charts import BASELINE, CEILING, LEFT, TIED, WINNER, figure_png
+from selection.report.page import template
+from selection.steps.scores import BALANCED
+from selection.wording import counted
+
+TEMPLATE = Path(__file__).with_name("study.html.j2")
+COLOURS = {REAL.name: BASELINE, CLASSICAL.name: CEILING, GAN.name: WINNER, BOTH.name: WINNER}
+
+
+def write_study_report(study: AugmentationStudy, folder: Path) -> None:
+    """Write `study.csv`, `arms.png`, `curve.png` and `study.html` into a folder."""
+    pictures = {"arms.png": arms_picture(study), "curve.png": curve_picture(study)}
+    for name, picture in pictures.items():
+        replace_bytes(folder / name, picture)
+    replace_text(folder / "study.csv", study_csv(study))
+    replace_text(folder / "study.html", study_page(study, pictures))
+
+
+def study_page(study: AugmentationStudy, pictures: dict[str, bytes]) -> str:
+    """Return `study.html` with these PNGs inside it."""
+    measures = list(study.arms[0].scores)
+    return template(TEMPLATE).render(
+        study=study,
+        created=moment(study.created),
+        measures=[name for name in measures if " of source " not in name],
+        by_source=[name for name in measures if " of source " in name],
+        seconds=sum(run.seconds for arm in study.arms for run in arm.runs),
+        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+    )
+
+
+def study_csv(study: AugmentationStudy) -> str:
+    """Return one line for each arm and measure, numbers at full precision."""
+    with io.StringIO() as file:
+        writer = csv.writer(file, lineterminator="\n")
+        kinds = ("", "minus_real_", "minus_classical_")
+        cells = [f"{kind}{part}" for kind in kinds for part in ("value", "low", "high")]
+        writer.writerow(["arm", "generated_images", "split", "measure", *cells])
+        for arm in study.arms:
+            for measure, score in arm.scores.items():
+                beside = (arm.against_real.get(measure), arm.against_classical.get(measure))
+                numbers = [part for each in (score, *beside) for part in _numbers(each)]
+                writer.writerow([arm.name, sum(arm.generated), study.split, measure, *numbers])
+        return file.getvalue()
+
+
+def _numbers(estimate: Estimate | None) -> Sequence[float | str]:
+    return ("", "", "") if estimate is None else (estimate.value, estimate.low, estimate.high)
+
+
+def arms_picture(study: AugmentationStudy) -> bytes:
+    """Draw each arm's balanced accuracy, and what it is above real only and classical."""
+    arms = study.arms[::-1]
+    figure = Figure(figsize=(11, 1.6 + 0.34 * len(arms)), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    titles = ("balanced accuracy", "minus real only", "minus classical oversampling")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=5)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    for height, arm in enumerate(arms):
+        beside = (arm.scores, arm.against_real, arm.against_classical)
+        for axes, found in zip(panels, beside, strict=True):
+            _draw(axes, found.get(BALANCED), height, COLOURS.get(arm.name, LEFT))
+    for axes in panels[1:]:
+        axes.axvline(0, color=TIED, linewidth=1)
+    panels[0].set_yticks(range(len(arms)), [arm.title for arm in arms])
+    panels[0].set_ylim(-0.6, len(arms) - 0.4)
+    figure.supxlabel(f"{_on(study)}; bars: 95 % intervals", fontsize=10)
+    return figure_png(figure)
+
+
+def _draw(axes: Axes, estimate: Estimate | None, height: int, colour: str) -> None:
+    if estimate is not None:
+        axes.plot([estimate.low, estimate.high], [height, height], color=colour)
+        axes.plot(estimate.value, height, "o", color=colour)
+
+
+def curve_picture(study: AugmentationStudy) -> bytes:
+    """Draw balanced accuracy against the number of generated images that were added."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    curve = study.curve
+    counts = [sum(arm.generated) for arm in curve]
+    scores = [arm.scores[BALANCED] for arm in curve]
+    classical = study.arm(CLASSICAL.name).scores[BALANCED]
+    axes.axhspan(classical.low, classical.high, color=CEILING, alpha=0.12, linewidth=0)
+    axes.axhline(
+        classical.value, color=CEILING, label="classical oversampling, no generated images"
+    )
+    real_and_made = {"fmt": "o-", "color": WINNER, "label": "real images and generated ones"}
+    _draw_bars(axes, counts, scores, **real_and_made)
+    both = study.arm(BOTH.name)
+    beside = sum(both.generated) + 0.015 * max(counts)  # not on top of the curve's own point
+    look = {"fmt": "s", "color": TIED, "markerfacecolor": "white", "label": "classical + GAN"}
+    _draw_bars(axes, [beside], [both.scores[BALANCED]], **look)
+    real = sum(study.arm(REAL.name).real)
+    axes.set_xlabel(f"generated images beside the {counted(real, 'real one')}")
+    axes.set_ylabel(BALANCED)
+    axes.set_title(f"{_on(study)}, 95 % intervals", fontsize=10)
+    axes.legend(frameon=False, loc="best", fontsize=9)
+    return figure_png(figure)
+
+
+def _draw_bars(axes: Axes, at: Sequence[float], scores: Sequence[Estimate], **look: Any) -> None:
+    below, above = [s.value - s.low for s in scores], [s.high - s.value for s in scores]
+    axes.errorbar(at, [s.value for s in scores], yerr=[below, above], capsize=3, **look)
+
+
+def _on(study: AugmentationStudy) -> str:
+    optimistic = " (optimistic: the generator was picked on them)"
+    return f"{study.where}{optimistic if study.split == 'validation' else ''}"

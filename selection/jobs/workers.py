@@ -1,0 +1,117 @@
+"""Ray: does the jobs of a pick side by side, on this machine or on a cluster."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from acgan.command import duration
+from acgan.errors import InputError
+from search.nodes.cluster import needs, ray_cluster
+from selection.jobs.store import Result, StoredJob
+from selection.settings import SelectionConfig
+
+T = TypeVar("T")
+ResultT = TypeVar("ResultT", bound=Result)
+
+
+class LostError(RuntimeError):
+    """A job's process died again and again, as it does without memory; what is stored stays."""
+
+
+class Results:
+    """The results of jobs that are done."""
+
+    def __init__(self, results: Mapping[StoredJob[Result], Result]) -> None:
+        self._results = results
+
+    def __getitem__(self, job: StoredJob[ResultT]) -> ResultT:
+        return cast("ResultT", self._results[job])
+
+
+class Workers(contextlib.ExitStack):
+    """Does jobs; starts or joins Ray with the first one, so a pick that lacks none needs none."""
+
+    def __init__(self, settings: SelectionConfig, *, address: str | None, verbose: bool) -> None:
+        super().__init__()
+        self._settings, self._address, self._verbose = settings, address, verbose
+        self._needs: dict[str, float] | None = None
+
+    def _start(self) -> dict[str, float]:
+        if self._needs is None:
+            print("starting Ray", flush=True)
+            nodes = self.enter_context(ray_cluster(self._address, verbose=self._verbose))
+            settings = self._settings
+            self._needs = needs(
+                nodes, cpus=settings.cpus_per_task, gpus=settings.gpus_per_task, unit="task"
+            )
+        return self._needs
+
+    def do(self, jobs: Sequence[StoredJob[Result]], what: str) -> Results:
+        """Do the jobs that are not done, saying how far it is and how long it may still take.
+
+        Returns the results of all, each read once. Raises `InputError` as a job did. A job whose
+        process dies is done again by Ray, a few times; then `LostError`.
+        """
+        results = {job: job.result() for job in jobs}
+        missing = [job for job, result in results.items() if result is None]
+        if missing:
+            self.run(missing, what, there=len(results) - len(missing))
+        results |= {job: job.result() for job in missing}
+        return Results({job: result for job, result in results.items() if result is not None})
+
+    def run(self, jobs: Sequence[StoredJob[Result]], what: str, *, there: int) -> None:
+        """Run jobs by Ray; `there` more are done already."""
+        given = self._start()
+        remote = ray.remote(num_cpus=given["cpu"], num_gpus=given["gpu"])(_run)
+        names = {remote.remote(job, given["gpu"] > 0): job.name for job in jobs}
+        print(f"{what}: {len(jobs)} to do" + (f", {there} there" if there else ""), flush=True)
+        started, waiting = time.monotonic(), list(names)
+        while waiting:
+            (finished,), waiting = ray.wait(waiting, num_returns=1)
+            _get(finished)
+            done = len(jobs) - len(waiting)
+            left = (time.monotonic() - started) / done * len(waiting)
+            rest = f", about {duration(left)} left" if waiting else ""
+            print(f"{what}: {names[finished]} done, {done} of {len(jobs)}{rest}", flush=True)
+
+
+def by_workers(
+    work: Callable[[Workers], T],
+    settings: SelectionConfig,
+    *,
+    address: str | None,
+    verbose: bool,
+    again: str,
+) -> T | None:
+    """Return what `work` makes with workers of its own; None, and `again` said, if one is lost."""
+    try:
+        with Workers(settings, address=address, verbose=verbose) as workers:
+            return work(workers)
+    except LostError as error:
+        print(f"error: a process is lost ({error})", file=sys.stderr)
+        print(f"what is done is kept; to go on, type: {again}", file=sys.stderr)
+        return None
+
+
+def _run(job: StoredJob[Result], gpu: bool) -> None:
+    job.run(gpu=gpu)
+
+
+def _get(reference: ray.ObjectRef[None]) -> None:
+    try:
+        ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError | OSError):
+            raise error.cause from error
+        if isinstance(error.cause, torch.OutOfMemoryError | MemoryError):
+            text = "out of memory; name a larger --gpus-per-task or --cpus-per-task"
+            raise LostError(text) from error
+        raise
+    except RayError as error:
+        raise LostError(str(error).strip().splitlines()[0]) from error

@@ -1,0 +1,1 @@
+"""What is computed from features and answers: distances, copies, intervals."""

@@ -1,0 +1,1 @@
+"""Pictures of generators: films of their training, walks through latents, maps of features."""

@@ -1,0 +1,90 @@
+"""The pictures of a pick's numbers."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from acgan.run.records import QUALITY, EpochRecord, metric
+from selection.report.tables import ranked
+from selection.steps.result import Pick
+
+# Okabe and Ito's colours, which colour-blind people tell apart.
+WINNER, BASELINE, CEILING, TIED, LEFT = "#d55e00", "#0072b2", "#009e73", "#000000", "#8a8a8a"
+
+
+def scores_picture(pick: Pick) -> bytes:
+    """Draw step 2's scores as dots with their intervals, best on top; return a PNG."""
+    places = [place for place in ranked(pick) if pick.candidates[place].utility][::-1]
+    figure = Figure(figsize=(8, 1.2 + 0.27 * len(places)), layout="constrained")
+    axes = figure.add_subplot()
+    ceiling, chance = pick.ceiling.balanced_accuracy, 1 / len(pick.classes)
+    axes.axvspan(ceiling.low, ceiling.high, color=CEILING, alpha=0.15, linewidth=0)
+    axes.axvline(ceiling.value, color=CEILING, label="CNNs trained on real images")
+    axes.axvline(chance, color=LEFT, linestyle=":", label="chance")
+    for height, place in enumerate(places):
+        _draw_score(axes, pick, place, height=height)
+    axes.set_yticks(range(len(places)), [pick.candidates[place].name for place in places])
+    axes.set_ylim(-0.7, len(places) - 0.3)
+    axes.set_xlabel("balanced accuracy on real validation images, 95 % interval")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure_png(figure)
+
+
+def _draw_score(axes: Axes, pick: Pick, place: int, *, height: int) -> None:
+    utility, colour = pick.candidates[place].utility, _colour(pick, place)
+    assert utility is not None
+    score, tied = utility.balanced_accuracy, place in pick.decision.tie_set
+    axes.plot([score.low, score.high], [height, height], color=colour)
+    axes.plot(score.value, height, "o", color=colour, markerfacecolor=colour if tied else "white")
+
+
+def _colour(pick: Pick, place: int) -> str:
+    if place == pick.decision.winner:
+        return WINNER
+    if pick.candidates[place].baseline:
+        return BASELINE
+    return TIED if place in pick.decision.tie_set else LEFT
+
+
+def curves_picture(pick: Pick, records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
+    """Draw `val/fd_cnn` of all trials and mark the candidates; return a PNG.
+
+    The first epochs, in which a trial is not judged, are dotted.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_yscale("log")
+    looks = {pick.baseline.trial: (BASELINE, "baseline")} if pick.baseline else {}
+    looks[pick.winner.trial] = (WINNER, "winner's trial")
+    for trial in sorted(records, key=lambda name: name in looks):
+        colour, role = looks.get(trial, (LEFT, ""))
+        _draw_curve(axes, records[trial], colour=colour, label=role and f"{role}, {trial}")
+    at = [candidate.epoch for candidate in pick.candidates]
+    values = [candidate.quality for candidate in pick.candidates]
+    axes.plot(at, values, "o", color=TIED, markerfacecolor="white", label="candidate")
+    axes.plot(
+        pick.winner.epoch, pick.winner.quality, "*", color=WINNER, markersize=16, label="picked"
+    )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(QUALITY)
+    axes.legend(frameon=False)
+    return figure_png(figure)
+
+
+def _draw_curve(axes: Axes, epochs: Sequence[EpochRecord], *, colour: str, label: str) -> None:
+    numbers, values = [record.epoch for record in epochs], metric(epochs, QUALITY)
+    grown = sum(record.young for record in epochs)  # the young ones come first
+    width = 1.8 if label else 0.8
+    young = slice(grown + 1)  # up to the first that is not, so that the line is whole
+    axes.plot(numbers[young], values[young], ":", color=colour, linewidth=width)
+    name = label or None
+    axes.plot(numbers[grown:], values[grown:], color=colour, linewidth=width, label=name)
+
+
+def figure_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG."""
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+        return file.getvalue()

@@ -1,0 +1,123 @@
+"""What a command of selection was asked for: which study, images and settings."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from acgan.command import typed
+from acgan.config import (
+    find_file,
+    read_file,
+    resolve,
+)
+from acgan.data.dataset import Dataset, ImageSet
+from acgan.data.source import DataSource, add_data_flags, named_source
+from acgan.errors import InputError
+from acgan.evaluation.neighbours import SMALLEST_SET
+from acgan.run.rundir import RunDir
+from search.study.folder import Study, study_images
+from search.study.lock import driver_at_work
+from search.tracking import connection, find
+from selection.settings import SelectionConfig
+
+FEWEST_VALIDATION = 10  # of a class
+FEWEST_TRAINING = 22  # of a class: a nearest image, the next twenty, and the image itself
+
+
+def add_study_options(
+    parser: argparse.ArgumentParser, *, settings: str = "the search's settings"
+) -> None:
+    """Add the options by which a command of selection finds a study, its images and MLflow.
+
+    settings: what holds where no configuration is named
+    """
+    named = parser.add_mutually_exclusive_group(required=True)
+    named.add_argument("--run-id", metavar="ID", help="MLflow run of a study, or of one trial")
+    named.add_argument("--study", metavar="NAME", help="name of a study, instead of --run-id")
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {settings})")
+    add_data_flags(parser, "folder of the study's images (default: where they were)")
+    parser.add_argument("--storage-path", metavar="DIR", help=find.STORAGE_HELP)
+    connection.add_uri_option(parser)
+
+
+def require_idle(study: Study) -> None:
+    """Raise `InputError` while the study is being searched."""
+    if driver_at_work(study.path):
+        raise InputError(
+            f"the study at {study.path} is being searched; wait for its end, or interrupt it: "
+            "trials under way still replace their weights"
+        )
+
+
+def request(
+    study: Study, arguments: argparse.Namespace, *, picked: dict[str, Any] | None = None
+) -> tuple[SelectionConfig, DataSource]:
+    """Return the settings and where the images are: the search's, unless told otherwise.
+
+    picked: settings of a pick, which come before the search's
+    """
+    content = read_file(find_file(arguments.config)) if arguments.config else {}
+    started = study.last_start()
+    section = (
+        (started.selection if started else {}) | (picked or {}) | (content.get("selection") or {})
+    )
+    settings = resolve(SelectionConfig, "selection", section, vars(arguments))
+    source = named_source(vars(arguments), content, default=started.source if started else None)
+    return settings, source
+
+
+def find_run(arguments: argparse.Namespace) -> tuple[str, Study, str, str | None]:
+    """Return MLflow's address, and there the study, its run, and the trial if it is one's run.
+
+    Raises `InputError` for what is not there.
+    """
+    uri = connection.resolve_uri(arguments.tracking_uri)
+    connection.check_there(uri)
+    try:
+        return uri, *_find_run(connection.connect(uri), arguments)
+    except connection.FAILURES as error:
+        raise connection.unanswered(uri, error) from error
+
+
+def _find_run(
+    client: connection.Client, arguments: argparse.Namespace
+) -> tuple[Study, str, str | None]:
+    """Return the study, its MLflow run, and the trial if only one was asked for."""
+    if arguments.run_id is None:
+        study, _ = find.asked_study(arguments)
+        parent = find.run_of_study(client, study)
+        if parent is None:
+            sync = ["python", "-m", "search.sync", *connection.naming(study, client.tracking_uri)]
+            raise InputError(
+                f"MLflow at {connection.shown(client.tracking_uri)} does not have the study; "
+                f"name it with --tracking-uri, or send the study there: {typed(sync)}"
+            )
+        return study, parent.info.run_id, None
+    found = find.study_of_run(client, arguments.run_id)
+    study = find.open_study_of(found, arguments.storage_path)
+    return study, found.parent_id, found.trial
+
+
+def load_data(study: Study, source: DataSource, *, test: bool) -> Dataset:
+    """Load the study's images; `InputError` if they are others, or too few to measure on."""
+    data = study_images(study, source)
+    more = "search on more images, or with another --val-fraction"
+    _check_counts(data, data.val, FEWEST_VALIDATION, f"validation images; {more}")
+    _check_counts(data, data.train, FEWEST_TRAINING, f"training images; {more}")
+    if test and len(data.test):
+        _check_counts(data, data.test, SMALLEST_SET, "test images; leave them alone with --no-test")
+    return data
+
+
+def _check_counts(data: Dataset, images: ImageSet, least: int, what: str) -> None:
+    """Raise `InputError` if a class has fewer images than the metrics need."""
+    for name, count in zip(data.classes, images.per_class(len(data.classes)), strict=True):
+        if count < least:
+            raise InputError(f"class {name} has {count} of the {least} or more {what}")
+
+
+def weights_path(study: Study, trial: str, epoch: int) -> Path:
+    """Return where the weights of an epoch are."""
+    return RunDir(study.path / trial).weights_path(epoch)

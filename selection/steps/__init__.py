@@ -1,0 +1,3 @@
+"""The steps of a pick: the filter, CNNs of generated images, fidelity, and what follows from
+them.
+"""

@@ -1,0 +1,46 @@
+"""Every recorded epoch of a study, as step 1 sees them."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from acgan.data.dataset import ImageSet
+from acgan.errors import InputError
+from acgan.run.records import EpochRecord
+from acgan.run.rundir import RunDir
+from search.study.folder import Study
+from selection.settings import SelectionConfig
+from selection.steps.filter import Chance, Epoch, judge_epochs
+
+
+class Records(Mapping[str, list[EpochRecord]]):
+    """Every trial's epochs by its name, read at each look: not all of a large study fit in memory.
+
+    A look raises `InputError` for a file that is damaged.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._trials = {trial.name: trial for trial in study.trials()}
+
+    def __getitem__(self, name: str) -> list[EpochRecord]:
+        try:
+            return self._trials[name].records()
+        except ValueError as error:
+            raise InputError(f"{error}; restore it, or remove the trial's folder") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+
+def judging(
+    study: Study, records: Records, val: ImageSet, settings: SelectionConfig
+) -> Callable[[str], list[Epoch]]:
+    """Return what judges a trial's epochs as step 1 sees them, by its name."""
+    chance = Chance.of(val.per_class(len(study.info.classes)))
+
+    def judge(name: str) -> list[Epoch]:
+        kept = RunDir(study.path / name).kept_weights()
+        return judge_epochs(name, records[name], kept=kept, chance=chance, config=settings)
+
+    return judge

@@ -1,0 +1,209 @@
+"""Step 1: of all recorded epochs of all trials, those that are worth a look.
+
+Losses and accuracies are relative to a trial's own discriminator, smoothing and dropout, so they
+order the epochs of one trial only; between trials `val/fd_cnn` does. Nothing here opens weights.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from acgan.evaluation.variety import DIVERSITY, is_one_picture
+from acgan.run.records import QUALITY, EpochRecord, best_by_quality, filter_score
+from selection.settings import SelectionConfig
+from selection.steps.result import FilterReport
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One recorded epoch as step 1 sees it.
+
+    filter_score: mean quantile, within the trial, of the generator's loss and the discriminator's
+        accuracy on generated images; smaller is better
+    quality_rank: place within the trial by windowed `val/fd_cnn`, from 0
+    reason: why it does not pass, "" if it does
+    one_picture: its images are one picture per class: it comes after those whose images vary
+    kept: its weights are on disk
+    """
+
+    trial: str
+    record: EpochRecord
+    filter_score: float
+    quality_rank: int
+    reason: str
+    one_picture: bool
+    kept: bool
+
+    @property
+    def epoch(self) -> int:
+        """The epoch's number, from 1."""
+        return self.record.epoch
+
+    @property
+    def quality(self) -> float:
+        """The epoch's own `val/fd_cnn`."""
+        return self.record.metrics.get(QUALITY, math.nan)
+
+    @property
+    def diversity(self) -> float | None:
+        """The epoch's own `val/diversity`; None where it is not known."""
+        value = self.record.metrics.get(DIVERSITY, math.nan)
+        return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What step 1 decided.
+
+    chosen: the candidates: those whose images vary first, of these best `val/fd_cnn` first
+    kept: all epochs whose weights are on disk
+    report: how many epochs there are, and what became of them
+    """
+
+    chosen: tuple[Epoch, ...]
+    kept: tuple[Epoch, ...]
+    report: FilterReport
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What one constant answer reaches: the largest class's share, and one class's recall of all.
+
+    Where classes are uneven, accuracy would call a class head dead that knows them all.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> Self:
+        """Return it for as many images of each class."""
+        return cls(max(counts) / sum(counts), 1 / sum(count > 0 for count in counts))
+
+
+def judge_epochs(
+    trial: str,
+    records: Sequence[EpochRecord],
+    *,
+    kept: Iterable[int],
+    chance: Chance,
+    config: SelectionConfig,
+) -> list[Epoch]:
+    """Return a trial's recorded epochs with their places in both orders and why they fail.
+
+    chance: what one constant answer has of the validation images
+    """
+    on_disk = set(kept)
+    ranks = {e: rank for rank, e in enumerate(best_by_quality(records, len(records)))}
+    return [
+        Epoch(
+            trial=trial,
+            record=record,
+            filter_score=score,
+            quality_rank=ranks.get(record.epoch, len(records)),
+            reason=fault(record, chance=chance, config=config),
+            one_picture=is_one_picture(record.metrics.get(DIVERSITY), config.collapsed_below),
+            kept=record.epoch in on_disk,
+        )
+        for record, score in zip(records, filter_score(records), strict=True)
+    ]
+
+
+def fault(record: EpochRecord, *, chance: Chance, config: SelectionConfig) -> str:
+    """Return why an epoch does not pass the filter, "" if it does.
+
+    One picture per class is no reason: where all are, there is still a best one to be called so.
+    """
+    if record.young:
+        return "young"
+    value = record.metrics.get
+    names = ("val/g_loss", "val/acc_generated", QUALITY)
+    if not all(math.isfinite(value(name, math.nan)) for name in names):
+        return "not finite"
+    real, generated = value("val/acc_real", math.nan), value("val/acc_generated", math.nan)
+    calls_all_real = real > config.dead_real_above and generated < 1 - config.dead_real_above
+    if real < config.dead_real_below or calls_all_real:
+        return "dead discriminator"
+    name, least = "val/acc_class_balanced", chance.balanced_accuracy
+    if name not in record.metrics:  # of an earlier version
+        name, least = "val/acc_class", chance.accuracy
+    if value(name, 1.0) < least + config.class_margin:
+        return "class accuracy at chance"
+    return ""
+
+
+def choose(trials: Iterable[Sequence[Epoch]], config: SelectionConfig) -> Filtered:
+    """Return the candidates of judged trials, which are looked at one after another.
+
+    The places of a trial are filled by turns from two orders: windowed `val/fd_cnn`, and the
+    published one by losses and accuracies. Candidates beyond `max_candidates` are cut by
+    `val/fd_cnn`. Epochs of one picture per class come last everywhere.
+    """
+    chosen: list[Epoch] = []
+    kept: list[Epoch] = []
+    reasons: Counter[str] = Counter()
+    count = usable = better = alike = 0
+    for epochs in trials:
+        count += 1
+        with_weights = [epoch for epoch in epochs if epoch.kept]
+        candidates = [epoch for epoch in with_weights if not epoch.reason]
+        taken = _by_turns(candidates, config.per_trial)
+        better += len(_better_without_weights(epochs, taken))
+        usable += len(candidates)
+        alike += sum(epoch.one_picture for epoch in epochs if not epoch.reason)
+        reasons.update(epoch.reason for epoch in epochs)
+        chosen += taken
+        kept += with_weights
+    chosen.sort(key=lambda e: (e.one_picture, e.quality, e.trial, e.epoch))
+    return Filtered(
+        chosen=tuple(chosen[: config.max_candidates]),
+        kept=tuple(kept),
+        report=FilterReport(
+            trials=count,
+            recorded=reasons.total(),
+            passed=reasons[""],
+            one_picture=alike,
+            kept=len(kept),
+            reasons={reason: epochs for reason, epochs in reasons.items() if reason},
+            better_without_weights=better,
+            over_per_trial=usable - len(chosen),
+            over_cap=max(len(chosen) - config.max_candidates, 0),
+        ),
+    )
+
+
+def quality_order(epoch: Epoch) -> tuple[bool, float, float, int]:
+    """Order the epochs of one trial by windowed `val/fd_cnn`, those of one picture last."""
+    return epoch.one_picture, epoch.quality_rank, epoch.quality, epoch.epoch
+
+
+def filter_order(epoch: Epoch) -> tuple[bool, float, int]:
+    """Order the epochs of one trial as published, by losses and accuracies, likewise."""
+    return epoch.one_picture, epoch.filter_score, -epoch.epoch  # a tie goes to the later epoch
+
+
+Order = Callable[[Epoch], tuple[float, ...]]
+ORDERS: tuple[Order, Order] = (quality_order, filter_order)
+
+
+def _by_turns(epochs: Sequence[Epoch], count: int) -> list[Epoch]:
+    left, taken = list(epochs), []
+    for turn in range(min(count, len(left))):
+        best = min(left, key=ORDERS[turn % 2])
+        left.remove(best)
+        taken.append(best)
+    return taken
+
+
+def _better_without_weights(epochs: Sequence[Epoch], taken: Sequence[Epoch]) -> set[int]:
+    """Return the epochs without weights that come before a candidate that its order has chosen."""
+    lost = [e for e in epochs if not e.kept and not e.reason]
+    return {
+        e.epoch
+        for turn, order in enumerate(ORDERS)
+        if taken[turn::2]
+        for e in lost
+        if order(e) < order(taken[turn::2][-1])
+    }

@@ -1,0 +1,77 @@
+"""The look at the test images: once per pick, and counted."""
+
+from dataclasses import dataclass
+
+from acgan.data.dataset import Dataset
+from acgan.errors import InputError
+from acgan.generator import LoadedGenerator, NotFiniteError
+from search.nodes.sees import set_aside
+from selection.extractors.base import ExtractorInfo
+from selection.jobs.store import CandidateJob, Result
+from selection.metrics import reference
+from selection.metrics.estimate import Images
+from selection.steps import utility
+from selection.steps.fidelity import FEATURES, FIDELITY_SETTINGS, FidelityJob, features_of
+
+
+class Seen(Result):
+    """What was seen of one candidate on the test images: hits of its CNNs, and metrics."""
+
+    images: Images
+    sources: list[str]
+    hits: list[str]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TestJob(CandidateJob[Seen]):
+    """CNNs and features of one generator on the test images, as in steps 2 and 3.
+
+    numbers: of CNNs by which nothing was chosen; the images that are measured are such, too.
+    Those of steps 2 and 3 were part of what won.
+    """
+
+    __test__ = False  # for pytest
+
+    kind = "test"
+    model = Seen
+    setting_names = FIDELITY_SETTINGS
+
+    numbers: tuple[int, ...]
+    extractor: ExtractorInfo
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """The weights, the extractor and the CNNs."""
+        return self.weights.sha256, self.extractor.sha256, self.numbers
+
+    def compute(self, *, gpu: bool) -> Seen:
+        """Train further CNNs and score them, and features of further images, on the test images."""
+        data = self.work.all_data()
+        generator = self.weights.load(set_aside(gpu))
+        try:
+            settings = self.work.settings
+            cnns = (utility.train_on_generated(generator, settings, number=n) for n in self.numbers)
+            hits = [utility.hits(models, data.test) for models in cnns]
+        except (NotFiniteError, utility.ConstantError) as error:
+            raise InputError(
+                f"{self.name} cannot be looked at on the test images: {error}; reject it with "
+                "selection.review, and pick again"
+            ) from error
+        return Seen(
+            images=Images.of(data.test),
+            sources=list(data.test.sources),
+            hits=hits,
+            metrics=self._metrics(generator, data, gpu=gpu),
+        )
+
+    def _metrics(self, generator: LoadedGenerator, data: Dataset, *, gpu: bool) -> dict[str, float]:
+        """Compare images with the test images; nothing where step 3 could not measure any."""
+        if not FidelityJob(self.work, self.weights, self.extractor).file(FEATURES).exists():
+            return {}
+        extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
+        test = features_of(extractor.extract(data.test.images))
+        real = reference.reference(test, data.test.labels, classes=len(data.classes))
+        images, labels = self.work.fidelity_images(generator, "test images")
+        features = features_of(extractor.extract(images))
+        return reference.metrics(extractor, features, labels, real, data.classes)

@@ -1,0 +1,192 @@
+"""What a pick was asked for: found, checked and filtered (step 1) before any long work."""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from acgan.command import typed
+from acgan.config import derive_seed
+from acgan.data.dataset import Dataset, ImageSet
+from acgan.data.source import DataSource
+from acgan.errors import InputError
+from acgan.generator import load_generator
+from search.study.folder import BASELINE, Study, trial_name
+from search.tracking import connection
+from selection.extractors.choose import check_request, check_weights, plugin_version, settled
+from selection.jobs.store import Weights, without_test
+from selection.ledgers.reviews import Review, read_reviews, review_standing
+from selection.metrics.confounding import DataFacts
+from selection.metrics.registry import VERSION
+from selection.request import find_run, load_data, request, require_idle, weights_path
+from selection.settings import PLACEMENT, SelectionConfig
+from selection.steps.epochs import Records, judging
+from selection.steps.filter import Epoch, Filtered, choose, quality_order
+from selection.steps.result import PICK_FORMAT
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A candidate's weights, whose hash was checked, and what step 1 and people know of them."""
+
+    epoch: Epoch
+    weights: Weights
+    competes: bool
+    baseline: bool
+    review: Review = ""
+
+
+@dataclass(frozen=True)
+class PickPlan:
+    """All that was asked for, checked.
+
+    parent_id: the MLflow run of the study; scope: "study", or the trial that was asked for
+    records: every trial's epochs
+    candidates: step 1's, and the baseline's best epoch, the last if it is for comparison only
+    facts: counted from labels, the test images' among them, whose pixels nobody has looked at
+    """
+
+    settings: SelectionConfig
+    study: Study
+    parent_id: str
+    scope: str
+    source: DataSource
+    data: Dataset
+    facts: DataFacts
+    records: Records
+    filtered: Filtered
+    candidates: tuple[Chosen, ...]
+    test_images: int
+    look_at_test: bool
+    tracking_uri: str
+    address: str | None
+    inception_weights: Path | None
+    inception_sha256: str
+
+    @property
+    def id(self) -> str:
+        """The pick's name: the same request over the same candidates has the same."""
+        settings = self.settings.model_dump(mode="json", exclude=PLACEMENT)
+        # As long as nobody has decided anything, the name is that of a pick without people.
+        weights = [
+            (c.weights.sha256, c.competes, *([c.review] if c.review else []))
+            for c in self.candidates
+        ]
+        # A metric that is new or changed makes a pick anew; versions 1 and 2 did not count here.
+        version = PICK_FORMAT if VERSION <= 2 else (PICK_FORMAT, VERSION)
+        parts = (version, self.study.info.uuid, self.scope, sorted(settings.items()), weights)
+        extractor = (self.inception_sha256, plugin_version(self.settings.extractor))
+        return f"{derive_seed(*parts, self.look_at_test, *extractor):016x}"[-8:]
+
+    @property
+    def folder(self) -> Path:
+        """Where the pick leaves its files."""
+        return self.study.path / "selection" / self.id
+
+
+def make_pick_plan(arguments: argparse.Namespace) -> PickPlan:
+    """Find and check all that was asked for; `InputError` says what is wrong."""
+    uri, study, parent_id, trial = find_run(arguments)
+    require_idle(study)
+    settings, source = request(study, arguments)
+    weights = arguments.inception_weights
+    check_request(settings.extractor, weights)
+    inception = check_weights(weights, settings.inception_sha256) if weights else ""
+    settings = settings.model_copy(update={"extractor": settled(settings.extractor, weights)})
+    data = load_data(study, source, test=arguments.test)
+    records, filtered, candidates = step_1(study, trial, data.val, settings)
+    if not any(chosen.competes for chosen in candidates):
+        review = typed(["python", "-m", "selection.review", *connection.naming(study, uri)])
+        raise InputError(
+            f"people rejected all {len(filtered.chosen)} candidates; take a rejection back "
+            f"({review}), or ask for more candidates with --per-trial and --max-candidates"
+        )
+    return PickPlan(
+        settings=settings,
+        study=study,
+        parent_id=parent_id,
+        scope=trial or "study",
+        source=source,
+        data=without_test(data),
+        facts=DataFacts.of(data),
+        test_images=len(data.test.labels),
+        look_at_test=arguments.test,
+        records=records,
+        filtered=filtered,
+        candidates=candidates,
+        tracking_uri=uri,
+        address=arguments.address,
+        inception_weights=weights and weights.absolute(),
+        inception_sha256=inception,
+    )
+
+
+def step_1(
+    study: Study, trial: str | None, val: ImageSet, settings: SelectionConfig
+) -> tuple[Records, Filtered, tuple[Chosen, ...]]:
+    """Return all trials' epochs, what the filter says of them, and the candidates.
+
+    The last candidate is the baseline's best epoch if it is there for comparison only. A place
+    that a rejected one leaves is not filled: another epoch of that trial would cost hours and is
+    seldom better. Raises `InputError` if none is left.
+    """
+    records = Records(study)
+    judge = judging(study, records, val, settings)
+    filtered = _choose((judge(name) for name in records if trial in (None, name)), trial, settings)
+    name = trial_name(BASELINE)
+    baseline = [epoch for epoch in filtered.kept if epoch.trial == name]
+    if not baseline and name in records:  # a pick of another trial has not looked at it
+        baseline = judge(name)
+    return records, filtered, _candidates(study, baseline, filtered)
+
+
+def _choose(
+    judged: Iterable[list[Epoch]], trial: str | None, settings: SelectionConfig
+) -> Filtered:
+    """Filter the epochs of all trials, or of one; `InputError` if none is left."""
+    filtered = choose(judged, settings)
+    what = "the study" if trial is None else f"trial {trial}"
+    if not filtered.kept:
+        raise InputError(f"no epoch of {what} has kept weights; search again, or name another run")
+    if not filtered.chosen:
+        found = filtered.report.reasons.items()
+        reasons = ", ".join(f"{count} {reason}" for reason, count in found)
+        raise InputError(
+            f"none of the {len(filtered.kept)} epochs of {what} with weights passes the filter "
+            f"(of all {filtered.report.recorded} epochs: {reasons}); train longer, or loosen it "
+            "under 'selection:'"
+        )
+    return filtered
+
+
+def _candidates(study: Study, baseline: Sequence[Epoch], filtered: Filtered) -> tuple[Chosen, ...]:
+    """Check the weights of step 1's candidates; add the baseline's best epoch to compare with."""
+    best = baseline_epoch(baseline)
+    added = [] if best is None or best in filtered.chosen else [best]
+    decided = review_standing(read_reviews(study))
+    return tuple(
+        _checked(study, each, decided, competes=each in filtered.chosen, baseline=each == best)
+        for each in (*filtered.chosen, *added)
+    )
+
+
+def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
+    """Return the baseline trial's best epoch with weights; None if it has none that passes."""
+    usable = [epoch for epoch in epochs if epoch.kept and not epoch.reason]
+    return min(usable, key=quality_order, default=None)
+
+
+def _checked(
+    study: Study, epoch: Epoch, decided: Mapping[str, Review], *, competes: bool, baseline: bool
+) -> Chosen:
+    """Return an epoch whose weights are whole; decided: by people, which concerns candidates."""
+    path = weights_path(study, epoch.trial, epoch.epoch)
+    try:  # now, rather than after an hour
+        loaded = load_generator(path, device=torch.device("cpu"), sha256=epoch.record.weights)
+    except InputError as error:
+        raise InputError(f"{error}, or delete it to go without") from error
+    weights = Weights(f"{epoch.trial}, epoch {epoch.epoch}", path, loaded.sha256)
+    review: Review = decided.get(loaded.sha256, "") if competes else ""
+    return Chosen(epoch, weights, competes and review != "rejected", baseline, review)

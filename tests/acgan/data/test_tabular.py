@@ -1,0 +1,211 @@
+"""Tables of labels as data sets bring them, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acgan.data.layouts import read_table
+from acgan.data.table import Reading, Table
+from acgan.data.tabular import write_table
+from acgan.errors import InputError
+from tests.folders import make_files, placed
+
+
+def table_of(folder: Path, text: str, *, images: tuple[str, ...] = (), **reading: str) -> Table:
+    """Read a folder with a table and images."""
+    make_files(folder, images)
+    (folder / "labels.csv").write_text(text)
+    return read_table(folder, Reading(**reading))
+
+
+def refusal(folder: Path, text: str, *, images: tuple[str, ...] = (), **reading: str) -> str:
+    with pytest.raises(InputError) as caught:
+        table_of(folder, text, images=images, **reading)
+    return str(caught.value)
+
+
+def test_files_and_classes_are_found_by_the_columns_names(tmp_path: Path) -> None:
+    text = "filename,label\na.png,nevus\nb.png,melanoma\n"
+    table = table_of(tmp_path, text, images=("images/a.png", "images/b.png"))
+    assert placed(table) == {
+        "images/a.png": ("train", "nevus"),
+        "images/b.png": ("train", "melanoma"),
+    }
+    assert (table.layout, table.label_files) == ("table of labels", ("labels.csv",))
+    assert table.classes == ("melanoma", "nevus")
+    assert all(row.stamp for row in table.rows)
+    assert "nothing names the patients" in table.warnings[0]
+
+
+def test_the_skin_images_of_ham10000_are_read_with_their_lesions(tmp_path: Path) -> None:
+    text = (
+        "lesion_id,image_id,dx,dx_type,age,sex,localization\n"
+        "HAM_1,ISIC_1,bkl,histo,80.0,male,scalp\nHAM_1,ISIC_2,bkl,histo,80.0,male,scalp\n"
+        "HAM_2,ISIC_3,nv,histo,,female,back\n"
+    )
+    images = ("HAM10000_images_part_1/ISIC_1.jpg", "HAM10000_images_part_1/ISIC_2.jpg")
+    table = table_of(tmp_path, text, images=(*images, "HAM10000_images_part_2/ISIC_3.jpg"))
+    assert [row.patient for row in table.rows] == ["HAM_1", "HAM_1", "HAM_2"]
+    assert [row.path for row in table.rows[:2]] == list(images)
+    assert table.warnings == ()
+
+
+def test_one_hot_columns_are_classes_as_in_isics_ground_truth(tmp_path: Path) -> None:
+    text = "image,MEL,NV,BCC\nI1,1.0,0.0,0.0\nI2,0.0,1.0,0.0\nI3,0.0,1.0,1.0\nI4,0.0,0.0,0.0\n"
+    images = tuple(f"{name}.jpg" for name in ("I1", "I2", "I3", "I4"))
+    table = table_of(tmp_path, text, images=images)
+    assert placed(table) == {"I1.jpg": ("train", "MEL"), "I2.jpg": ("train", "NV")}
+    assert table.warnings[:2] == (
+        "labels.csv: lines left out: 1 (several labels)",
+        "labels.csv: lines left out: 1 (no label)",
+    )
+
+
+def test_chestxray14s_findings_leave_out_lines_with_several(tmp_path: Path) -> None:
+    text = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID\n"
+        "00000001_000.png,Cardiomegaly,0,1\n00000001_001.png,Cardiomegaly|Emphysema,1,1\n"
+        "00000002_000.png,No Finding,0,2\n"
+    )
+    images = ("images_001/images/00000001_000.png", "images_001/images/00000001_001.png")
+    table = table_of(tmp_path, text, images=(*images, "images_002/images/00000002_000.png"))
+    assert table.classes == ("Cardiomegaly", "No Finding")
+    assert [row.patient for row in table.rows] == ["1", "2"]
+    assert table.warnings == ("labels.csv: lines left out: 1 (several labels)",)
+
+
+def test_split_and_source_are_used_where_there_are_columns_of_them(tmp_path: Path) -> None:
+    text = (
+        "path;class;split;site;patient\na.png;x;Train;north;1\nb.png;y;TEST;;\nc.png;y;train;;3\n"
+    )
+    table = table_of(tmp_path, text, images=("a.png", "b.png", "c.png"))
+    assert [row.split for row in table.rows] == ["train", "test", "train"]
+    assert [row.source for row in table.rows] == ["north", "unknown", "unknown"]
+    assert [row.patient for row in table.rows] == ["1", "b.png", "3"]
+
+
+def test_columns_and_the_table_can_be_named(tmp_path: Path) -> None:
+    make_files(tmp_path / "elsewhere", {"my.tsv": "which\twhat\na\tx\nb\ty\n"})
+    folder = make_files(tmp_path / "d", ["a.png", "b.png", "one.csv", "two.csv"])
+    named = Reading(str(tmp_path / "elsewhere" / "my.tsv"), "which", "what")
+    assert placed(read_table(folder, named)) == {"a.png": ("train", "x"), "b.png": ("train", "y")}
+    with pytest.raises(InputError, match="no column 'wich'; did you mean 'which'"):
+        read_table(folder, named._replace(file_column="wich"))
+    with pytest.raises(InputError, match=r"there is no file 'no\.csv' of labels"):
+        read_table(folder, Reading("no.csv"))
+    with pytest.raises(InputError, match=r"a\.png is no table of labels by its name"):
+        read_table(folder, Reading("a.png"))
+
+
+def test_a_byte_order_mark_crlf_and_blank_lines_are_read(tmp_path: Path) -> None:
+    text = "\ufefffile,label\r\na.png,x\r\n\r\n ,\r\nb.PNG,y\r\n"
+    table = table_of(tmp_path, text, images=("a.png", "b.PNG"))
+    assert [row.path for row in table.rows] == ["a.png", "b.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is empty; expected a CSV or TSV file with a header"),
+        ("name,label\na.png,x\n", "no column that is known to name files (name, label); say which"),
+        ("file,kind\na.png,x\nb.png,y\n", "no column that is known to name classes, nor"),
+        ("file,label\na.png,x,y\n", "labels.csv, line 2: 3 cells, the header has 2"),
+        ("file,label\n../a.png,x\n", "line 2: the file '../a.png' must lie in the data folder"),
+        ("file,label\n/a.png,x\n", "line 2: the file '/a.png' must lie in the data folder"),
+        ("file,label,file\na.png,x,b\n", "has the column 'file' twice; rename one"),
+        ("file,label,split\na.png,x,often\n", "line 2: 'often' is no split; expected train, val"),
+        ("file,label\nsame.png,x\n", "'same.png' can mean 'p/same.png' or 'q/same.png'; write"),
+        ("file,label\na.png,x\nb.png,x\n", "has the one class 'x'; a search needs two or more"),
+        ("file,label\na.png,x\0\n", "line 2: this is not a line of text; remove it"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_with_what_to_do(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    images = ("a.png", "b.png", "p/same.png", "q/same.png")
+    assert reason in refusal(tmp_path, text, images=images)
+
+
+def test_a_line_whose_file_is_missing_is_a_row_without_one(tmp_path: Path) -> None:
+    text = "file,label\na.png,x\nb.png,y\nc.png,y\n"
+    table = table_of(tmp_path, text, images=("a.png", "b.png"))
+    assert [row.stamp is None for row in table.rows] == [False, False, True]
+    text = "file,label\na.png,x\nc.png,y\nd.png,y\n"
+    assert refusal(tmp_path, text) == (
+        "class 'y' has no image in train that can be used; 2 of 2 lines name missing files, the "
+        "first of them 'c.png': no file has a name like that, and the folder has 2 that no line "
+        "names"
+    )
+
+
+def test_several_tables_leave_class_folders_to_be_read(tmp_path: Path) -> None:
+    images = ["a/1.png", "b/2.png"]
+    folder = make_files(tmp_path, [*images, "x.csv", "y.csv"])
+    assert read_table(folder).layout == "class folders"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_either_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "labels.csv").write_bytes(content)
+    with pytest.raises(InputError):  # no image is there
+        read_table(folder)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            *[st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters="|"))] * 2
+        )
+    )
+)
+def test_what_is_written_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory, labels: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("again")
+    rows = [(f"{number}.png", f"a{label}") for number, label in enumerate(labels)]
+    rows += [("x.png", "class, with a comma"), ("y.png", 'class "with" quotes')]
+    make_files(folder, [name for name, _ in rows])
+    (folder / "labels.csv").write_text(write_table([("file", "label"), *rows]))
+    table = read_table(folder)
+    assert [(row.path, row.class_name) for row in table.rows] == rows
+
+
+def test_a_table_beside_class_folders_is_read_or_to_be_moved_away(tmp_path: Path) -> None:
+    folder = make_files(tmp_path, {"a/1.png": "", "b/2.png": "", "notes.csv": "who,when\nx,y\n"})
+    with pytest.raises(
+        InputError, match=r"notes\.csv has no column .*; or move it away: there are"
+    ):
+        read_table(folder)
+    (folder / "notes.csv").write_text("file,label\n1.png,x\n2.png,y\n")
+    table = read_table(folder)
+    assert (table.layout, table.classes) == ("table of labels", ("x", "y"))
+    (folder / "notes.csv").unlink()
+    assert read_table(folder).layout == "class folders"
+
+
+def test_a_table_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    make_files(tmp_path, {"elsewhere.csv": "file,label\na.png,x\nb.png,y\n"})
+    folder = make_files(tmp_path / "d", ["a.png", "b.png"])
+    (folder / "labels.csv").symlink_to(tmp_path / "elsewhere.csv")
+    with pytest.raises(InputError, match="leads out of the data folder"):
+        read_table(folder)
+    named = Reading(labels=str(tmp_path / "elsewhere.csv"))
+    assert len(read_table(folder, named).rows) == 2
+
+
+def test_a_quoted_cell_with_a_line_end_is_refused_and_an_odd_separator_is_text(
+    tmp_path: Path,
+) -> None:
+    images = ("a.png", "b.png")
+    assert "line 3: this is not a line of text" in refusal(
+        tmp_path, 'file,label\na.png,"x\ny"\n', images=images
+    )
+    table = table_of(tmp_path, 'file,label\na.png,"x, y"\nb.png,z\n', images=images)
+    assert table.classes == ("x, y", "z")

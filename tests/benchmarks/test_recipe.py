@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acgan.config import TrainConfig, find_file, read_file, validate
+from acgan.data.dataset import Dataset
+from benchmarks import generators
+from benchmarks.generators import RARE, rare
+from benchmarks.recipe import PARTS, arms_of, main
+from tests.kit import OPTIONS_ON, tiny_dataset
+from tests.picks import write_covidx
+
+SIZES = ["--image-size", "16", "--width", "0.0625", "--batch-size", "32", "--epochs", "3"]
+
+
+def test_every_option_can_be_a_part_of_a_recipe() -> None:
+    assert set(OPTIONS_ON) - {"precision"} <= set(PARTS)
+    assert set(PARTS) <= TrainConfig.model_fields.keys()
+
+
+def test_each_part_of_the_recipe_is_left_out_in_turn() -> None:
+    recipe = validate(
+        TrainConfig, "train", read_file(find_file(Path("configs/small.yaml")))["train"]
+    )
+    published, whole, *without = arms_of(recipe)
+    assert (published.name, whole.name, dict(whole.changes)) == ("published step", "recipe", {})
+    off = recipe.model_copy(update=dict(published.changes))
+    sizes = ("image_size", "width", "batch_size", "epochs")
+    assert off == TrainConfig(**{name: getattr(recipe, name) for name in sizes})
+    for arm in without:
+        ((name, value),) = arm.changes.items()
+        assert arm.name == f"without {name}"
+        assert value == getattr(TrainConfig(), name) != getattr(recipe, name)
+    assert [arm.name for arm in arms_of(recipe, ["hinge"])][2:] == ["without hinge"]
+
+
+def test_the_rare_class_keeps_a_fifth_of_its_patients_and_the_others_all() -> None:
+    data = tiny_dataset(train=90)
+    pixels, labels = rare(data)
+    assert np.bincount(labels).tolist() == [6, 30, 30]
+    others = data.train.images[np.asarray(data.train.labels) != RARE]
+    assert np.array_equal(pixels[labels != RARE], others)
+
+
+@pytest.mark.process
+def test_images_as_good_as_real_ones_are_worth_something_and_noise_is_not() -> None:
+    data: Dataset = tiny_dataset(train=90, val=60)
+    real = generators.accuracies(data.train.images, np.asarray(data.train.labels), data, updates=60)
+    noise = np.random.default_rng(0).integers(0, 256, data.train.images.shape, dtype=np.uint8)
+    of_noise = generators.accuracies(noise, np.asarray(data.train.labels), data, updates=60)
+    assert len(real) == generators.CNNS
+    assert min(real) > 0.9 > 0.6 > max(of_noise)
+
+
+@pytest.mark.process
+def test_a_recipe_is_trained_measured_and_ranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ACGAN_TRAIN_GRACE_UPDATES", "1")
+    write_covidx(tmp_path / "images")
+    page, curves = tmp_path / "page.md", tmp_path / "curves.jsonl.gz"
+    page.write_text("<!-- recipe -->\n<!-- /recipe -->\n")
+    places = ["--data", str(tmp_path / "images"), "--folder", str(tmp_path / "runs")]
+    words = [*places, *SIZES, "--seeds", "2", "--per-class", "8", "--cnn-updates", "4"]
+    words += ["--jobs", "1", "--without", "hinge", "--curves", str(curves), "--out", str(page)]
+    assert main(words) == 0
+    text = page.read_text()
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    names = [line[0] for line in lines]
+    for name in ("published step", "recipe", "without hinge", "real images", "`val/coverage`"):
+        assert name in names
+    rows = [json.loads(line) for line in gzip.decompress(curves.read_bytes()).splitlines()]
+    assert {(row["arm"], row["seed"]) for row in rows} == {
+        (arm, seed) for arm in ("published step", "recipe", "without hinge") for seed in (0, 1)
+    }
+    assert sum(row["best"] for row in rows) == 6
+    for row in rows:
+        assert len(row["alone"]) == len(row["gain"]) == generators.CNNS
+        assert all(0 <= value <= 1 for value in row["alone"])
+    written = curves.read_bytes()
+    assert main(words) == 0  # again: nothing is trained or measured anew
+    assert curves.read_bytes() == written
+    assert "18 of 18 epochs" in capsys.readouterr().out

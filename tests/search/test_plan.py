@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from acgan.errors import InputError
+from search import plan, space
+from search.plan import FULL_SIZE, MANY_IMAGES, SMALL, largest, make_search_plan, read_asked
+from tests.folders import make_files
+from tests.kit import ROOT, tiny_config
+from tests.searches import write_images
+
+
+@pytest.fixture(autouse=True)
+def _at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def asked(*flags: str) -> plan.Asked:
+    return read_asked(plan.search_parser("search.run", "").parse_args(flags))
+
+
+def folder_of(folder: Path, train: int) -> Path:
+    """Write a table of so many training images of two classes, of which only two are there."""
+    lines = [f"{number % 2}.png,{'xy'[number % 2]},{number}" for number in range(train)]
+    table = "\n".join(["file,label,patient", *lines])
+    make_files(folder, {"labels.csv": table, "0.png": "", "1.png": ""})
+    return folder
+
+
+def test_without_a_configuration_the_demo_is_for_phantom_images_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked().file.name == "demo.yaml"
+    assert asked("--data", "phantom").file.name == "demo.yaml"
+    assert "the demo on phantom images" in capsys.readouterr().out
+    found = asked("--data", str(folder_of(tmp_path / "d", 12)))
+    assert found.file.name == SMALL.name
+    assert capsys.readouterr().out == (
+        f"no --config given: using {SMALL}, the recipe at 32 px, for 12 images on a CPU; at full "
+        f"size: --config {FULL_SIZE}\n"
+    )
+
+
+@pytest.mark.parametrize("images", [MANY_IMAGES, MANY_IMAGES - 1])
+def test_many_images_on_a_gpu_take_the_recipe_at_full_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    folder = str(folder_of(tmp_path / "d", images))
+    assert asked("--data", folder).file.name == SMALL.name
+    monkeypatch.setattr(plan, "default_device", lambda: torch.device("cuda"))
+    enough = images == MANY_IMAGES
+    assert asked("--data", folder).file.name == (FULL_SIZE if enough else SMALL).name
+
+
+def test_the_largest_trial_has_the_largest_of_each_dimension_that_costs_memory() -> None:
+    config = tiny_config(width=0.25, batch_size=8)
+    searched = space.read(
+        {"width": {"choices": [0.25, 0.5]}, "batch_size": {"low": 4, "high": 32, "step": 4}}, config
+    )
+    found = largest(config, searched)
+    assert (found.width, found.batch_size, found.latent_size) == (0.5, 32, config.latent_size)
+
+
+def test_what_cannot_be_searched_is_refused_before_a_study_is_made(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", train=24, test=6)
+    flags = ["--data", str(tmp_path / "images"), "--storage-path", str(tmp_path / "runs")]
+    for more, reason in (
+        (["--objective", "val/unknown"], "'val/unknown' is not recorded; recorded are"),
+        (["--networks", "mine"], "networks 'mine' are not installed here"),
+        (["--batch-size", "512"], "larger than the"),
+        (["--study", "a/b"], "a/b"),
+    ):
+        parsed = plan.search_parser("search.run", "").parse_args([*flags, *more])
+        with pytest.raises(InputError, match=reason):
+            make_search_plan(parsed)
+    assert not (tmp_path / "runs").exists()

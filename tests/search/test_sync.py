@@ -1,0 +1,93 @@
+"""The command that sends by hand: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from acgan.command import typed
+from search.study.lock import driver_lock
+from search.sync import main
+from tests import studies
+from tests.mlflow_server import Server
+
+pytestmark = pytest.mark.process
+
+pytest_plugins = ["tests.mlflow_stores"]
+
+
+def test_it_sends_a_study_and_says_what_to_type_next(
+    tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=3)
+    shutil.copytree(study.path / "t0001", study.path / "t0001-backup")  # is no trial
+    words = ["--study", "demo", "--storage-path", str(tmp_path / "runs"), "--tracking-uri", uri]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "study demo: sent 2 new runs, 6 epochs and 6 sample images; all else was there",
+        f"to look at it: {typed(['mlflow', 'ui', '--backend-store-uri', uri])}",
+    ]
+    assert main(words) == 0
+    assert "sent 0 new runs, 0 epochs and 0 sample images" in capsys.readouterr().out
+
+
+def test_a_dead_server_ends_with_1(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=1)
+    storage = str(tmp_path / "runs")
+    words = ["--study", "demo", "--storage-path", storage, "--tracking-uri", server.uri]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: MLflow at {server.uri} takes no data: ")
+
+
+def test_beside_a_search_without_file_locks_nothing_is_sent_twice(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=1)
+    words = ["--study", "demo", "--storage-path", str(tmp_path / "runs"), "--tracking-uri", uri]
+    with driver_lock(study.path):
+        assert main(words) == 2
+    assert "type it again after its end" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "sent 1 new runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--study", "missing"],
+        ["--study", "../demo"],
+        ["--study", "demo", "--tracking-uri", "mlruns"],
+        ["--study", "demo", "--storage-path", "s3://bucket"],
+    ],
+)
+def test_bad_input_ends_with_2(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies.write_study(tmp_path / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+
+
+def test_a_damaged_trial_ends_with_1_after_all_others_were_sent(
+    tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=1)
+    (study.path / "t0000" / "epochs.jsonl").write_text("no record\n")
+    storage = str(tmp_path / "runs")
+    assert main(["--study", "demo", "--storage-path", storage, "--tracking-uri", uri]) == 1
+    captured = capsys.readouterr()
+    assert "t0000/epochs.jsonl, line 1 is no epoch record" in captured.err
+    assert "sent 1 new runs" in captured.out

@@ -1,0 +1,392 @@
+"""What is in the directories is in MLflow: exactly, once, and again after every interruption."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from acgan.run.records import QUALITY, best_windowed
+from search.study.folder import Outcome, Study, Trial
+from search.tracking import connection, recorder, study_runs
+from search.tracking.recorder import Mirror, Recorder, SyncReport, sync_study
+from tests import studies
+from tests.mlflow_server import Server
+
+pytestmark = pytest.mark.process
+
+pytest_plugins = ["tests.mlflow_stores"]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return studies.write_study(tmp_path / "runs" / "demo")
+
+
+def sync(study: Study, uri: str, *, driving: bool = False) -> SyncReport:
+    return sync_study(study, uri=uri, experiment="chests", driving=driving)
+
+
+def runs_of(client: MlflowClient) -> dict[str, Run]:
+    """Return the runs by name; fails on two of one name."""
+    experiment = client.get_experiment_by_name("chests")
+    runs = [] if experiment is None else client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {str(run.info.run_name): run for run in runs}
+
+
+def assert_equal_to_disk(study: Study, client: MlflowClient) -> None:
+    """Check that every trial's epochs stand in MLflow once, with the very same numbers."""
+    runs = runs_of(client)
+    trials = study.trials()
+    assert set(runs) == {study.info.name, *(trial.name for trial in trials)}
+    for trial in trials:
+        run_id = runs[trial.name].info.run_id
+        records = trial.records()
+        for key in studies.KEYS:
+            history = client.get_metric_history(run_id, key)
+            assert [(p.step, p.timestamp, p.value) for p in history] == [
+                (*study_runs.epoch_key(record), record.metrics[key]) for record in records
+            ]
+        assert image_steps(client, run_id) == [record.epoch for record in records]
+
+
+def image_steps(client: MlflowClient, run_id: str) -> list[int]:
+    names = [file.path for file in client.list_artifacts(run_id, "images")]
+    return sorted(int(name.split("+")[2]) for name in names if name.endswith(".png"))
+
+
+def wait_until(holds: Callable[[], bool], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def running_trial(study: Study, number: int, epochs: int) -> Trial:
+    trial = studies.write_trial(study, number)
+    studies.write_epochs(trial, range(1, epochs + 1))
+    return trial
+
+
+def test_mlflow_holds_what_the_directories_hold(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=3, epochs=5)
+    report = sync(study, uri)
+    assert (report.runs, report.epochs, report.images) == (3, 15, 15)
+    assert_equal_to_disk(study, connection.connect(uri))
+
+
+def test_sending_again_adds_nothing(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=3)
+    sync(study, uri)
+    assert sync(study, uri) == SyncReport()
+    assert_equal_to_disk(study, connection.connect(uri))
+
+
+def test_an_image_in_mlflow_has_the_pixels_of_the_grid(study: Study, uri: str) -> None:
+    trial = running_trial(study, 0, epochs=1)
+    sync(study, uri)
+    client = connection.connect(uri)
+    run_id = runs_of(client)["t0000"].info.run_id
+    (name,) = (f.path for f in client.list_artifacts(run_id, "images") if f.path.endswith("png"))
+    with (
+        Image.open(client.download_artifacts(run_id, name)) as there,
+        Image.open(trial.path / "samples" / "epoch-0001.png") as here,
+    ):
+        assert np.array_equal(np.asarray(there), np.asarray(here))
+
+
+def test_the_study_shows_its_best_trial_and_what_its_score_means(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=3, epochs=5)
+    sync(study, uri)
+    run = runs_of(connection.connect(uri))["demo"]
+    scores = {t.name: best_windowed(t.records(), QUALITY) for t in study.trials()}
+    assert run.data.tags["best_trial"] == min(scores, key=lambda name: scores[name])
+    assert run.data.metrics == {
+        "best/fd_cnn": min(scores.values()),
+        "quality/floor": 1.5,
+        "quality/untrained": 40.25,
+        "quality/classifier_accuracy": 0.9375,
+    }
+    assert run.info.status == "FINISHED"
+
+
+def test_trials_and_a_study_of_one_picture_a_class_are_called_so(
+    study: Study, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = studies.epoch_metrics
+    varied = (1.1, 0.07, 0.3)
+    monkeypatch.setattr(
+        studies,
+        "epoch_metrics",
+        lambda number, epoch: metrics(number, epoch) | {"val/diversity": varied[number]},
+    )
+    told = []
+    for number in (2, 1, 0):  # each better than those before
+        trial = running_trial(study, number, epochs=3)
+        studies.write_end(trial, Outcome.FINISHED)
+        sync(study, uri)
+        runs = runs_of(connection.connect(uri))
+        told.append([runs[name].data.tags.get("variety") for name in (trial.name, "demo")])
+    assert told == [[None, None], ["one picture per class"] * 2, [None, None]]
+    assert runs["t0001"].data.tags["variety"] == "one picture per class"
+
+
+def test_of_tied_trials_the_best_is_the_first_by_name_whichever_ended_first(
+    study: Study, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = studies.epoch_metrics
+    monkeypatch.setattr(studies, "epoch_metrics", lambda number, epoch: metrics(0, epoch))
+    for number in (1, 0, 2):
+        trial = running_trial(study, number, epochs=3)
+        studies.write_end(trial, Outcome.FINISHED)
+        sync(study, uri)
+        told = runs_of(connection.connect(uri))["demo"].data.tags["best_trial"]
+        assert told == ("t0001" if number == 1 else "t0000")
+
+
+def test_a_child_names_its_own_parameters_and_carries_its_configuration(
+    tmp_path: Path, uri: str
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=1)
+    sync(study, uri)
+    client = connection.connect(uri)
+    runs = runs_of(client)
+    child = runs["t0000"]
+    assert child.data.params == {
+        "train.learning_rate": "0.0001",
+        "train.dropout": "0.5",
+        "train.seed": "0",
+    }
+    assert child.data.tags["mlflow.parentRunId"] == runs["demo"].info.run_id
+    (trial,) = study.trials()
+    path = Path(client.download_artifacts(child.info.run_id, "config.json"))
+    assert path.read_bytes() == (trial.path / "config.json").read_bytes()
+
+
+def test_each_end_shows_its_status_reason_and_time(study: Study, uri: str) -> None:
+    reasons = {
+        Outcome.FINISHED: "",
+        Outcome.PRUNED: "behind 67 % of the trials at epoch 6",
+        Outcome.CRASHED: "out of memory",
+        Outcome.INTERRUPTED: "",
+    }
+    for number, (outcome, reason) in enumerate(reasons.items()):
+        studies.write_end(running_trial(study, number, epochs=2), outcome, reason)
+    sync(study, uri)
+    runs = runs_of(connection.connect(uri))
+    shown = {
+        name: (run.info.status, run.data.tags["outcome"], run.data.tags.get("stop_reason"))
+        for name, run in runs.items()
+        if name != "demo"
+    }
+    assert shown == {
+        "t0000": ("FINISHED", "finished", None),
+        "t0001": ("FINISHED", "pruned", "pruned: behind 67 % of the trials at epoch 6"),
+        "t0002": ("FAILED", "crashed", "crashed: out of memory"),
+        "t0003": ("KILLED", "interrupted", None),
+    }
+    assert runs["demo"].info.status == "KILLED"
+    assert runs["t0001"].info.start_time == round(1000 * (studies.BEGIN + 101.125))
+    assert runs["t0001"].info.end_time == round(1000 * (studies.BEGIN + 190))
+
+
+def test_a_trial_that_continues_is_the_same_run_and_runs_again(study: Study, uri: str) -> None:
+    trial = running_trial(study, 0, epochs=2)
+    studies.write_end(trial, Outcome.INTERRUPTED, "Ctrl-C")
+    sync(study, uri)
+    client = connection.connect(uri)
+    before = runs_of(client)["t0000"]
+    assert before.info.status == "KILLED"
+
+    (trial.path / "end.json").unlink()
+    studies.write_epochs(trial, [3])
+    assert sync(study, uri, driving=True) == SyncReport(epochs=1, images=1)
+    after = runs_of(client)["t0000"]
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "RUNNING")
+    assert not {"outcome", "stop_reason"} & after.data.tags.keys()
+    assert_equal_to_disk(study, client)
+
+
+def test_an_epoch_that_was_trained_again_is_sent_again(study: Study, uri: str) -> None:
+    trial = running_trial(study, 0, epochs=2)
+    sync(study, uri)
+    first, second = trial.records()
+    again = second.model_copy(update={"time": second.time + 60, "metrics": {QUALITY: 3.25}})
+    lines = [record.model_dump_json() + "\n" for record in (first, again)]
+    (trial.path / "epochs.jsonl").write_text("".join(lines))
+    assert sync(study, uri) == SyncReport(epochs=1)
+    client = connection.connect(uri)
+    assert runs_of(client)["t0000"].data.metrics[QUALITY] == 3.25
+
+
+def test_a_pass_that_ends_early_is_gone_on_with(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=3)
+    monkeypatch.setattr(recorder, "IMAGES_A_PASS", 2)
+    first = Mirror(study, uri=uri, experiment="chests").update(driving=False)
+    assert first == SyncReport(runs=2, epochs=6, images=2, complete=False)
+    client = connection.connect(uri)
+    assert {run.info.status for run in runs_of(client).values()} == {"RUNNING"}
+    assert sync(study, uri) == SyncReport(images=4)
+    assert_equal_to_disk(study, client)
+    assert {run.info.status for run in runs_of(client).values()} == {"FINISHED"}
+
+
+def test_a_database_that_came_back_older_gets_all_before_a_trial_counts_as_finished(
+    study: Study, uri: str
+) -> None:
+    database = Path(uri.removeprefix("sqlite:///"))
+    mirror = Mirror(study, uri=uri, experiment="chests")
+    trial = running_trial(study, 0, epochs=2)
+    mirror.update(driving=True)
+    with sqlite3.connect(database) as now, sqlite3.connect(f"{database}.before") as before:
+        now.backup(before)
+    studies.write_epochs(trial, [3, 4])
+    mirror.update(driving=True)
+    with sqlite3.connect(database) as now, sqlite3.connect(f"{database}.before") as before:
+        before.backup(now)
+    studies.write_epochs(trial, [5])
+    studies.write_end(trial, Outcome.FINISHED)
+    assert not mirror.update(driving=True).complete
+    assert runs_of(connection.connect(uri))["t0000"].info.status == "RUNNING"
+    assert mirror.update(driving=True).complete
+    assert_equal_to_disk(study, connection.connect(uri))
+    assert runs_of(connection.connect(uri))["t0000"].info.status == "FINISHED"
+
+
+def test_without_file_locks_all_is_sent_all_the_same(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=2)
+    assert sync(study, uri).epochs == 2
+    assert_equal_to_disk(study, connection.connect(uri))
+
+
+def test_a_trial_that_is_whole_is_not_read_again(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=2)
+    sync(study, uri)
+    for trial in study.trials():
+        (trial.path / "epochs.jsonl").write_text("no record\n")
+    assert sync(study, uri) == SyncReport()
+
+
+def test_one_damaged_trial_holds_no_other_up(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=2)
+    damaged = study.path / "t0000" / "epochs.jsonl"
+    damaged.write_text("no record\n")
+    report = sync(study, uri)
+    assert replace(report, problems=frozenset()) == SyncReport(runs=1, epochs=2, images=2)
+    assert report.problems == {f"{damaged}, line 1 is no epoch record"}
+
+
+def test_the_recorder_follows_a_search(study: Study, uri: str) -> None:
+    said: list[str] = []
+    follower = Recorder(study, uri=uri, experiment="chests", say=said.append)
+    follower.start()
+    client = connection.connect(uri)
+    trial = running_trial(study, 0, epochs=2)
+    wait_until(lambda: "t0000" in runs_of(client))
+    wait_until(lambda: runs_of(client)["t0000"].data.metrics != {})
+    assert {run.info.status for run in runs_of(client).values()} == {"RUNNING"}
+
+    studies.write_epochs(trial, [3, 4])
+    studies.write_end(trial, Outcome.FINISHED)
+    follower.close(60)
+    assert said == []
+    assert_equal_to_disk(study, client)
+    assert {run.info.status for run in runs_of(client).values()} == {"FINISHED"}
+
+
+def test_nothing_is_lost_while_the_server_is_away(study: Study, server: Server) -> None:
+    said: list[str] = []
+    follower = Recorder(study, uri=server.uri, experiment="chests", say=said.append)
+    follower.start()
+    trial = running_trial(study, 0, epochs=3)
+    wait_until(lambda: len(said) == 1)
+    assert "takes no data now" in said[0]
+
+    server.start()
+    wait_until(lambda: len(said) == 2)
+    assert "takes data again" in said[1]
+    studies.write_epochs(trial, [4])
+    client = connection.connect(server.uri)
+    wait_until(lambda: image_steps(client, runs_of(client)["t0000"].info.run_id) == [1, 2, 3, 4])
+    assert_equal_to_disk(study, client)
+
+    server.stop()
+    studies.write_epochs(trial, [5, 6])
+    studies.write_end(trial, Outcome.FINISHED)
+    assert not follower.close(60)
+    assert said[-1].startswith("2 epochs are not yet in MLflow")
+    assert follower.sync_command.endswith(f"--tracking-uri {server.uri} --experiment chests")
+
+
+def test_an_error_of_any_library_is_said_and_tried_again(
+    study: Study, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_samples, failed = study_runs.log_samples, list[bool]()
+
+    def once(*known: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise LookupError("no endpoint for the bucket")  # as botocore's: no OSError
+        log_samples(*known)
+
+    monkeypatch.setattr(study_runs, "log_samples", once)
+    said: list[str] = []
+    follower = Recorder(study, uri=uri, experiment="chests", say=said.append)
+    follower.start()
+    trial = running_trial(study, 0, epochs=3)
+    studies.write_end(trial, Outcome.FINISHED)
+    wait_until(lambda: len(said) == 2)
+    assert follower.close(60)
+    assert "takes no data now (LookupError: no endpoint for the bucket)" in said[0]
+    assert "takes data again" in said[1]
+    assert_equal_to_disk(study, connection.connect(uri))
+
+
+def test_a_server_that_is_never_there_holds_nothing_up(study: Study, server: Server) -> None:
+    said: list[str] = []
+    follower = Recorder(study, uri=server.uri, experiment="chests", say=said.append)
+    follower.start()
+    running_trial(study, 0, epochs=3)
+    follower.close(60)
+    assert not follower.is_alive()
+    assert said[-1].startswith("3 epochs are not yet in MLflow")
+
+
+def test_what_is_missing_follows_from_the_files_and_what_was_sent_alone(study: Study) -> None:
+    trial = studies.write_trial(study, 0)
+    studies.write_epochs(trial, [1, 2, 3])
+    files = recorder.Files.read(trial)
+    everything = recorder.missing(files, recorder.Sent())
+    assert [record.epoch for record in everything.epochs] == [1, 2, 3]
+    assert [record.epoch for record, _ in everything.images] == [1, 2, 3]
+    assert everything.count == 3
+    sent = recorder.Sent(
+        epochs={study_runs.epoch_key(files.records[0]), study_runs.epoch_key(files.records[1])},
+        images={1},
+        damaged={3},
+    )
+    rest = recorder.missing(files, sent)
+    assert [record.epoch for record in rest.epochs] == [3]
+    assert [record.epoch for record, _ in rest.images] == [2]
+    assert rest.count == 2

@@ -1,0 +1,132 @@
+"""What the driver does with what Tune tells it: no Ray runs here."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from acgan.jsonfile import write_json
+from acgan.run.records import QUALITY, EpochRecord
+from search.settings import SearchConfig
+from search.study.folder import Outcome
+from search.tune.driver import ReportWatch, crash_reason, missing_repeats
+from search.tune.progress import Progress
+from tests import studies
+
+RECORD = EpochRecord(epoch=5, time=1.0, metrics={QUALITY: 41.25, "val/diversity": 0.1})
+REPORT = {"trial": "t0003", "record": RECORD.model_dump_json(), "notes": ["its state was damaged"]}
+
+
+def watch(rules: Callable[[str, EpochRecord], bool], out: io.StringIO | None = None) -> ReportWatch:
+    progress = Progress(asked=4, ended=0, epochs=9, out=out or io.StringIO())
+    return ReportWatch(progress, QUALITY, rules)
+
+
+def test_a_report_is_shown_with_its_notes_and_then_judged() -> None:
+    seen: list[tuple[str, EpochRecord]] = []
+    out = io.StringIO()
+
+    def rules(name: str, record: EpochRecord) -> bool:
+        assert "epoch 5 of 9" in out.getvalue()  # before anything is decided
+        seen.append((name, record))
+        return True
+
+    assert watch(rules, out)("id", REPORT) is True
+    assert seen == [("t0003", RECORD)]
+    first, second = out.getvalue().splitlines()
+    assert first == "t0003: its state was damaged"
+    assert second == "t0003 epoch 5 of 9: 41.25 (one picture per class)"
+
+
+def test_a_young_epoch_is_not_called_one_picture() -> None:
+    out = io.StringIO()
+    young = RECORD.model_copy(update={"young": True}).model_dump_json()
+    watch(lambda *_: False, out)("id", REPORT | {"record": young, "notes": []})
+    assert out.getvalue() == "t0003 epoch 5 of 9: 41.25\n"
+
+
+def test_a_trial_that_never_reported_is_nobodys_business() -> None:
+    def never(name: str, record: EpochRecord) -> bool:
+        raise AssertionError
+
+    assert watch(never)("id", {"training_iteration": 0}) is False
+
+
+def test_a_trial_that_met_a_full_disk_ends_all() -> None:
+    watching = watch(lambda *_: False)
+    assert not watching.stop_all()
+    assert watching("id", {"trial": "t0001", "disk_error": (errno.ENOSPC, "/runs/x")})
+    assert watching.stop_all()
+    assert watching.disk_error is not None
+    assert (watching.disk_error.errno, watching.disk_error.filename) == (errno.ENOSPC, "/runs/x")
+
+
+@pytest.mark.parametrize(("number", "ends"), [(errno.EROFS, True), (errno.ECONNRESET, False)])
+def test_a_ledger_that_cannot_be_written_ends_all_and_any_other_error_is_an_error(
+    number: int, ends: bool
+) -> None:
+    def rules(name: str, record: EpochRecord) -> bool:
+        raise OSError(number, "no")
+
+    watching = watch(rules)
+    if ends:
+        assert watching("id", REPORT)
+    else:
+        with pytest.raises(OSError, match="no"):
+            watching("id", REPORT)
+    assert watching.stop_all() is ends
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("RayActorError: OutOfMemoryError: x", "out of memory: Ray ended its process"),
+        ("…\nThe actor died because its node has died. …", "its node died"),
+        (
+            "its worker process has died, it seems",
+            "its process was killed, perhaps by the system for want of memory",
+        ),
+        ("Traceback …\nValueError: of the trial's own", "ValueError: of the trial's own"),
+    ],
+)
+def test_why_a_trial_crashed_is_a_phrase_and_everything_is_kept(
+    tmp_path: Path, error: str, reason: str
+) -> None:
+    assert crash_reason(Exception(f"{error}\n"), tmp_path) == reason
+    assert (tmp_path / "crash.txt").read_text() == f"{error}\n"
+
+
+def test_a_trial_that_hung_says_where_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "hang.txt").touch()
+    dead = Exception("its worker process has died")
+    assert "killed" in crash_reason(dead, tmp_path)  # it was watched, and did not hang
+    (tmp_path / "hang.txt").write_text("Thread 0x1 …")
+    assert crash_reason(dead, tmp_path) == f"it hung; {tmp_path.name}/hang.txt says where"
+
+
+def test_a_crash_shows_no_password(tmp_path: Path) -> None:
+    reason = crash_reason(Exception("cannot reach http://me:secret@mlflow:5000"), tmp_path)
+    assert "secret" not in reason + (tmp_path / "crash.txt").read_text()
+
+
+def test_repeats_are_of_the_baseline_and_the_best_trial_and_only_those_missing(
+    tmp_path: Path,
+) -> None:
+    study = studies.write_study(tmp_path / "demo", trials=3, epochs=4)
+    assert missing_repeats(study, SearchConfig()) == {}
+    config = SearchConfig(repeats=2)
+    # The value falls with (number + 2) / epoch, so the baseline is the best: once is enough.
+    assert missing_repeats(study, config) == {"t0000r1": "t0000", "t0000r2": "t0000"}
+    higher = config.model_copy(update={"direction": "maximize"})
+    names = {"t0000r1": "t0000", "t0000r2": "t0000", "t0002r1": "t0002", "t0002r2": "t0002"}
+    assert missing_repeats(study, higher) == names
+    done = study.trial("t0002").info.model_copy(update={"origin": "repeat", "repeats": "t0002"})
+    folder = study.path / "t0002r1"
+    folder.mkdir()
+    write_json(folder / "trial.json", done)
+    studies.write_end(study.trial("t0002r1"), Outcome.FINISHED)
+    assert missing_repeats(study, higher).keys() == names.keys() - {"t0002r1"}

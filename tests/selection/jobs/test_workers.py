@@ -1,0 +1,111 @@
+"""Jobs on a real Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from acgan.data.source import DataSource
+from acgan.errors import InputError
+from acgan.jsonfile import write_json
+from search.nodes.sees import StudyAt
+from selection.jobs.store import Result, StoredJob, Work
+from selection.jobs.workers import LostError, Workers, by_workers
+from selection.settings import SelectionConfig
+from tests.kit import ROOT
+
+pytestmark = pytest.mark.process
+
+WORK = Work(
+    StudyAt(Path("/study"), "uuid", DataSource(folder="/images")),
+    SelectionConfig(),
+    "fingerprint",
+    None,
+)
+
+
+class Left(Result):
+    text: str
+
+
+@dataclass(frozen=True)
+class Note(StoredJob[Left]):
+    """A job that leaves a file in this folder, or ends in another way."""
+
+    kind = "note"
+    model = Left
+
+    folder: Path
+    how: str = ""
+    word: str = "d"
+
+    @property
+    def name(self) -> str:
+        return self.word
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return (self.word,)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.word
+
+    def compute(self, *, gpu: bool) -> Left:
+        if self.how == "refuses":
+            raise InputError("these weights are no weights; name others")
+        if self.how == "fills up":
+            raise MemoryError
+        if self.how == "dies":
+            os._exit(1)
+        return Left(text=f"gpu: {gpu}")
+
+
+def scenario(folder: Path) -> None:
+    """Do some jobs, saying on the way what was refused."""
+    jobs = [Note(WORK, folder, word=word) for word in ("a", "b", "c")]
+    write_json(jobs[1].path, Left(text="there before"))
+
+    def work(workers: Workers) -> None:
+        workers.do([jobs[1]], "nothing")
+        results = workers.do(jobs, "step")
+        print([results[job].text for job in jobs], flush=True)
+        try:
+            workers.do([Note(WORK, folder, "refuses")], "refuses")
+        except InputError as error:
+            print(f"refused: {error}", flush=True)
+        try:
+            workers.do([Note(WORK, folder, "fills up")], "fills up")
+        except LostError as error:
+            print(f"lost: {error}", flush=True)
+        workers.do([Note(WORK, folder, "dies")], "dies")
+
+    settings = SelectionConfig()
+    assert by_workers(work, settings, address=None, verbose=False, again="the same") is None
+
+
+def test_only_what_is_missing_is_done_and_ray_starts_only_for_that(tmp_path: Path) -> None:
+    environment = os.environ.copy()
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        environment.pop(name, None)
+    program = f"from tests.selection.jobs.test_workers import *; scenario(Path({str(tmp_path)!r}))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["starting Ray", "step: 2 to do, 1 there"]
+    assert re.fullmatch(r"step: [ac] done, 1 of 2, about \d+ s left", lines[2])
+    assert re.fullmatch(r"step: [ac] done, 2 of 2", lines[3])
+    assert lines[4] == str(["gpu: False", "there before", "gpu: False"])
+    assert "refused: these weights are no weights; name others" in lines
+    assert "lost: out of memory; name a larger --gpus-per-task or --cpus-per-task" in lines
+    assert "error: a process is lost (" in done.stderr
+    assert "to go on, type: the same\n" in done.stderr
+    assert not (tmp_path / "d").exists()
