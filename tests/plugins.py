@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 
-def install_plugin(folder: Path, group: str, entries: Mapping[str, str], code: str) -> None:
-    """Write a module `my_plugin` and what makes its objects entry points into a folder.
+
+@contextmanager
+def plugin_installed(
+    folder: Path, group: str, entries: Mapping[str, str], code: str
+) -> Iterator[None]:
+    """Write a module `my_plugin`, whose objects are entry points, and have Python find it.
+
+    At the end Python forgets it, so that another test's `my_plugin` is read from its own file.
 
     entries: names in the group, and which object of the module each is
     """
@@ -17,3 +26,9 @@ def install_plugin(folder: Path, group: str, entries: Mapping[str, str], code: s
     lines = "".join(f"{name} = my_plugin:{value}\n" for name, value in entries.items())
     (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
     (folder / "my_plugin.py").write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        try:
+            yield
+        finally:
+            sys.modules.pop("my_plugin", None)

@@ -24,7 +24,7 @@ from acgan.train import generator_bytes, train
 from search import estimate
 from search.space import read
 from tests.kit import tiny_config, tiny_dataset
-from tests.plugins import install_plugin
+from tests.plugins import plugin_installed
 
 CPU = torch.device("cpu")
 CODE = """
@@ -67,15 +67,12 @@ short = Networks(Flat, Short)
 
 
 @pytest.fixture(name="plugin")
-def _plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def _plugin(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "installed"
     folder.mkdir()
-    install_plugin(
-        folder, networks.PLUGINS, {"flat": "flat", "short": "short", "broken": "Flat"}, CODE
-    )
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    sys.modules.pop("my_plugin", None)
+    entries = {"flat": "flat", "short": "short", "broken": "Flat"}
+    with plugin_installed(folder, networks.PLUGINS, entries, CODE):
+        yield folder
 
 
 def test_without_a_word_the_networks_are_the_published_ones() -> None:

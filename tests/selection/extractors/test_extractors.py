@@ -37,7 +37,7 @@ from selection.metrics.inception_score import inception_score
 from selection.metrics.kid import kid
 from selection.metrics.neighbourhood import neighbourhood_scores
 from tests.kit import ROOT, tiny_config, tiny_dataset
-from tests.plugins import install_plugin
+from tests.plugins import plugin_installed
 
 pytestmark = pytest.mark.process
 
@@ -343,18 +343,15 @@ def bad(data, device):
 """
 
 
-def test_a_package_adds_an_extractor_by_an_entry_point(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_adds_an_extractor_by_an_entry_point(data: Dataset, tmp_path: Path) -> None:
     entries = {"plain-mean": "good", "other-name": "good", "broken": "bad"}
-    install_plugin(tmp_path, choose.PLUGINS, entries, PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    extractor = open_extractor("plain-mean", data=data, device=CPU)
-    assert extractor.suffix == "plain-mean"
-    assert extractor.extract(data.val.images)[0].features.shape == (24, 4)
-    for name in ("other-name", "broken"):
-        with pytest.raises(InputError, match=f"the plug-in '{name}' must return"):
-            open_extractor(name, data=data, device=CPU)
+    with plugin_installed(tmp_path, choose.PLUGINS, entries, PLUGIN):
+        extractor = open_extractor("plain-mean", data=data, device=CPU)
+        assert extractor.suffix == "plain-mean"
+        assert extractor.extract(data.val.images)[0].features.shape == (24, 4)
+        for name in ("other-name", "broken"):
+            with pytest.raises(InputError, match=f"the plug-in '{name}' must return"):
+                open_extractor(name, data=data, device=CPU)
 
 
 # --- the cache -------------------------------------------------------------------------------
