@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Never
@@ -42,10 +42,46 @@ def end_quietly_until_begun() -> None:
         signal.signal(each, end)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong as all else is said: in one sentence, with what to do."""
+class Parser(argparse.ArgumentParser):
+    """A parser with a help that can be read, and whose errors are one sentence with what to do.
+
+    rare: flags that `--help` leaves out and `--help-all` shows
+    """
+
+    rare: Collection[argparse.Action] = ()
+
+    def hide(self, flags: Collection[argparse.Action]) -> None:
+        """Leave flags out of `--help`."""
+        if not self.rare:
+            text = "show all flags, and exit"
+            self.add_argument("--help-all", action=_AllHelp, nargs=0, help=text)
+        self.rare = [*self.rare, *flags]
+
+    def format_help(self) -> str:
+        """Return the help without the flags that are rarely needed."""
+        return self._help_of(hidden=self.rare)
+
+    def format_all_help(self) -> str:
+        """Return the help of all flags."""
+        return self._help_of(hidden=())
+
+    def _help_of(self, hidden: Collection[argparse.Action]) -> str:
+        formatter = self.formatter_class(prog=f"{self.prog} [flags]")
+        groups = [group for group in self._mutually_exclusive_groups if group.required]
+        grouped = [action for group in groups for action in group._group_actions]
+        needed = [each for each in self._actions if each.required or each in grouped]
+        formatter.add_usage(self.usage, needed, groups)
+        formatter.add_text(self.description)
+        for section in self._action_groups:
+            formatter.start_section(section.title)
+            formatter.add_arguments([each for each in section._group_actions if each not in hidden])
+            formatter.end_section()
+        if hidden:
+            formatter.add_text(f"all flags: {self.prog} --help-all")
+        return formatter.format_help()
 
     def error(self, message: str) -> Never:
+        """End the process with code 2 and one sentence that names the nearest flag."""
         known = [flag.removeprefix("--") for flag in self._option_string_actions]
         wrong = [name for name in re.findall(r"--([\w-]+)", message) if name not in known]
         near = difflib.get_close_matches(wrong[0], known, n=1) if wrong else []
@@ -53,15 +89,35 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; {hint} flags: {self.prog} --help\n")
 
 
-def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog, max_help_position=26, width=min(shutil.get_terminal_size().columns, 102) - 2
+        )
+
+
+class _AllHelp(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,  # noqa: ARG002 (as argparse calls it)
+        values: object,  # noqa: ARG002
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> Never:
+        assert isinstance(parser, Parser)
+        sys.stdout.write(parser.format_all_help())
+        parser.exit()
+
+
+def command_parser(module: str, description: str | None) -> Parser:
     """Return a parser for `python -m MODULE`; flags must be typed in full.
 
     An abbreviation may mean another flag: `--samples 4` is not `--num-samples 4`.
     """
-    return _Parser(
+    return Parser(
         prog=f"python -m {module}",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
 
@@ -188,6 +244,12 @@ def typed(words: Sequence[str]) -> str:
         if here.is_relative_to(Path.cwd()):
             program = str(here.relative_to(Path.cwd()))
     return shlex.join([program, *rest])
+
+
+def as_typed(module: str, argv: Sequence[str] | None) -> str:
+    """Return a command as it was typed, without passwords."""
+    words = sys.argv[1:] if argv is None else argv
+    return without_passwords(typed(["python", "-m", module, *words]))
 
 
 def duration(seconds: float) -> str:

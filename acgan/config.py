@@ -31,7 +31,9 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
+from acgan.command import Parser
 from acgan.errors import InputError
 from acgan.streams import without_passwords
 
@@ -159,7 +161,7 @@ class TrainConfig(Section):
     )
     grey: bool = Field(False, description="generate one channel, which all three colours show")
     upsampling: Literal["transposed", "nearest"] = Field(
-        "transposed", description="how the generator doubles a side: transposed, nearest"
+        "transposed", description="how the generator doubles a side"
     )
     conditional_norm: bool = Field(
         False, description="a scale and shift for each class in the generator's BatchNorm"
@@ -410,20 +412,53 @@ def _environment(name: str) -> dict[str, str]:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, model: type[Section], title: str, *, skip: Collection[str] = ()
+    parser: Parser,
+    model: type[Section],
+    title: str,
+    *,
+    skip: Collection[str] = (),
+    common: Collection[str] | None = None,
 ) -> None:
-    """Add one `--flag` for each field of a section; a flag that is not given stays None."""
-    group = parser.add_argument_group(title)
+    """Add one `--flag` for each field of a section; a flag that is not given stays None.
+
+    common: the fields that `--help` shows; of all others only `--help-all` tells (None: none are)
+    """
+    text = f"{title} [default where the configuration file says nothing]"
+    group = parser.add_argument_group(text)
+    rare = []
     for name, field in model.model_fields.items():
         if name in skip:
             continue
-        flag = "--" + name.replace("_", "-")
-        default = "" if field.default is None else f" (default: {field.default})"
-        text = f"{field.description or ''}{default}".replace("%", "%%")
-        if field.annotation is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        else:
-            group.add_argument(flag, default=None, metavar="VALUE", help=text)
+        added = group.add_argument(
+            "--" + name.replace("_", "-"), default=None, help=_flag_help(field), **_flag_kind(field)
+        )
+        if common is not None and name not in common:
+            rare.append(added)
+    if rare:
+        parser.hide(rare)
+
+
+def _flag_help(field: FieldInfo) -> str:
+    default = field.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    elif isinstance(default, bool):
+        default = "yes" if default else "no"
+    shown_default = "" if default is None else f" [{default}]"
+    return f"{field.description or ''}{shown_default}".replace("%", "%%")
+
+
+def _flag_kind(field: FieldInfo) -> dict[str, Any]:
+    """Return how argparse shows the values of a field, which `validate` then reads."""
+    annotation: Any = field.annotation
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(annotation) is Literal:
+        return {"metavar": "{" + ",".join(get_args(annotation)) + "}"}
+    kinds = {annotation, *get_args(annotation)} - {NoneType}
+    if get_origin(annotation) is tuple:
+        return {"metavar": "INT,INT"}
+    return {"metavar": "INT" if int in kinds else "NUM" if float in kinds else "TEXT"}
 
 
 def cache_folder() -> Path:

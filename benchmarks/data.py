@@ -33,7 +33,7 @@ from acgan.device import named_device
 from acgan.evaluation.evaluate import to_signed_rgb
 from acgan.gan.augment import augment
 from acgan.gan.step import Training, train_step
-from acgan.train import DeviceImages
+from acgan.training import DeviceImages
 from benchmarks.images import write_large, write_tiny
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from acgan.config import derive_seed
 from acgan.data.dataset import Dataset
-from acgan.evaluation.classifier import FitConfig, fit_last, predict
+from acgan.evaluation.classifier import fit_last, predict
+from acgan.evaluation.fit import FitConfig
 from acgan.files import replace_bytes
-from acgan.generator import NotFiniteError, generate, generate_all, load_generator
+from acgan.generation.generator import NotFiniteError, generate, generate_all, load_generator
 from benchmarks.train_runs import images
 
 CNNS = 2

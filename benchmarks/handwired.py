@@ -20,7 +20,7 @@ from acgan.config import TrainConfig
 from acgan.data.pack import load_for
 from acgan.run.records import QUALITY
 from acgan.run.rundir import RunDir
-from acgan.train import train
+from acgan.training import train
 
 
 def trainable(params: dict[str, Any], *, fixed: dict[str, Any], source: str, folder: str) -> None:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from acgan.command import command, run_command
-from acgan.train import METRIC_NAMES
+from acgan.training import METRIC_NAMES
 from benchmarks import driving, recording, restarting
 from benchmarks.driving import Driven
 from benchmarks.process import in_fresh_process
 from benchmarks.recording import Recorded
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.restarting import FirstStep, Restarted
-from search.estimate import check_disk
+from search.study.estimate import check_disk
 from tests.clusters import lacking_for_postgres, postgres
 
 PARTS = ("driver", "restart", "step1", "recorder")

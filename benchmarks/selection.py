@@ -36,14 +36,15 @@ from acgan.config import TrainConfig
 from acgan.data.source import PHANTOM, DataSource
 from acgan.evaluation.classifier import fit_last, to_rgb
 from acgan.gan.step import Training, train_step
-from acgan.generator import generate_all
+from acgan.generation.generator import generate_all
 from acgan.jsonfile import write_json
 from acgan.run.rundir import RunDir
-from acgan.train import train
+from acgan.training import train
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
+from search.flags import DEMO, search_parser
 from search.nodes.sees import StudyAt
-from search.plan import DEMO, make_search_plan, search_parser
+from search.plan import make_search_plan
 from search.study.folder import Outcome, Study, open_or_create, trial_config, write_end
 from search.study.objective import objective_value
 from search.study.restore import trial_info
@@ -57,7 +58,7 @@ from selection.extractors.inception import BATCH, Inception
 from selection.jobs.store import Result, StoredJob
 from selection.jobs.workers import Workers
 from selection.metrics import memorisation, reference
-from selection.pick import pick_parser
+from selection.pick import parser as pick_parser
 from selection.pictures.sheets import contact_sheet, sample_grid
 from selection.settings import SelectionConfig
 from selection.steps import filter, utility

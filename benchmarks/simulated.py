@@ -24,10 +24,11 @@ from acgan.files import file_sha256
 from acgan.jsonfile import write_json
 from acgan.run.records import QUALITY, EpochRecord, grace_epochs, kept_epochs
 from acgan.run.rundir import RunDir
-from acgan.train import METRIC_NAMES
+from acgan.training import METRIC_NAMES
 from search import space
+from search.flags import search_parser
 from search.nodes.sees import StudyAt, same_study
-from search.plan import SearchPlan, make_search_plan, search_parser
+from search.plan import SearchPlan, make_search_plan
 from search.study.folder import (
     Outcome,
     Quality,

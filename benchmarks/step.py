@@ -27,7 +27,7 @@ from acgan.device import default_device
 from benchmarks.peers.worker import Settings
 from benchmarks.report import ROOT, benchmark_parser, publish, table
 from benchmarks.timing import ratio
-from search.estimate import matrix_rate, step_flop
+from search.study.estimate import matrix_rate, step_flop
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 KERAS, PLAIN, PROJECT = "Keras on TensorFlow, as published", "plain PyTorch port", "this project"

@@ -16,7 +16,7 @@ from acgan.errors import InputError
 from acgan.evaluation.evaluate import Evaluation
 from acgan.evaluation.scorer import Scorer, cached_scorer
 from acgan.run.records import grace_epochs
-from acgan.train import check_fits
+from acgan.training import check_fits
 from benchmarks.curves import Curves, Shared, curve_of
 from benchmarks.train_runs import Run, images, train_runs
 from search import space

@@ -27,7 +27,7 @@ from acgan.data.dataset import Dataset
 from acgan.data.pack import load
 from acgan.run.records import EpochRecord, read_records
 from acgan.run.rundir import RunDir
-from acgan.train import train
+from acgan.training import train
 
 SAY_EVERY_S = 60.0
 

@@ -5,167 +5,36 @@ change neither: what is typed into the page is refused. Ctrl-C ends it and remov
 the extra `dashboard`.
 """
 
-import argparse
-import contextlib
-import socketserver
-import tempfile
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from __future__ import annotations
 
-import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from collections.abc import Sequence
 
-from acgan.command import command, command_parser, run_command
-from acgan.errors import InputError
-from search.tracking import connection, find
+from acgan.command import Parser, command, command_parser, run_command
+from search.flags import add_study_flags
 
-REFRESH_S = 2.0
 PORT = 8080
-
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @command
-def main(arguments: Sequence[str] | None) -> int:
+def main(argv: Sequence[str] | None) -> int:
     """Run the command until it is interrupted; return its exit code."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: _serve(options), resume="type the same command again")
+    options = parser().parse_args(argv)
+    from search.commands.dashboard import serve  # noqa: PLC0415 (usage is answered before MLflow comes)
+
+    return run_command(lambda: serve(options), resume="type the same command again")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("search.dashboard", __doc__)
-    named = parser.add_mutually_exclusive_group(required=True)
-    named.add_argument("--study", metavar="NAME", help="name of the study")
-    named.add_argument("--run-id", metavar="ID", help="MLflow run of the study, or of a trial")
-    parser.add_argument("--storage-path", metavar="DIR", help=find.STORAGE_HELP)
-    connection.add_uri_option(parser)
-    parser.add_argument(
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = command_parser("search.dashboard", __doc__)
+    add_study_flags(made, study="name of the study", run="MLflow run of the study, or of a trial")
+    made.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--port", type=int, default=PORT, help=f"default: {PORT}; 0: any that is free"
     )
-    return parser
-
-
-def _serve(options: argparse.Namespace) -> int:
-    dashboard = _dashboard()
-    study, _ = find.asked_study(options)
-    if not study.ledger_path.is_file():
-        raise InputError(f"the study at {study.path} has no trials yet; search first")
-    with tempfile.TemporaryDirectory(prefix="acgan-dashboard-") as folder:
-        copy = LedgerCopy(study.ledger_path, Path(folder) / "optuna.jsonl")
-        copy.update()
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            storage = JournalStorage(JournalFileBackend(str(copy.path)))
-        with _server(options, read_only(dashboard(storage))) as server, copy.following():
-            address = f"http://{options.host}:{server.server_port}/"
-            print(f"study {study.info.name}, a copy that follows it: {address}")
-            print("to end it: Ctrl-C", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                server.serve_forever()
-    print("\nended; the copy is removed")
-    return 0
-
-
-def _dashboard() -> Callable[[optuna.storages.BaseStorage], Application]:
-    try:
-        from optuna_dashboard import wsgi  # noqa: PLC0415 (an extra that not all install)
-    except ImportError as error:
-        raise InputError(
-            "the dashboard is not installed; type pip install 'optuna-dashboard>=0.20,<1' (or "
-            "install acgan-search[dashboard])"
-        ) from error
-    found: Callable[[optuna.storages.BaseStorage], Application] = wsgi
-    return found
-
-
-class LedgerCopy:
-    """A copy of a ledger, which is only ever appended to; the ledger itself is only read.
-
-    Whole lines only: the last one may be under way, and a search that continues cuts one that a
-    crash left unfinished. The first line names whose ledger it is: one of another study in the same
-    place is not followed.
-    """
-
-    def __init__(self, ledger: Path, path: Path) -> None:
-        self.path = path
-        self._ledger = ledger
-        self._first = b""
-        path.touch()
-
-    def update(self) -> None:
-        """Append the lines that the ledger has and the copy lacks."""
-        with self._ledger.open("rb") as ledger, self.path.open("ab") as copy:
-            first = ledger.readline()
-            self._first = self._first or first
-            if first != self._first:
-                return
-            ledger.seek(copy.tell())
-            new = ledger.read()
-            copy.write(new[: new.rfind(b"\n") + 1])
-
-    @contextlib.contextmanager
-    def following(self) -> Iterator[None]:
-        """Update the copy every two seconds, as long as the context lasts."""
-        ended = threading.Event()
-        thread = threading.Thread(target=self._follow, args=(ended,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def _follow(self, ended: threading.Event) -> None:
-        while not ended.wait(REFRESH_S):
-            with contextlib.suppress(OSError):  # moved or deleted: the copy stays as it is
-                self.update()
-
-
-def read_only(application: Application) -> Application:
-    """Refuse all that would change the copy: a change would not fit the lines that follow."""
-
-    def checked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return application(environ, start_response)
-        start_response("405 Method Not Allowed", [("Content-Type", "application/json")])
-        return [b'{"reason": "this is a copy to look at; nothing can be changed here"}']
-
-    return checked
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """Answers several requests at once; those under way end with the process."""
-
-    daemon_threads = True
-    block_on_close = False
-
-
-class _Quiet(WSGIRequestHandler):
-    """Prints no line for each request."""
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-
-def _server(options: argparse.Namespace, application: Application) -> WSGIServer:
-    try:
-        return make_server(
-            options.host, options.port, application, server_class=_Server, handler_class=_Quiet
-        )
-    except (OSError, OverflowError, TypeError) as error:  # TypeError: a host with a NUL
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"cannot listen on {options.host}:{options.port} ({reason}); name another --port, 0 "
-            "for any that is free"
-        ) from error
+    return made
 
 
 if __name__ == "__main__":

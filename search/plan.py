@@ -11,62 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acgan.command import command_parser
-from acgan.config import TrainConfig, add_flags, find_file, read_file, resolve, validate
+from acgan.config import TrainConfig, find_file, read_file, resolve, validate
 from acgan.data.dataset import Dataset
 from acgan.data.layouts import read_table
 from acgan.data.pack import load_for
-from acgan.data.source import PHANTOM, DataSource, add_data_flags, named_source
+from acgan.data.source import PHANTOM, DataSource, named_source
 from acgan.data.table import TEST
 from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.gan.networks import check_networks
 from acgan.run.machine import CPU
-from acgan.train import METRIC_NAMES, check_fits
-from search import estimate, space
+from acgan.training import METRIC_NAMES, check_fits
+from search import space
+from search.flags import DEMO
 from search.settings import SearchConfig, identity
+from search.study import estimate
 from search.study.folder import STUDY_FORMAT, LastStart, StudyInfo, new_uuid, study_path
 from search.study.optuna_ledger import Ledger
-from search.tracking.connection import add_uri_option, resolve_uri
+from search.tracking.connection import resolve_uri
 
-DEMO = Path("configs/demo.yaml")
 SMALL = Path("configs/small.yaml")
 FULL_SIZE = Path("configs/covidx-modern.yaml")
 MANY_IMAGES = 2_000  # below, 112 px and width 1 are more than the images can fill
-
-
-def search_parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the flags that say what a search is."""
-    parser = command_parser(module, description)
-    parser.add_argument(
-        "--config",
-        type=Path,
-        help=f"YAML file (default: {DEMO}; with --data DIR, a recipe for its images)",
-    )
-    add_data_flags(parser, "folder of labelled images, or 'phantom'")
-    parser.add_argument("--study", help="name of the study (default: the configuration file's)")
-    parser.add_argument("--storage-path", default="runs", help="folder of studies (default: runs)")
-    add_uri_option(parser)
-    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
-    parser.add_argument("--time-budget", type=_duration, metavar="TIME", help="90s, 30m or 8h")
-    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
-    add_flags(parser, SearchConfig, "search")
-    # A trial's seed follows from the search's.
-    title = "training: what all trials share; of a field in the section space, the baseline's value"
-    add_flags(parser, TrainConfig, title, skip={"seed"})
-    return parser
-
-
-def _duration(text: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 8h, got {text!r}")
-    return seconds
 
 
 @dataclass(frozen=True)

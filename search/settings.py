@@ -22,12 +22,12 @@ Value = bool | int | float | str  # of a sampled parameter
 class SearchConfig(Section):
     """How trials are proposed, stopped and placed; one flag of `search.run` for each field."""
 
-    objective: str = Field(QUALITY, description="recorded metric; a trial's best windowed value")
+    objective: str = Field(QUALITY, description="recorded metric that ranks trials")
     direction: Literal["minimize", "maximize"] = Field(
         "minimize", description="of the objective; unset: maximize where more is better"
     )
     sampler: Literal["tpe", "gp", "random", "qmc"] = Field(
-        "tpe", description="tpe, gp, random, qmc"
+        "tpe", description="how trials are proposed"
     )
     seed: int = Field(0, ge=0, description="of the proposals and of every trial's own seed")
 
@@ -47,11 +47,11 @@ class SearchConfig(Section):
         0.999, gt=0, le=1, description="val/acc_real and val/acc_generated both above: won"
     )
 
-    num_samples: int = Field(32, ge=1, description="trials asked for, the finished ones included")
+    num_samples: int = Field(32, ge=1, description="trials asked for, with those that are there")
     repeats: int = Field(0, ge=0, description="more seeds for the baseline and the best trial")
     cpus_per_trial: Cpus = Field(1.0, description="CPU cores per trial")
     gpus_per_trial: Gpus = Field(
-        None, description="GPUs per trial, 0.25 packs four on one; unset: 1 if there are any"
+        None, description="0.25: four on one GPU; unset: 1 if there are any"
     )
     max_concurrent: int | None = Field(
         None, ge=1, description="most trials at once; unset: all fit"

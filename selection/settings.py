@@ -3,7 +3,7 @@
 from pydantic import Field, field_validator
 
 from acgan.config import Cpus, Gpus, Section
-from acgan.evaluation.classifier import FitConfig
+from acgan.evaluation.fit import FitConfig
 from acgan.evaluation.variety import ONE_PICTURE_BELOW
 
 
@@ -76,3 +76,6 @@ class SelectionConfig(Section):
 
 PLACEMENT = {"cpus_per_task", "gpus_per_task"}
 """Settings that say where the work is done, not what comes out."""
+
+STUDY_SETTINGS = {"cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"} | PLACEMENT
+"""What a study of augmentation uses of it: step 2's CNN, and where the work is done."""

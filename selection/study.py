@@ -10,260 +10,49 @@ again goes on where it was.
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import sys
-import time
 from collections.abc import Sequence
 
-from acgan.command import command, command_parser, duration, run_command
+from acgan.command import Parser, as_typed, command, command_parser, run_command
 from acgan.config import add_flags
-from acgan.files import remove_leftovers
-from acgan.jsonfile import write_json
-from search.study.lock import driver_lock
-from search.tracking import connection
-from selection.augmentation import publish
-from selection.augmentation.arms import CLASSICAL, REAL, Arm, generated_counts
-from selection.augmentation.page import write_study_report
-from selection.augmentation.plan import SETTINGS, StudyPlan, make_study_plan, rough_seconds
-from selection.augmentation.result import (
-    AUGMENTATION_FORMAT,
-    ArmResult,
-    AugmentationStudy,
-    Run,
-    comparisons,
-    measured,
-    read_study,
-    sentence,
-)
-from selection.jobs.workers import Workers, by_workers
-from selection.ledgers import test_looks
-from selection.metrics.estimate import Estimate
-from selection.request import add_study_options
-from selection.settings import SelectionConfig
-from selection.steps.scores import BALANCED
-from selection.wording import interval_text
+from selection.flags import add_request_flags, add_work_flags
+from selection.settings import STUDY_SETTINGS, SelectionConfig
 
 
 @command
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
-    arguments = study_parser().parse_args(argv)
-    again = connection.as_typed("selection.study", argv)
-    return run_command(lambda: _study(arguments, again), resume=f"type: {again}")
+    arguments = parser().parse_args(argv)
+    again = as_typed("selection.study", argv)
+    from selection.commands.study import study  # noqa: PLC0415 (usage is answered before Ray comes)
+
+    return run_command(lambda: study(arguments, again), resume=f"type: {again}")
 
 
-def _study(arguments: argparse.Namespace, again: str) -> int:
-    plan = make_study_plan(arguments)
-    for warning in (*plan.data.warnings, *plan.notes):
-        print(f"warning: {warning}")
-    print(_asked(plan))
-    if arguments.dry_run:
-        print(_cost(plan))
-        print("nothing was started; to start, type the same without --dry-run")
-        return 0
-    plan.folder.parent.mkdir(exist_ok=True)
-    with driver_lock(plan.folder.parent):
-        remove_leftovers(plan.folder)  # all files of the folder go to MLflow
-        found = read_study(plan.folder / "study.json")
-        if found is not None:
-            print(f"study {plan.id} is there already")
-        else:
-            print(_cost(plan), flush=True)
-            found = by_workers(
-                lambda workers: carry_out(plan, workers),
-                plan.work.settings,
-                address=plan.address,
-                verbose=arguments.verbose,
-                again=again,
-            )
-        return 1 if found is None else _publish(plan, found, again)
-
-
-def _asked(plan: StudyPlan) -> str:
-    counts = zip(plan.data.classes, plan.train_images[1], strict=True)
-    there = ", ".join(f"{count:,} {name}" for name, count in counts)
-    people = len(set(plan.images.patients))
-    return (
-        f"generator: {plan.setting.weights.name}, of pick {plan.pick.id}; real training images: "
-        f"{there}; scored on {len(plan.images.labels):,} {plan.split} images of {people:,} patients"
-    )
-
-
-def _cost(plan: StudyPlan) -> str:
-    """Say what there is to do, and roughly for how long."""
-    jobs, budget = plan.jobs(), plan.setting.budget
-    missing = [job for job in jobs if not job.done()]
-    rough = duration(rough_seconds(plan, missing))
-    return (
-        f"{len(plan.arms)} arms of {plan.seeds} CNNs, each of {budget.updates:,} updates of "
-        f"{budget.batch_size} images: {len(missing)} of {len(jobs)} CNNs to train, roughly {rough} "
-        "with all of this machine"
-    )
-
-
-def carry_out(plan: StudyPlan, workers: Workers) -> AugmentationStudy:
-    """Train the CNNs that are missing; return the study, whose files are written."""
-    plan.work.store.mkdir(parents=True, exist_ok=True)
-    plan.folder.mkdir(exist_ok=True)
-    touch = None
-    if plan.split == "test":
-        touch = test_looks.record(
-            plan.study,
-            pick=plan.folder.name,
-            weights=[plan.setting.weights.sha256],
-            reason="augmentation study",
-        )
-    jobs = plan.jobs()
-    results = workers.do(jobs, "CNNs")
-    runs: dict[str, list[Run]] = {}
-    for job in jobs:
-        runs.setdefault(job.arm.name, []).append(results[job])
-    study = _result(plan, runs, touch)
-    write_study_report(study, plan.folder)
-    write_json(plan.folder / "study.json", study)  # last: with it the study is there
-    return study
-
-
-def _result(plan: StudyPlan, runs: dict[str, list[Run]], touch: int | None) -> AugmentationStudy:
-    budget, settings = plan.setting.budget, plan.work.settings
-    arms = {arm.name: _arm_result(plan, arm, runs) for arm in plan.arms}
-    study = AugmentationStudy(
-        format=AUGMENTATION_FORMAT,
-        id=plan.id,
-        study=plan.study.info.name,
-        study_id=plan.study.info.uuid,
-        pick=plan.pick.id,
-        created=time.time(),
-        code_version=importlib.metadata.version("acgan-search"),
-        weights=plan.setting.weights.sha256,
-        generator=plan.setting.weights.name,
-        split=plan.split,
-        data_name=plan.data.name,
-        fingerprint=plan.data.fingerprint,
-        classes=list(plan.data.classes),
-        warnings=list(plan.data.warnings),
-        notes=plan.notes,
-        kept=plan.kept,
-        train_images=plan.train_images[0],
-        images=plan.images,
-        sources=list(plan.sources),
-        budget={
-            "updates": budget.updates,
-            "epochs": budget.epochs,
-            "batch_size": budget.batch_size,
-            "learning_rate": budget.learning_rate,
-        },
-        seeds=plan.seeds,
-        seed=settings.seed,
-        arms=list(arms.values()),
-        touch=touch,
-    )
-    if touch is None:
-        return study
-    said = sentence(
-        comparisons(arms, plan.images), where=study.where, seeds=plan.seeds, caveats=_caveats(plan)
-    )
-    return study.model_copy(update={"sentence": said})
-
-
-def _caveats(plan: StudyPlan) -> str:
-    before, after = plan.train_images
-    thinned = [
-        f"{after[label]} of {before[label]} {plan.data.classes[label]}"
-        for label, _ in plan.setting.kept
-        if after[label] < before[label]
-    ]
-    if not thinned:
-        return ""
-    return (
-        f"; the CNNs had only {', '.join(thinned)} images, the generator had all of them, which "
-        "favours it"
-    )
-
-
-def _arm_result(plan: StudyPlan, arm: Arm, runs: dict[str, list[Run]]) -> ArmResult:
-    counts = plan.train_images[1]
-
-    def scores(other: Arm | None) -> dict[str, Estimate]:
-        return measured(
-            runs[arm.name],
-            None if other is None else runs[other.name],
-            plan.images,
-            sources=plan.sources,
-            classes=plan.data.classes,
-        )
-
-    return ArmResult(
-        name=arm.name,
-        title=arm.title,
-        amount=arm.amount,
-        real=[min(counts)] * len(counts) if arm.fill == "fewer" else counts,
-        generated=generated_counts(counts, arm.amount) if arm.amount else [0] * len(counts),
-        runs=runs[arm.name],
-        scores=scores(None),
-        against_real={} if arm == REAL else scores(REAL),
-        against_classical={} if arm == CLASSICAL else scores(CLASSICAL),
-    )
-
-
-def _publish(plan: StudyPlan, study: AugmentationStudy, again: str) -> int:
-    code = 0
-    try:
-        client = connection.connect(plan.tracking_uri)
-        run_id = publish.publish(client, study, plan.parent_id, plan.folder)
-        print(f"in MLflow: run {run_id}")
-    except connection.FAILURES as error:
-        print(f"error: {connection.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
-        print(f"nothing is lost; to send the study there, type: {again}", file=sys.stderr)
-        code = 1
-    _conclude(plan, study, again)
-    return code
-
-
-def _conclude(plan: StudyPlan, study: AugmentationStudy, again: str) -> None:
-    print(f"{BALANCED} on {study.where}; minus real only; minus classical")
-    for arm in study.arms:
-        beside = (arm.against_real.get(BALANCED), arm.against_classical.get(BALANCED))
-        differences = "".join(f"  {interval_text(each, 3):>26}" for each in beside)
-        print(f"  {arm.title:<22}{interval_text(arm.scores[BALANCED]):>20}{differences}")
-    if study.sentence:
-        print(study.sentence)
-        if study.touch is not None and study.touch > 1:
-            print(f"this was touch number {study.touch} of the study's test images")
-    else:
-        print(
-            "optimistic: the generator was picked on these images; whether it helps is said with "
-            f"--test, which looks at the test images: {again} --test"
-        )
-    print(f"report: {plan.folder / 'study.html'}")
-
-
-def study_parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the command."""
-    parser = command_parser("selection.study", __doc__)
-    add_study_options(parser, settings="the pick's settings")
-    parser.add_argument(
+    made = command_parser("selection.study", __doc__)
+    add_request_flags(made, settings="the pick's settings")
+    made.add_argument(
         "--pick", metavar="ID", help="which pick's generator (default: the latest of the run)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="CNNs of each arm (default: 5)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--amounts",
         default="0.5,2,4",
         metavar="A,B",
         help="of generated images, besides 1: up to 1 a share of what evens the classes out, each "
         "1 more adds to every class as many as the largest has (default: 0.5,2,4)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--updates",
         type=int,
         metavar="N",
         help="of each CNN (default: --cnn-epochs passes over as many images as make all classes "
         "as large as the largest, at least 500)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--keep",
         action="append",
         default=[],
@@ -271,17 +60,16 @@ def study_parser() -> argparse.ArgumentParser:
         help="give the CNNs only this part of a class's training images, by patient; may be given "
         "several times",
     )
-    parser.add_argument(
+    made.add_argument(
         "--test",
         action="store_true",
         help="score on the test images, on the record, and say whether it helps",
     )
-    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
-    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
-    skipped = SelectionConfig.model_fields.keys() - SETTINGS
-    add_flags(parser, SelectionConfig, "classifier and placement", skip=skipped)
-    return parser
+    add_work_flags(made)
+    made.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
+    skipped = SelectionConfig.model_fields.keys() - STUDY_SETTINGS
+    add_flags(made, SelectionConfig, "classifier and placement", skip=skipped)
+    return made
 
 
 if __name__ == "__main__":

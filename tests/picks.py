@@ -22,7 +22,7 @@ from acgan.data.source import DataSource
 from acgan.jsonfile import write_json
 from acgan.run.rundir import RunDir
 from acgan.run.weights import weights_bytes
-from acgan.train import train
+from acgan.training import train
 from search.settings import SearchConfig, identity
 from search.study.folder import (
     STUDY_FORMAT,
@@ -195,7 +195,7 @@ class Here(Workers):
 
 def plan_of(options: Sequence[str]) -> PickPlan:
     """Return the plan of a command with these options."""
-    return make_pick_plan(pick.pick_parser().parse_args(options))
+    return make_pick_plan(pick.parser().parse_args(options))
 
 
 def pick_here(options: Sequence[str]) -> Pick:

@@ -25,7 +25,7 @@ BELOW = {
         "search.tracking",
         "search.nodes.cluster",
         "search.nodes.sees",
-        "search.estimate",
+        "search.flags",
     ),
 }
 ACGAN_NEEDS = {"PIL", "numpy", "pydantic", "safetensors", "torch", "tqdm", "yaml"}
@@ -35,19 +35,18 @@ HOMES = {
         "search.nodes.cluster",
         "search.tune.driver",
         "search.nodes.probe",
-        "search.run",
         "search.tune.searcher",
         "search.tune.trial",
         "selection.jobs.workers",
     },
     "optuna": {
-        "search.dashboard",
+        "search.commands.dashboard",
         "search.tracking.pictures",
         "search.study.optuna_ledger",
         "search.space",
         "search.tune.stopping",
     },
-    "optuna_dashboard": {"search.dashboard"},
+    "optuna_dashboard": {"search.commands.dashboard"},
     "pydicom": {"acgan.data.dicom"},
     "mlflow": {
         "search.tracking.recorder",
@@ -172,7 +171,8 @@ def test_a_planted_violation_is_caught(
         "acgan/c.py": "import os, torch\nfrom acgan.b import x",
         "acgan/b.py": "from PIL import Image",
         "search/study/folder.py": "import acgan.b\nimport scipy",
-        "search/run.py": "from ray import tune\nfrom search.study import folder",
+        "search/run.py": "import search.flags",
+        "search/tune/searcher.py": "from ray import tune\nfrom search.study import folder",
         "search/tune/driver.py": "from search.study import folder",
         "selection/pick.py": "from search.study.folder import x\nimport search.tracking.find",
     }
@@ -196,9 +196,29 @@ def test_a_relative_import_is_caught(tmp_path: Path) -> None:
 
 def test_training_loads_neither_ray_nor_optuna_nor_mlflow() -> None:
     names = sorted({*HOMES, "search", "selection"})
-    program = f"import sys, acgan.train; print([n for n in {names} if n in sys.modules])"
+    program = f"import sys, acgan.training; print([n for n in {names} if n in sys.modules])"
     run = [sys.executable, "-c", program]
     assert subprocess.check_output(run, cwd=ROOT, text=True) == "[]\n"
+
+
+COMMANDS = (
+    *("acgan.train", "acgan.generate"),
+    *("search.run", "search.sync", "search.doctor", "search.dashboard", "search.reproduce"),
+    *("selection.pick", "selection.study", "selection.review", "selection.generate"),
+)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_command_answers_before_what_takes_long_is_loaded(module: str) -> None:
+    program = f"""
+import sys
+from {module} import parser
+slow = {{"torch", "ray", "mlflow", "optuna", "pandas", "scipy", "matplotlib"}}
+help = parser().format_help()
+print(sorted(slow & set(sys.modules)), "usage:" in help)
+"""
+    run = [sys.executable, "-c", program]
+    assert subprocess.check_output(run, cwd=ROOT, text=True) == "[] True\n"
 
 
 def test_a_trials_process_loads_no_matplotlib() -> None:

@@ -1,12 +1,13 @@
 """Where images are, and what a user says of the folder: one value from the flags to every node."""
 
-import argparse
 import os
+from argparse import Action
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_serializer, model_validator
 
+from acgan.command import Parser
 from acgan.config import Section, user_path, validate
 from acgan.data.table import Reading
 from acgan.errors import InputError
@@ -70,19 +71,22 @@ class DataSource(Section):
         return source if isinstance(source, DataSource) else cls(folder=source)
 
 
-def add_data_flags(parser: argparse.ArgumentParser, text: str) -> None:
+def add_data_flags(parser: Parser, text: str) -> None:
     """Add `--data`, of which `text` says what it is, and what can be said of the folder."""
     parser.add_argument("--data", metavar="DIR", help=text)
-    add_hints(parser)
+    parser.hide(add_hints(parser))
 
 
-def add_hints(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each thing that can be said of a data folder."""
+def add_hints(parser: Parser) -> list[Action]:
+    """Add a flag for each thing that can be said of a data folder; return them."""
     group = parser.add_argument_group("how the data folder is read")
+    added = []
     for name in HINTS:
         metavar = {"labels": "FILE", "patient_pattern": "PATTERN"}.get(name, "COLUMN")
         text = DataSource.model_fields[name].description
-        group.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=text)
+        flag = "--" + name.replace("_", "-")
+        added.append(group.add_argument(flag, metavar=metavar, help=text))
+    return added
 
 
 def named_source(

@@ -19,6 +19,7 @@ from acgan.data.folders import files_below
 from acgan.data.misnamed import Folder, Mend, likeliest
 from acgan.errors import InputError
 
+MERGED = "merged-train.txt"  # not train….txt: a folder has one label file of train
 GENERATED = "generated"  # what `acgan.generate` writes: no patient's image
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_OF = {  # what people call them, in lower case

@@ -7,7 +7,6 @@ accuracy. Architecture and settings follow "The step-2 CNN" of Carbone, Marconzi
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acgan.errors import InputError
+from acgan.evaluation.fit import FitConfig
 
 FEATURES = 64 + 128  # channels of the third and the fourth convolution
 SMALLEST_IMAGE = 6  # its pools leave one pixel
@@ -102,15 +102,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Conv2d):  # a fifth faster on one CPU thread
         module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How the classifier is trained; the defaults are the published ones."""
-
-    learning_rate: float = 1e-4
-    epochs: int = 15
-    batch_size: int = 64
 
 
 def fit_last(

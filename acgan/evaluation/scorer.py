@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from acgan.config import TrainConfig, cache_folder, derive_seed
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
-from acgan.evaluation.classifier import Classifier, FitConfig, Images, embed, fit_last
+from acgan.evaluation.classifier import Classifier, Images, embed, fit_last
+from acgan.evaluation.fit import FitConfig
 from acgan.files import write_cached
 from acgan.run.weights import read_weights, weights_bytes
 

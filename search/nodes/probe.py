@@ -25,9 +25,9 @@ from acgan.errors import InputError
 from acgan.evaluation.inception_file import checked_file
 from acgan.gan.networks import find_networks
 from acgan.gan.precision import check_precision
-from search import estimate
 from search.nodes.cluster import Node  # sets Ray's token, which its import reads
 from search.nodes.sees import set_aside
+from search.study import estimate
 
 ANSWER_S = 120.0  # a first process on a node imports PyTorch, maybe over a network
 DRIVER = "driver"  # the file that the driver puts into the shared folder

@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from acgan.errors import InputError
-from search.estimate import existing
+from search.study.estimate import existing
 from search.tracking.connection import FAILURES, connect, reason, shown, sqlite_file
 
 CONNECT_TIMEOUT_S = 10

@@ -4,14 +4,12 @@ Runs are found by their tags (see `search.tracking.study_runs`), never by memory
 written by explicit id: what the surroundings name, as `MLFLOW_RUN_ID` does, is without effect.
 """
 
-import argparse
 import contextlib
 import os
 import re
-import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -81,22 +79,6 @@ def _require_host(uri: str, origin: str) -> None:
             f"{origin} {shown(uri)} names no host, or no port; give it as, for example, "
             "http://127.0.0.1:5000, and write /, ?, # and @ in a password as %2F, %3F, %23 and %40"
         )
-
-
-def add_uri_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names MLflow."""
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow: sqlite:///FILE.db or a server (default: MLFLOW_TRACKING_URI, else "
-        "./mlflow.db)",
-    )
-
-
-def as_typed(module: str, argv: Sequence[str] | None) -> str:
-    """Return a command as it was typed, without passwords."""
-    words = sys.argv[1:] if argv is None else argv
-    return shown(typed(["python", "-m", module, *words]))
 
 
 def one_line(error: Exception) -> str:

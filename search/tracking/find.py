@@ -24,7 +24,6 @@ from search.tracking.connection import (
     unanswered,
 )
 
-STORAGE_HELP = "folder of studies (default: runs, or with --run-id as MLflow says)"
 T = TypeVar("T")
 
 

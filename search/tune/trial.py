@@ -20,7 +20,7 @@ from acgan.gan.step import Training
 from acgan.jsonfile import write_json
 from acgan.run.records import EpochRecord
 from acgan.run.rundir import RunDir
-from acgan.train import train
+from acgan.training import train
 from search import space
 from search.nodes.sees import StudyAt, same_data, same_study, set_aside
 from search.study.folder import Quality, Study, trial_config

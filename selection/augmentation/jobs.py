@@ -13,7 +13,7 @@ from PIL import Image
 
 from acgan.config import derive_seed
 from acgan.errors import InputError
-from acgan.generator import LoadedGenerator, NotFiniteError, generate
+from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate
 from search.nodes.sees import set_aside
 from selection.augmentation.arms import Arm, keep, pool
 from selection.augmentation.fit import Budget, answers, fit_arm

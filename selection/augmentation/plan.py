@@ -13,8 +13,8 @@ from acgan.config import TrainConfig, derive_seed, nearest_name, validate
 from acgan.data.dataset import Dataset
 from acgan.device import default_device
 from acgan.errors import InputError
-from search import estimate
 from search.nodes.sees import StudyAt
+from search.study import estimate
 from search.study.folder import Study, study_images
 from search.tracking.connection import naming
 from selection.augmentation.arms import ARMS, Arm, curve_arm, generated_counts, keep
@@ -23,16 +23,14 @@ from selection.augmentation.jobs import ArmJob, Setting
 from selection.augmentation.result import AUGMENTATION_FORMAT, Split
 from selection.jobs.store import Weights, Work, without_test
 from selection.metrics.estimate import Images
-from selection.request import find_run, request, require_idle, weights_path
-from selection.settings import PLACEMENT, SelectionConfig
+from selection.settings import SelectionConfig
+from selection.steps.request import find_run, request, require_idle, weights_path
 from selection.steps.result import Pick, read_picks
 
 FEWEST_SEEDS = 5
 FEWEST_UPDATES = 500  # where the data set is so small that the epochs would be fewer
 LARGEST_AMOUNT = 100.0
 NEARLY_EVEN = 0.8  # of the largest class: nothing much to balance
-SETTINGS = {"cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"} | PLACEMENT
-"""What of the section `selection:` a study uses: step 2's CNN, and where the work is done."""
 
 
 @dataclass(frozen=True)

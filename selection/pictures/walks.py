@@ -10,7 +10,7 @@ from acgan.config import derive_seed
 from acgan.evaluation.grids import grid
 from acgan.files import replace_bytes
 from acgan.gan.models import draw_latents
-from acgan.generator import LoadedGenerator, NotFiniteError, Pixels, images_of
+from acgan.generation.generator import LoadedGenerator, NotFiniteError, Pixels, images_of
 from search.nodes.sees import set_aside
 from selection.jobs.store import CandidateJob, Result
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from acgan.config import nearest_name
 from acgan.errors import InputError
-from acgan.generator import BLOCK, generate, load_generator
+from acgan.generation.generator import BLOCK, generate, load_generator
 
 
 class RegisteredGenerator(PythonModel):

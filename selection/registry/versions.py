@@ -30,7 +30,7 @@ import acgan
 from acgan.config import cache_folder
 from acgan.errors import InputError
 from acgan.files import file_sha256
-from acgan.generator import LoadedGenerator, load_generator
+from acgan.generation.generator import LoadedGenerator, load_generator
 from search.tracking import connection
 
 NAME = "cxr-acgan-generator"

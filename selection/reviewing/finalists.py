@@ -19,15 +19,15 @@ from acgan.config import derive_seed
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluation.variety import DIVERSITY
-from acgan.generator import BLOCK, NotFiniteError, generate
+from acgan.generation.generator import BLOCK, NotFiniteError, generate
 from acgan.run.records import QUALITY
 from search.study.folder import Study
 from selection.jobs.store import Weights
 from selection.report.tables import finalists as measured
-from selection.request import weights_path
 from selection.reviewing.session import Finalist
 from selection.settings import SelectionConfig
 from selection.steps.plan import Chosen, step_1
+from selection.steps.request import weights_path
 from selection.steps.result import Candidate, Pick, read_picks
 from selection.wording import interval_text, significant
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
-from acgan.generator import LoadedGenerator, NotFiniteError
+from acgan.generation.generator import LoadedGenerator, NotFiniteError
 from search.nodes.sees import set_aside
 from selection.extractors.base import ExtractorInfo
 from selection.jobs.store import CandidateJob, Result

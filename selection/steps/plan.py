@@ -12,7 +12,7 @@ from acgan.config import derive_seed
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.generator import load_generator
+from acgan.generation.generator import load_generator
 from search.study.folder import BASELINE, Study, trial_name
 from search.tracking import connection
 from selection.extractors.choose import check_request, check_weights, plugin_version, settled
@@ -20,10 +20,10 @@ from selection.jobs.store import Weights, without_test
 from selection.ledgers.reviews import Review, read_reviews, review_standing
 from selection.metrics.confounding import DataFacts
 from selection.metrics.registry import VERSION
-from selection.request import find_run, load_data, request, require_idle, weights_path
 from selection.settings import PLACEMENT, SelectionConfig
 from selection.steps.epochs import Records, judging
 from selection.steps.filter import Epoch, Filtered, choose, quality_order
+from selection.steps.request import find_run, load_data, request, require_idle, weights_path
 from selection.steps.result import PICK_FORMAT
 
 

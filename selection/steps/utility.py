@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from acgan.config import derive_seed
 from acgan.data.dataset import ImageSet
-from acgan.evaluation.classifier import Classifier, FitConfig, fit_last, predict
+from acgan.evaluation.classifier import Classifier, fit_last, predict
+from acgan.evaluation.fit import FitConfig
 from acgan.files import replace_bytes
-from acgan.generator import LoadedGenerator, NotFiniteError, generate_all
+from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate_all
 from acgan.run.weights import read_weights, weights_bytes
 from search.nodes.sees import set_aside
 from selection.jobs.store import CandidateJob, Result, StoredJob
@@ -41,7 +42,7 @@ def train_on_generated(
 ) -> list[Classifier]:
     """Return CNN `number` (from 0) of a generator as it was after each of its last epochs.
 
-    Raises `acgan.generator.NotFiniteError` if the generated images are not finite, and
+    Raises `acgan.generation.generator.NotFiniteError` if the generated images are not finite, and
     `ConstantError` if those of a class are all the same.
     """
     seed = derive_seed(config.seed, "utility images", number)

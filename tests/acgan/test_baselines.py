@@ -12,7 +12,7 @@ from acgan.data.pack import load
 from acgan.evaluation.variety import DIVERSITY, is_one_picture
 from acgan.run.records import EpochRecord, grace_epochs, metric, read_records
 from acgan.run.rundir import RunDir
-from acgan.train import train
+from acgan.training import train
 from search.settings import SearchConfig
 from search.study.seeds import trial_seed
 from search.tune.stopping import GO_ON, collapsed, decide_stop

@@ -15,7 +15,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from ray.exceptions import RayError
 
+import search.run
+import selection.pick
 from acgan.command import command, command_parser, duration, run_command, typed
+from acgan.config import TrainConfig
 from acgan.errors import InputError
 from tests.kit import ROOT
 from tests.studies import write_study
@@ -137,11 +140,14 @@ def test_a_command_that_is_called_returns_its_code() -> None:
     assert called(["a", "b"]) == 2
 
 
-@pytest.mark.parametrize("module", ["acgan.train", "search.run", "selection.pick"])
+@pytest.mark.parametrize("words", ["acgan.train", "search.run", "selection.pick --study x"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_while_python_imports_is_one_line(module: str, number: signal.Signals) -> None:
+def test_ctrl_c_while_python_imports_is_one_line(words: str, number: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", module], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", *words.split()],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     maps = Path(f"/proc/{process.pid}/maps")
     deadline = time.monotonic() + 100
@@ -323,3 +329,31 @@ def test_output_that_is_lost_on_a_full_disk_is_told() -> None:
     assert done.returncode == 1
     assert done.stderr == b"error: the output cannot be written (No space left on device)\n"
     assert Path("sheet.png").exists()
+
+
+def test_help_shows_the_common_flags_and_help_all_every_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as end:
+            search.run.parser().parse_args([flag])
+        assert end.value.code == 0
+        texts[flag] = capsys.readouterr().out
+    short, whole = texts["--help"], texts["--help-all"]
+    assert len(short.splitlines()) <= 40
+    for text in ("--num-samples INT", "--data DIR", "--image-size INT", "--help-all"):
+        assert text in short
+    assert "--beta1" not in short
+    for name in TrainConfig.model_fields.keys() - {"seed"}:
+        assert "--" + name.replace("_", "-") in whole
+    assert "--precision {float32,bfloat16}" in whole
+    assert "--beta1 NUM" in whole
+
+
+def test_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        selection.pick.parser().parse_args(["--help"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "usage: python -m selection.pick [flags] (--run-id ID | --study NAME)"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import contextlib
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from acgan.command import command_parser
 from acgan.config import (
     FILE_LIMIT_BYTES,
     SECTIONS,
@@ -424,14 +424,14 @@ class Sample(Section):
 
 
 def sample_flags(*argv: str) -> dict[str, Any]:
-    parser = argparse.ArgumentParser()
+    parser = command_parser("some.command", None)
     add_flags(parser, Sample, "sample", skip={"hidden"})
-    assert "100 % of it (default: 1)" in parser.format_help()
+    assert "100 % of it [1]" in parser.format_help()
     return vars(parser.parse_args(argv))
 
 
 def test_every_field_has_a_flag_and_one_not_given_says_nothing() -> None:
-    parser = argparse.ArgumentParser()
+    parser = command_parser("some.command", None)
     add_flags(parser, TrainConfig, "training")
     flags = vars(parser.parse_args([]))
     assert flags == dict.fromkeys(TrainConfig.model_fields)

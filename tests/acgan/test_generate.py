@@ -29,8 +29,9 @@ from acgan.data.table import GENERATED
 from acgan.errors import InputError
 from acgan.evaluation.grids import to_uint8
 from acgan.gan.models import Generator
-from acgan.generate import Manifest, main
-from acgan.generator import (
+from acgan.generate import main
+from acgan.generation.folder import Manifest
+from acgan.generation.generator import (
     BLOCK,
     LoadedGenerator,
     NotFiniteError,

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-import acgan.train
+import acgan.training
 from acgan.config import TrainConfig
 from acgan.data.pack import load
 from acgan.errors import InputError
@@ -32,10 +32,11 @@ from acgan.evaluation.evaluate import Evaluation
 from acgan.evaluation.scorer import COMPONENTS, Scorer, cached_scorer
 from acgan.gan.models import Discriminator, Generator
 from acgan.gan.step import METRICS, Training, train_step
-from acgan.generator import load_generator
+from acgan.generation.generator import load_generator
 from acgan.run.records import EpochRecord, kept_epochs, read_records
 from acgan.run.rundir import NotOwnerError, RunDir
-from acgan.train import METRIC_NAMES, DeviceImages, check_fits, main, train, train_epoch
+from acgan.train import main
+from acgan.training import METRIC_NAMES, DeviceImages, check_fits, train, train_epoch
 from tests.kit import CLASSES, OPTIONS_ON, ROOT, tiny_config, tiny_dataset, tiny_images
 
 pytestmark = pytest.mark.process
@@ -187,7 +188,7 @@ def train_to_the_end(path: Path, scorer: Path, config: TrainConfig) -> None:
 def start(path: Path, scorer: Path, config: TrainConfig) -> ForkServerProcess:
     """Train in another process; return once that process owns the run."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["acgan.train", "tests.kit"])  # or each imports torch anew
+    context.set_forkserver_preload(["acgan.training", "tests.kit"])  # or each imports torch anew
     process = context.Process(target=train_to_the_end, args=(path, scorer, config))
     process.start()
     owner = path / "owner.json"
@@ -292,7 +293,7 @@ def test_an_epochs_metrics_are_means_over_its_images(monkeypatch: pytest.MonkeyP
         seen.append((len(images), result))
         return result
 
-    monkeypatch.setattr(acgan.train, "train_step", watched)
+    monkeypatch.setattr(acgan.training, "train_step", watched)
     training = Training(CONFIG, classes=3, device=CPU)
     metrics = train_epoch(training, DeviceImages(DATA.train, CPU), 1)
     assert [count for count, _ in seen] == [8, 8, 4]

@@ -10,7 +10,8 @@ from acgan.run.records import EpochRecord
 from benchmarks import overhead
 from benchmarks.overhead import Way
 from search import space
-from search.plan import read_asked, search_parser
+from search.flags import search_parser
+from search.plan import read_asked
 
 pytestmark = pytest.mark.process
 

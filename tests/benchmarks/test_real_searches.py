@@ -9,7 +9,7 @@ from acgan.errors import InputError
 from benchmarks import real_searches as module
 from benchmarks.real_searches import RealSearches, command, found_in, search_within
 from benchmarks.replay import RANDOM, SEARCHERS
-from search.run import _parser
+from search.run import parser
 from search.settings import SearchConfig
 from search.study.folder import Outcome, open_study
 from tests.kit import tiny_config
@@ -30,7 +30,7 @@ def test_the_command_is_one_that_a_user_may_type(asked: RealSearches) -> None:
     for searcher in (SEARCHERS[0], RANDOM):
         module_flag, name, *words = command(asked, searcher.settings(0), "study", 7)
         assert (module_flag, name) == ("-m", "search.run")
-        typed = _parser().parse_args(words)
+        typed = parser().parse_args(words)
         assert (typed.num_samples, typed.epochs, typed.data) == ("7", "10", "phantom")
         assert typed.sampler == searcher.sampler
         on = {typed.stop_pruned, typed.stop_diverged, typed.stop_collapsed}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from acgan.run.records import grace_epochs
-from acgan.train import METRIC_NAMES
+from acgan.training import METRIC_NAMES
 from benchmarks import recording, restarting, scale, simulated
 from benchmarks.driving import Driven
 from benchmarks.process import Sample, Watch, in_fresh_process, watched

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from acgan.data import phantom
-from acgan.evaluation.classifier import FitConfig
+from acgan.evaluation.fit import FitConfig
 from benchmarks import selection
-from search.estimate import STEP_FLOP
+from search.study.estimate import STEP_FLOP
 from selection.extractors.cnn3 import Cnn3
 from tests.kit import tiny_dataset
 

@@ -14,7 +14,7 @@ import pytest
 from acgan.errors import InputError
 from acgan.run.records import EpochRecord
 from acgan.run.rundir import RunDir
-from acgan.train import train
+from acgan.training import train
 from benchmarks import train_runs as module
 from benchmarks.train_runs import Run, images, train_runs
 from tests.kit import tiny_config

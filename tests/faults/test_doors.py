@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from acgan import generate, generator
+from acgan import generate
 from acgan.config import cache_folder, read_file
 from acgan.data.curate import Use, curate, image_paths
 from acgan.data.decode import examine, examine_all
 from acgan.data.layouts import read_table
 from acgan.data.pack import load
 from acgan.errors import InputError
+from acgan.generation import generator
 from acgan.run.rundir import RunDir
 from search import run, sync
 from search.settings import SearchConfig

@@ -9,7 +9,7 @@ import torch
 
 from acgan.run.machine import this_machine
 from acgan.run.records import EpochRecord
-from search.comparison import Match, compare_records, same_bits, sizes
+from search.study.comparison import Match, compare_records, same_bits, sizes
 
 HERE = this_machine(torch.device("cpu"))
 METRICS = {"val/fd_cnn": 100.0, "val/acc_real": 0.5, "perf/images_per_s": 7.0}

@@ -192,7 +192,7 @@ def test_it_is_found_by_the_run_of_a_trial(study: Study, tmp_path: Path, uri: st
 
 
 def test_a_torn_last_line_is_not_copied_until_it_is_whole(study: Study, tmp_path: Path) -> None:
-    from search.dashboard import LedgerCopy
+    from search.commands.dashboard import LedgerCopy
 
     whole = study.ledger_path.read_bytes()
     with study.ledger_path.open("ab") as file:
@@ -207,7 +207,7 @@ def test_a_torn_last_line_is_not_copied_until_it_is_whole(study: Study, tmp_path
 
 
 def test_another_study_in_the_same_place_is_not_mixed_in(study: Study, tmp_path: Path) -> None:
-    from search.dashboard import LedgerCopy
+    from search.commands.dashboard import LedgerCopy
 
     copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl")
     copy.update()

@@ -250,7 +250,7 @@ def test_a_study_that_is_there_is_compared_and_its_ended_trials_are_counted(
     assert "storage: " in "".join(lines(output, "ok"))
     assert "7 trials" in next(line for line in lines(output, "ok") if line.startswith("disk: "))
 
-    asked = read_asked(doctor._parser().parse_args(options))
+    asked = read_asked(doctor.parser().parse_args(options))
     data = load_images(asked, DataSource(folder=str(inputs / "images")))
     write_json(study.path / "study.json", study_info("tiny", asked, data))
     doctor.main(options)
@@ -260,9 +260,9 @@ def test_a_study_that_is_there_is_compared_and_its_ended_trials_are_counted(
 
 
 def test_its_flags_are_the_searchs_and_one_more() -> None:
-    own = set(doctor._parser()._option_string_actions)
-    assert own - set(run._parser()._option_string_actions) == {"--inception-weights"}
-    assert set(run._parser()._option_string_actions) - own == {"--dry-run"}
+    own = set(doctor.parser()._option_string_actions)
+    assert own - set(run.parser()._option_string_actions) == {"--inception-weights"}
+    assert set(run.parser()._option_string_actions) - own == {"--dry-run"}
 
 
 def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ import torch
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.train import train
-from search import estimate
+from acgan.training import train
+from search.study import estimate
 from tests.kit import tiny_config, tiny_dataset
 
 

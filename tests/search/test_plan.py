@@ -7,6 +7,7 @@ import torch
 
 from acgan.errors import InputError
 from search import plan, space
+from search.flags import search_parser
 from search.plan import FULL_SIZE, MANY_IMAGES, SMALL, largest, make_search_plan, read_asked
 from tests.folders import make_files
 from tests.kit import ROOT, tiny_config
@@ -19,7 +20,7 @@ def _at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(*flags: str) -> plan.Asked:
-    return read_asked(plan.search_parser("search.run", "").parse_args(flags))
+    return read_asked(search_parser("search.run", "").parse_args(flags))
 
 
 def folder_of(folder: Path, train: int) -> Path:
@@ -73,7 +74,7 @@ def test_what_cannot_be_searched_is_refused_before_a_study_is_made(tmp_path: Pat
         (["--batch-size", "512"], "larger than the"),
         (["--study", "a/b"], "a/b"),
     ):
-        parsed = plan.search_parser("search.run", "").parse_args([*flags, *more])
+        parsed = search_parser("search.run", "").parse_args([*flags, *more])
         with pytest.raises(InputError, match=reason):
             make_search_plan(parsed)
     assert not (tmp_path / "runs").exists()

@@ -22,7 +22,8 @@ from acgan.files import file_sha256
 from acgan.jsonfile import write_json
 from acgan.run.machine import FILE, read_machines
 from acgan.run.records import read_records
-from search.reproduce import COMPARISON, main
+from search.commands.reproduce import COMPARISON
+from search.reproduce import main
 from search.study.folder import Quality, trial_config
 from tests.picks import Place, send, train_study, write_covidx
 from tests.searches import wait_for

@@ -16,7 +16,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search import estimate, run
+from search import run
+from search.study import estimate
 from search.study.folder import Outcome
 from tests.searches import Search, wait_for, write_images
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import argparse
-
 import pytest
 
+from acgan.command import command_parser
 from acgan.config import add_flags, resolve, validate
 from acgan.errors import InputError
 from acgan.run.records import QUALITY
@@ -20,7 +19,7 @@ def test_the_defaults_minimize_the_quality_score_with_tpe_and_all_rules_on() -> 
 
 
 def test_each_rule_is_off_by_a_flag() -> None:
-    parser = argparse.ArgumentParser()
+    parser = command_parser("some.command", None)
     add_flags(parser, SearchConfig, "search")
     flags = vars(parser.parse_args(["--no-stop-collapsed", "--num-samples", "4"]))
     config = resolve(SearchConfig, "search", {"num_samples": 9}, flags)

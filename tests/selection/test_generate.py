@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-import acgan.generate
+import acgan.generation.folder
 from search.tracking import connection
 from selection.generate import main
 from selection.registry.versions import NAME, register

@@ -18,7 +18,7 @@ import torch
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import file_sha256
-from acgan.generator import BLOCK
+from acgan.generation.generator import BLOCK
 from acgan.jsonfile import write_json
 from acgan.run.rundir import RunDir
 from search.study.folder import Study
@@ -26,11 +26,11 @@ from search.study.lock import driver_lock
 from search.tracking import connection, find
 from selection.jobs.store import without_test
 from selection.ledgers.reviews import read_reviews
-from selection.request import load_data
 from selection.review import main
 from selection.reviewing.finalists import Shown, find_finalists, make_images
 from selection.reviewing.server import TOKEN_HEADER
 from selection.settings import SelectionConfig
+from selection.steps.request import load_data
 from selection.steps.result import Pick
 from tests.mlflow_server import Server
 from tests.picks import make_nan, plant, send, write_covidx

@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from acgan.data.balance import Lack
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.errors import InputError
-from acgan.evaluation.classifier import FitConfig, predict
+from acgan.evaluation.classifier import predict
+from acgan.evaluation.fit import FitConfig
 from acgan.evaluation.scorer import Scorer
-from acgan.generate import SCREENED, Manifest
-from acgan.generator import load_generator
-from selection import screening
-from selection.extractors.cnn3 import Cnn3
-from selection.generate import main
-from selection.metrics.features import FeatureSet, mean_distance
-from selection.screening import (
+from acgan.generation.folder import SCREENED, Manifest
+from acgan.generation.generator import load_generator
+from selection.commands import screening
+from selection.commands.screening import (
     Agreement,
     Filters,
     Request,
@@ -31,6 +29,9 @@ from selection.screening import (
     chosen_before,
     screening_lines,
 )
+from selection.extractors.cnn3 import Cnn3
+from selection.generate import main
+from selection.metrics.features import FeatureSet, mean_distance
 from tests.acgan.data.test_balance import write_unbalanced
 from tests.acgan.test_generate import content, write_weights
 from tests.kit import CLASSES, tiny_images

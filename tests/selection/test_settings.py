@@ -4,7 +4,7 @@ import pytest
 
 from acgan.config import resolve, validate
 from acgan.errors import InputError
-from acgan.evaluation.classifier import FitConfig
+from acgan.evaluation.fit import FitConfig
 from selection.settings import SelectionConfig
 
 

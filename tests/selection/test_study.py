@@ -27,6 +27,7 @@ from selection.augmentation.arms import GAN, REAL, curve_arm
 from selection.augmentation.jobs import ArmJob
 from selection.augmentation.plan import StudyPlan
 from selection.augmentation.result import AugmentationStudy, comparisons, read_study, sentence
+from selection.commands import study as study_body
 from selection.jobs.store import without_test
 from selection.jobs.workers import Results
 from selection.ledgers.test_looks import touches
@@ -289,7 +290,7 @@ def test_the_look_is_recorded_before_it_happens(place: Place) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.carry_out(plan, Dying(plan.work.settings, address=None, verbose=False))
+        study_body.carry_out(plan, Dying(plan.work.settings, address=None, verbose=False))
     assert len(touches(place.study)) == 1
     assert done(place, "--test").touch == 1
 
@@ -350,7 +351,7 @@ def test_a_class_that_keeps_all_its_images_is_as_if_it_had_not_been_named(place:
     assert planned(place, "--keep", "COVID-19=1").id == planned(place).id
     most = planned(place, "--keep", "COVID-19=0.999")
     assert most.train_images[0] == most.train_images[1]
-    assert study._caveats(most) == ""
+    assert study_body._caveats(most) == ""
 
 
 def test_amounts_that_read_the_same_are_one(place: Place) -> None:

@@ -19,8 +19,9 @@ from acgan.data.layouts import read_table
 from acgan.data.pack import load, load_for
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.generate import NAMING, Manifest, main
-from acgan.generator import generate, load_generator
+from acgan.generate import main
+from acgan.generation.folder import NAMING, Manifest
+from acgan.generation.generator import generate, load_generator
 from tests.acgan.run.test_rundir import killed_at
 from tests.acgan.test_generate import content, read_png, write_weights
 from tests.kit import CLASSES, tiny_config, tiny_images

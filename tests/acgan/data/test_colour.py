@@ -20,7 +20,7 @@ from acgan.data.tabular import write_table
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import to_signed_rgb
 from acgan.gan.step import METRICS, Training
-from acgan.train import DeviceImages, check_fits, train_epoch
+from acgan.training import DeviceImages, check_fits, train_epoch
 from selection.augmentation.fit import augment_batch
 from selection.reviewing.quiz import plain_png
 from tests.kit import tiny_config

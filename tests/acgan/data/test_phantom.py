@@ -14,7 +14,8 @@ from PIL import Image
 from acgan.data import phantom
 from acgan.data.dataset import ImageSet
 from acgan.errors import InputError
-from acgan.evaluation.classifier import FitConfig, fit_last, predict
+from acgan.evaluation.classifier import fit_last, predict
+from acgan.evaluation.fit import FitConfig
 from acgan.phantom import main
 
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from acgan.command import command_parser
 from acgan.config import read_file
 from acgan.data.source import DataSource, add_data_flags, named_source
 from acgan.errors import InputError
@@ -48,7 +48,7 @@ def test_labels_lie_beside_the_images_or_where_they_are_named_from(
 
 
 def test_the_flags_of_a_source_say_the_same_again() -> None:
-    parser = argparse.ArgumentParser()
+    parser = command_parser("some.command", None)
     add_data_flags(parser, "images")
     source = DataSource(
         folder="/x", labels="/l.csv", file_column="a b", label_column="c", patient_pattern="^(.)"

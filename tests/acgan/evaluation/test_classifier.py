@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from acgan.errors import InputError
 from acgan.evaluation.classifier import (
     Classifier,
-    FitConfig,
     embed,
     fit_last,
     predict,
     recompute_statistics,
     to_rgb,
 )
+from acgan.evaluation.fit import FitConfig
 
 SHAPES = [
     ("Conv2d", (1, 16, 112, 112)),

@@ -21,8 +21,9 @@ from acgan.config import TrainConfig
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.pack import load
 from acgan.errors import InputError
-from acgan.evaluation.classifier import FitConfig, embed, predict
+from acgan.evaluation.classifier import embed, predict
 from acgan.evaluation.evaluate import Evaluation, class_mix, class_spread, make_pool, to_signed_rgb
+from acgan.evaluation.fit import FitConfig
 from acgan.evaluation.frechet import frechet_distance, moments
 from acgan.evaluation.grids import to_uint8
 from acgan.evaluation.scorer import Scorer, cached_scorer, scorer_fit

@@ -9,7 +9,7 @@ from acgan.gan.ema import Ema
 from acgan.gan.interface import GeneratorNetwork
 from acgan.gan.models import Generator
 from acgan.gan.step import Training
-from acgan.train import DeviceImages, train_epoch
+from acgan.training import DeviceImages, train_epoch
 from tests.kit import tiny_config, tiny_dataset
 
 CPU = torch.device("cpu")

@@ -18,11 +18,11 @@ from acgan.gan.networks import (
     find_networks,
 )
 from acgan.gan.step import Training, train_step
-from acgan.generator import generate, load_generator
+from acgan.generation.generator import generate, load_generator
 from acgan.run.rundir import RunDir
-from acgan.train import generator_bytes, train
-from search import estimate
+from acgan.training import generator_bytes, train
 from search.space import read
+from search.study import estimate
 from tests.kit import tiny_config, tiny_dataset
 from tests.plugins import plugin_installed
 

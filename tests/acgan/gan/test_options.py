@@ -14,10 +14,10 @@ from torch import Tensor
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.gan.step import Training, train_step, update_generator
-from acgan.generator import load_generator
+from acgan.generation.generator import load_generator
 from acgan.run.rundir import RunDir
 from acgan.run.weights import weights_bytes
-from acgan.train import DeviceImages, train_epoch
+from acgan.training import DeviceImages, train_epoch
 from search.study.folder import check_same, open_study
 from tests.acgan.gan.test_step import gradients_of_all_sizes, keras_adam, linear, stepped
 from tests.kit import OPTIONS_OFF, OPTIONS_ON, tiny_config, tiny_dataset, tiny_images
@@ -196,7 +196,7 @@ def test_an_epoch_has_equally_many_real_images_of_each_class(
         counts.add_(torch.bincount(labels, minlength=3))
         return train_step(training, batch, labels, *rest)
 
-    monkeypatch.setattr("acgan.train.train_step", counted)
+    monkeypatch.setattr("acgan.training.train_step", counted)
     train_epoch(start(class_balanced=True), DeviceImages(images, CPU), 1)
     assert sorted(counts.tolist()) == [13, 13, 14]
 

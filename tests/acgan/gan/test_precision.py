@@ -15,9 +15,9 @@ from acgan.gan.precision import check_precision
 from acgan.gan.step import METRICS, Training, train_step
 from acgan.jsonfile import write_json
 from acgan.run.weights import parse_weights, weights_bytes
-from search.estimate import trial_seconds
 from search.nodes.probe import try_device
 from search.nodes.sees import StudyAt
+from search.study.estimate import trial_seconds
 from search.tune.trial import prepare_scoring
 from tests.kit import OPTIONS_ON, tiny_config, tiny_images
 from tests.studies import write_study
@@ -152,7 +152,7 @@ def test_the_doctor_says_so_of_a_node() -> None:
 
 def test_a_trial_is_estimated_by_the_rate_of_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {torch.float32: 1e9, torch.bfloat16: 4e9}
-    monkeypatch.setattr("search.estimate.matrix_rate", lambda _device, dtype: rates[dtype])
+    monkeypatch.setattr("search.study.estimate.matrix_rate", lambda _device, dtype: rates[dtype])
     float32, bfloat16 = (
         trial_seconds(tiny_config(image_size=112, width=1.0, precision=p), 64, CPU)
         for p in ("float32", "bfloat16")

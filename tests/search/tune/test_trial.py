@@ -8,7 +8,7 @@ import pytest
 
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.evaluation.classifier import FitConfig
+from acgan.evaluation.fit import FitConfig
 from acgan.files import file_sha256
 from search.nodes.sees import StudyAt
 from search.study.folder import Study

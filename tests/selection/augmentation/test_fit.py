@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from acgan.evaluation.classifier import FitConfig, fit_last
+from acgan.evaluation.classifier import fit_last
+from acgan.evaluation.fit import FitConfig
 from selection.augmentation.arms import ArmPool
 from selection.augmentation.fit import Budget, _batches, _loss, answers, augment_batch, fit_arm
 from tests.kit import tiny_images

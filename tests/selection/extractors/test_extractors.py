@@ -22,7 +22,8 @@ from torch import Tensor
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluation import inception_file
-from acgan.evaluation.classifier import FitConfig, Images, predict
+from acgan.evaluation.classifier import Images, predict
+from acgan.evaluation.fit import FitConfig
 from acgan.evaluation.scorer import Scorer, cached_scorer
 from selection.extractors import choose
 from selection.extractors import inception as inception_extractor

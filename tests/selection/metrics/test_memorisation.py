@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from acgan.data.dataset import ImageSet
 from acgan.data.pack import load
-from acgan.evaluation.classifier import FitConfig
+from acgan.evaluation.fit import FitConfig
 from acgan.evaluation.scorer import Scorer
 from selection.metrics.intervals import proportion
 from selection.metrics.memorisation import (

@@ -13,7 +13,7 @@ from PIL import Image
 
 from acgan.evaluation.grids import GRID_TILE, to_uint8
 from acgan.gan.models import Generator
-from acgan.generator import LoadedGenerator, NotFiniteError, generate, images_of
+from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate, images_of
 from selection.pictures.walks import (
     LATENTS,
     WALK_STEPS,

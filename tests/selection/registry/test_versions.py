@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import acgan
 from acgan.errors import InputError
-from acgan.generator import generate, load_generator
+from acgan.generation.generator import generate, load_generator
 from search.tracking import connection
 from selection.registry.versions import (
     CHAMPION_URI,

@@ -19,13 +19,13 @@ import torch
 
 from search.study.folder import Study
 from search.tracking import connection, find
+from selection.commands.review import Sender
 from selection.ledgers.reviews import Entry, read_reviews, reviews_path
-from selection.request import load_data, request
-from selection.review import Sender
 from selection.reviewing.finalists import find_finalists, make_images
 from selection.reviewing.quiz import RealImages, draw_real
 from selection.reviewing.server import ReviewServer
 from selection.reviewing.session import Finalist, Session
+from selection.steps.request import load_data, request
 from tests.browser import Browser, browser
 from tests.pages import searchable
 from tests.picks import send, write_covidx

@@ -17,7 +17,7 @@ from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.evaluation.grids import GRID_COLUMNS, GRID_TILE
 from acgan.files import file_sha256
-from acgan.generator import generate_all, load_generator
+from acgan.generation.generator import generate_all, load_generator
 from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
 from selection.jobs.store import Result, StoredJob, Weights, Work, read_stored, without_test

@@ -13,8 +13,9 @@ from torch import nn
 
 from acgan.config import derive_seed
 from acgan.data.dataset import ImageSet
-from acgan.evaluation.classifier import Classifier, FitConfig, fit_last, predict
-from acgan.generator import LoadedGenerator, NotFiniteError, generate_all, load_generator
+from acgan.evaluation.classifier import Classifier, fit_last, predict
+from acgan.evaluation.fit import FitConfig
+from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate_all, load_generator
 from acgan.run.weights import weights_bytes
 from selection.metrics.estimate import Images
 from selection.settings import SelectionConfig

@@ -32,7 +32,7 @@ class NotFiniteError(ValueError):
 
 
 class _Metadata(BaseModel):
-    """What a weights file says of itself, see `acgan.train.generator_bytes`."""
+    """What a weights file says of itself, see `acgan.training.generator_bytes`."""
 
     config: Json[TrainConfig]
     classes: Json[tuple[str, ...]]
@@ -62,7 +62,7 @@ class LoadedGenerator:
 def load_generator(
     path: Path, *, device: torch.device, sha256: str | None = None
 ) -> LoadedGenerator:
-    """Read the weights of one epoch, as `acgan.train` keeps them.
+    """Read the weights of one epoch, as `acgan.training` keeps them.
 
     Raises `InputError` for a file that is missing, is no such file, whose networks are not
     installed here, whose tensors do not fit its configuration, or whose SHA-256 is not the expected

@@ -13,7 +13,7 @@ from acgan.config import (
     resolve,
 )
 from acgan.data.dataset import Dataset, ImageSet
-from acgan.data.source import DataSource, add_data_flags, named_source
+from acgan.data.source import DataSource, named_source
 from acgan.errors import InputError
 from acgan.evaluation.neighbours import SMALLEST_SET
 from acgan.run.rundir import RunDir
@@ -24,22 +24,6 @@ from selection.settings import SelectionConfig
 
 FEWEST_VALIDATION = 10  # of a class
 FEWEST_TRAINING = 22  # of a class: a nearest image, the next twenty, and the image itself
-
-
-def add_study_options(
-    parser: argparse.ArgumentParser, *, settings: str = "the search's settings"
-) -> None:
-    """Add the options by which a command of selection finds a study, its images and MLflow.
-
-    settings: what holds where no configuration is named
-    """
-    named = parser.add_mutually_exclusive_group(required=True)
-    named.add_argument("--run-id", metavar="ID", help="MLflow run of a study, or of one trial")
-    named.add_argument("--study", metavar="NAME", help="name of a study, instead of --run-id")
-    parser.add_argument("--config", type=Path, help=f"YAML file (default: {settings})")
-    add_data_flags(parser, "folder of the study's images (default: where they were)")
-    parser.add_argument("--storage-path", metavar="DIR", help=find.STORAGE_HELP)
-    connection.add_uri_option(parser)
 
 
 def require_idle(study: Study) -> None:

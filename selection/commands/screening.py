@@ -28,8 +28,8 @@ from acgan.evaluation.classifier import predict
 from acgan.evaluation.neighbours import SMALLEST_SET
 from acgan.evaluation.scorer import Scorer, cached_scorer
 from acgan.files import file_sha256
-from acgan.generate import SCREENED
-from acgan.generator import BLOCK, LoadedGenerator, generate
+from acgan.generation.folder import SCREENED
+from acgan.generation.generator import BLOCK, LoadedGenerator, generate
 from acgan.jsonfile import Stored
 from selection.extractors.base import Extractor
 from selection.extractors.cache import cached_views
@@ -215,7 +215,7 @@ class Filters:
         """Draw images of each class until enough are kept; return which, and what it cost.
 
         Raises `InputError` where too few are kept of `max_draws` a wanted image, and
-        `acgan.generator.NotFiniteError`.
+        `acgan.generation.generator.NotFiniteError`.
         """
         request, agreement = self._request, self.agreement
         return ScreeningReport(

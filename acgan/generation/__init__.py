@@ -1,0 +1,1 @@
+"""Generators read from weights files, and folders of images made by them."""

@@ -1,0 +1,44 @@
+"""Sending a study to MLflow after its search: what `search.sync` does."""
+
+import argparse
+import sys
+
+from acgan.config import validate
+from acgan.errors import InputError
+from acgan.files import exclusive
+from search.settings import SearchConfig
+from search.study.folder import open_study, study_path
+from search.study.lock import driver_at_work
+from search.tracking import connection
+from search.tracking.recorder import sync_study
+
+
+def sync(options: argparse.Namespace) -> int:
+    """Send what is missing; return the exit code: 1 when MLflow does not take it."""
+    study = open_study(study_path(options.storage_path, options.study))
+    uri = connection.resolve_uri(options.tracking_uri)
+    experiment = validate(SearchConfig, "search", {"experiment": options.experiment}).experiment
+    driving = driver_at_work(study.path)
+    if driving:
+        with exclusive(study.path / "mlflow.lock") as locked:
+            if not locked:
+                raise InputError(
+                    f"{study.path} is being searched, on a file system without locks: the search "
+                    "and this command could each make the same runs; type it again after its end"
+                )
+    try:
+        report = sync_study(study, uri=uri, experiment=experiment, driving=driving)
+    except InputError:
+        raise
+    except Exception as error:  # of any library: S3's, a database's driver
+        print(f"error: {connection.not_taken(uri, error)}", file=sys.stderr)
+        print("when it does, type the same command again", file=sys.stderr)
+        return 1
+    for problem in sorted(report.problems):
+        print(f"not sent: {problem}", file=sys.stderr)
+    print(
+        f"study {study.info.name}: sent {report.runs} new runs, {report.epochs} epochs and "
+        f"{report.images} sample images; all else was there"
+    )
+    print(f"to look at it: {connection.next_step(uri)}")
+    return 1 if report.problems else 0

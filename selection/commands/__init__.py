@@ -1,0 +1,1 @@
+"""What the commands do: each file is the body of the command of its name."""

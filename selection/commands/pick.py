@@ -1,0 +1,181 @@
+"""From the kept epochs of a study to registered weights: what `selection.pick` does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from typing import Any
+
+from acgan.command import typed
+from acgan.evaluation.variety import ONE_PICTURE
+from acgan.files import remove_leftovers
+from acgan.jsonfile import write_json
+from search.study.folder import trial_config
+from search.study.lock import driver_lock
+from search.tracking import connection
+from selection.jobs.workers import by_workers
+from selection.ledgers.reviews import looks, read_reviews
+from selection.registry import publish, versions
+from selection.registry.promotion import Verdict, judge_promotion
+from selection.report.cards import cards, description, write_cards
+from selection.report.page import TrackingLinks, write_report
+from selection.steps.funnel import Funnel
+from selection.steps.plan import PickPlan, make_pick_plan
+from selection.steps.result import Pick, read_pick
+from selection.wording import counted, interval_text, number
+
+
+def pick(arguments: argparse.Namespace, again: str) -> int:
+    """Pick, register and report; return the exit code. again: as typed."""
+    plan = make_pick_plan(arguments)
+    for warning in plan.data.warnings:
+        print(f"warning: {warning}")
+    print(_filtered(plan))
+    plan.folder.parent.mkdir(exist_ok=True)
+    with driver_lock(plan.folder.parent):
+        remove_leftovers(plan.folder)  # all files of the folder go to MLflow
+        pick = read_pick(plan.folder / "pick.json")
+        if pick is not None:
+            print(f"pick {plan.id} is there already")
+            if pick.filter != (now := plan.filtered.report):  # searched on, without a new candidate
+                pick = pick.model_copy(update={"filter": now})
+                write_json(plan.folder / "pick.json", pick)
+        else:
+            pick = by_workers(
+                lambda workers: Funnel(plan, workers).run(),
+                plan.settings,
+                address=plan.address,
+                verbose=arguments.verbose,
+                again=again,
+            )
+        return 1 if pick is None else _publish(plan, pick, again, promote=arguments.promote)
+
+
+def _filtered(plan: PickPlan) -> str:
+    report = plan.filtered.report
+    failed = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
+    text = (
+        f"step 1: of {report.recorded} epochs of {counted(report.trials, 'trial')} "
+        f"{report.passed} pass{f' ({failed} do not)' if failed else ''}, "
+        f"{len(plan.filtered.chosen)} are candidates"
+    )
+    if report.one_picture:
+        text += f"; {report.one_picture} of those that pass are {ONE_PICTURE}"
+    if report.over_cap:
+        text += f"; --max-candidates cut {report.over_cap}"
+    if report.better_without_weights:
+        text += f"; {report.better_without_weights} that look better kept no weights"
+    decided = Counter(chosen.review for chosen in plan.candidates if chosen.review)
+    return text + "".join(f"; people {review} {count}" for review, count in sorted(decided.items()))
+
+
+def _publish(plan: PickPlan, pick: Pick, again: str, *, promote: bool) -> int:
+    """Bring a pick to MLflow and write its report; return the exit code."""
+    weights = plan.candidates[pick.decision.winner].weights.path
+    links = None
+    reviews = read_reviews(plan.study)
+    texts = cards(pick, plan.facts, winners_config(plan, pick), reviews)
+    write_cards(plan.folder, texts)
+    try:
+        client = connection.connect(plan.tracking_uri)
+        run_id = publish.selection_run(client, pick, plan.parent_id)
+        about = versions.About(description(pick, plan.facts), texts)
+        verdict = judge_promotion(pick, publish.champion(client))
+        held_back = "" if promote else verdict.against
+        version = publish.register_pick(
+            client, pick, run_id, weights, reviews=reviews, about=about, held_back=held_back
+        )
+        if promote:
+            versions.promote(client, version)
+        standing = versions.standing(client, version)
+        links = _links(pick, run_id, standing)
+        write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
+        publish.finish(client, pick, run_id, plan.folder)
+        publish.send_reviews(client, plan.study)
+    except connection.FAILURES as error:
+        if links is None:
+            write_report(pick, plan.folder, records=plan.records, tracking=None, reviews=reviews)
+        _conclude(pick, plan)
+        print(f"error: {connection.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
+        print(f"nothing is lost; to register the pick, type: {again}", file=sys.stderr)
+        return 1
+    _conclude(pick, plan)
+    _tell_standing(standing, verdict, again)
+    print(f"to make images of it: {_generate_command(plan, standing)}")
+    return 0
+
+
+def _links(pick: Pick, run_id: str, standing: versions.Standing) -> TrackingLinks:
+    return TrackingLinks(
+        run_id=run_id,
+        model=versions.NAME,
+        version=str(standing.version),
+        alias=versions.CHAMPION if standing.is_champion else "",
+        code=versions.usage(pick.classes[0], standing.uri),
+        held_back=standing.held_back,
+    )
+
+
+def _tell_standing(standing: versions.Standing, verdict: Verdict, again: str) -> None:
+    """Print what the winner is in the registry, why, and what was compared."""
+    if verdict.compared:
+        print(verdict.compared)
+    registered = f"registered as version {standing.version} of {versions.NAME}"
+    there = f"version {standing.champion} is it" if standing.champion else "there is none"
+    if standing.is_champion:
+        print(f"{registered}, alias {versions.CHAMPION}")
+    elif standing.held_back:
+        print(f"{registered}, but not as the champion ({there}), because {standing.held_back}")
+        print(f"to make it the champion all the same: {again} --promote")
+    else:
+        print(f"{registered}, no longer the champion ({there})")
+
+
+def winners_config(plan: PickPlan, pick: Pick) -> dict[str, Any]:
+    """Return the configuration with which the winner's trial was trained."""
+    info = plan.study.info
+    return trial_config(info, plan.study.trial(pick.winner.trial).info).model_dump()
+
+
+def _conclude(pick: Pick, plan: PickPlan) -> None:
+    winner, baseline = pick.winner, pick.against_baseline
+    print(f"picked {winner.name} (rule: {pick.decision.rule})")
+    if winner.utility is not None:
+        score = interval_text(winner.utility.balanced_accuracy)
+        ceiling = interval_text(pick.ceiling.balanced_accuracy)
+        print(
+            f"balanced accuracy of CNNs trained on its images alone: {score}, optimistic because "
+            f"it was picked; trained on the real images: {ceiling}"
+        )
+    if pick.one_picture:
+        alike = ", like those of every candidate," if pick.none_varies else ""
+        print(
+            f"warning: its images{alike} are {ONE_PICTURE}: they spread "
+            f"{number(winner.diversity)} times as far as real ones; search with more --epochs or "
+            "--num-samples before you use them"
+        )
+    if pick.at_chance:
+        print("warning: that is not told from chance: its images teach a CNN nothing yet; search")
+        print("with more --epochs or --num-samples before you use them")
+    if winner.baseline:
+        print("it is the baseline's own best epoch")
+    elif baseline is not None:
+        print(f"minus that of the baseline's best epoch: {interval_text(baseline.difference)}")
+    for row in pick.test.rows[:1] if pick.test else ():
+        beside = f", the baseline's {interval_text(row.baseline)}" if row.baseline else ""
+        print(f"on the test images: {interval_text(row.winner)}{beside}")
+    if pick.memorisation != "passed":
+        print(f"warning: the memorisation check says {pick.memorisation}")
+    if not any(look.weights == winner.weights for look in looks(read_reviews(plan.study))):
+        named = connection.naming(plan.study, plan.tracking_uri)
+        review = typed(["python", "-m", "selection.review", *named])
+        print(f"nobody has looked at its images; to do so: {review}")
+    print(f"report: {plan.folder / 'report.html'}")
+
+
+def _generate_command(plan: PickPlan, standing: versions.Standing) -> str:
+    words = ["python", "-m", "selection.generate", "--per-class", "1000", "--out", "generated"]
+    if not standing.is_champion:
+        words += ["--model", standing.uri]
+    return typed([*words, *connection.uri_flag(plan.tracking_uri)])

@@ -1,0 +1,31 @@
+"""The flags of the selection's commands. Nothing is imported here that takes long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from acgan.command import Parser
+from acgan.data.source import add_data_flags
+from search.flags import add_study_flags
+
+
+def add_request_flags(parser: Parser, *, settings: str = "the search's settings") -> None:
+    """Add the flags by which a command of selection finds a study, its images and MLflow.
+
+    settings: what holds where no configuration is named
+    """
+    add_study_flags(
+        parser,
+        study="name of a study, instead of --run-id",
+        run="MLflow run of a study, or of one trial",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"YAML file (default: {settings})"
+    )
+    add_data_flags(parser, "folder of the study's images (default: where they were)")
+
+
+def add_work_flags(parser: Parser) -> None:
+    """Add the flags of a command whose work Ray does."""
+    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
