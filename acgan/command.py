@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import functools
 import logging
+import math
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from typing import Never
 from acgan.errors import InputError
 from acgan.streams import UNREAD, Shown, shown_streams, without_passwords
 
+MINUS = "\N{MINUS SIGN}"
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 # Whose own errors tell of the world outside; a fault of this code has one of Python's types.
 LIBRARIES = ("botocore", "mlflow", "ray", "requests", "safetensors_rust", "sqlalchemy", "torch")
@@ -258,3 +260,12 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def significant(value: object) -> str:
+    """Return a number with three significant digits, `1,218` or `0.0123`; all else as it is."""
+    if not isinstance(value, float):
+        return "–" if value is None else str(value)
+    if not math.isfinite(value):
+        return "not finite"
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", MINUS)

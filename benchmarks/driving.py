@@ -11,7 +11,7 @@ from acgan.cores import usable_cores
 from benchmarks import simulated
 from benchmarks.process import Watch, watched
 from search.tune.driver import Driver
-from search.tune.progress import Progress
+from search.tune.progress import Progress, Seen
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class _Counting(Progress):
 
     reports = 0
 
-    def epoch(self, name: str, epoch: int, value: float, diversity: float | None = None) -> None:
-        """Take up an epoch of a trial and its value there."""
+    def epoch(self, name: str, seen: Seen) -> None:
+        """Take up an epoch of a trial."""
         self.reports += name not in self._over  # Tune's last word repeats the last epoch
-        super().epoch(name, epoch, value, diversity)
+        super().epoch(name, seen)
 
 
 def drive(trials: int, epochs: int, concurrency: int) -> Driven:
@@ -45,7 +45,9 @@ def drive(trials: int, epochs: int, concurrency: int) -> Driven:
         plan = simulated.plan_of(words)
         study = simulated.begin_study(plan)
         ledger = plan.ledger(study.ledger_path)
-        progress = _Counting(asked=trials, ended=0, epochs=epochs, out=nowhere)
+        progress = _Counting(
+            asked=trials, ended=0, epochs=epochs, objective=plan.search.objective, out=nowhere
+        )
         driver = Driver(plan, study, ledger, progress, trainable=simulated.emit)
         with watched(lambda: progress.reports) as watch:
             driver.run()

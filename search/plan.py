@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,21 @@ from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.gan.networks import check_networks
 from acgan.run.machine import CPU
+from acgan.run.records import grace_epochs
 from acgan.training import METRIC_NAMES, check_fits
 from search import space
 from search.flags import DEMO
 from search.settings import SearchConfig, identity
 from search.study import estimate
-from search.study.folder import STUDY_FORMAT, LastStart, StudyInfo, new_uuid, study_path
+from search.study.folder import (
+    FEWEST_TRAINING,
+    FEWEST_VALIDATION,
+    STUDY_FORMAT,
+    LastStart,
+    StudyInfo,
+    new_uuid,
+    study_path,
+)
 from search.study.optuna_ledger import Ledger
 from search.tracking.connection import resolve_uri
 
@@ -62,6 +71,11 @@ class SearchPlan:
     time_budget_s: float | None
     verbose: bool
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before the search starts."""
+        return [*self.data.warnings, *unpickable(self.train, self.data)]
+
     def ledger(self, path: Path | None) -> Ledger:
         """Open the study's ledger at `path`; None: one in memory, as of a study that is new."""
         start = space.baseline(self.space, self.train)
@@ -74,6 +88,26 @@ class SearchPlan:
         """
         each = estimate.disk(largest(self.train, self.space), len(self.data.classes))
         return estimate.still_needed(each, trials, begun)
+
+
+def unpickable(config: TrainConfig, data: Dataset) -> Iterator[str]:
+    """Yield why `selection.pick` can pick nothing of such a search, before it starts."""
+    grace = grace_epochs(config, len(data.train))
+    if grace >= config.epochs:
+        yield (
+            f"all {config.epochs} epochs of a trial are young, so none can be picked: ask for more "
+            f"than {grace} with --epochs, or call fewer young with --grace-updates"
+        )
+    for images, least, what in (
+        (data.train, FEWEST_TRAINING, "training"),
+        (data.val, FEWEST_VALIDATION, "validation"),
+    ):
+        for name, count in zip(data.classes, images.per_class(len(data.classes)), strict=True):
+            if count < least:
+                yield (
+                    f"class {name} has {count} {what} images, and nothing can be picked with fewer "
+                    f"than {least}"
+                )
 
 
 def largest(config: TrainConfig, searched: space.Space) -> TrainConfig:

@@ -52,6 +52,7 @@ def parser() -> Parser:
         action="store_true",
         help="make the winner the champion whatever speaks against it, also in a pick made before",
     )
+    made.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
     add_flags(made, SelectionConfig, "selection", common=COMMON)
     return made
 

@@ -2,9 +2,8 @@
 
 import math
 
+from acgan.command import MINUS, significant
 from selection.metrics.estimate import Estimate
-
-MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -30,15 +29,6 @@ def percent(estimate: Estimate | None) -> str:
         return "not judged"
     value, low, high = (f"{100 * v:.0f} %" for v in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"
-
-
-def significant(value: object) -> str:
-    """Return a number with three significant digits, `1,218` or `0.0123`; all else as it is."""
-    if not isinstance(value, float):
-        return "–" if value is None else str(value)
-    if not math.isfinite(value):
-        return "not finite"
-    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", MINUS)
 
 
 def counted(value: int, noun: str) -> str:

@@ -22,6 +22,7 @@ from search.plan import (
     read_asked,
     study_folder,
     study_info,
+    unpickable,
 )
 from search.settings import SearchConfig
 from search.study import estimate
@@ -112,7 +113,7 @@ def _data(
         yield Finding(Level.ERROR, "data", str(error))
         return None, None
     yield Finding(Level.OK, "data", f"{data.name}, {_counts(data)}")
-    for warning in data.warnings:
+    for warning in (*data.warnings, *unpickable(asked.train, data)):
         report = typed(["python", "-m", "acgan.covidx", source.folder, *source.flags()])
         yield Finding(Level.WARNING, "data", f"{warning}; to see more, type: {report}")
     return source, data

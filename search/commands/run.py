@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
-from acgan.command import duration, typed
+import torch
+
+from acgan.command import duration, significant, typed
+from acgan.cores import usable_cores
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
 from search.plan import SearchPlan, make_search_plan
 from search.study import estimate, table
 from search.study.folder import Outcome, Study, check_same, open_or_create
 from search.study.lock import driver_at_work, driver_lock
-from search.study.optuna_ledger import Ledger
+from search.study.optuna_ledger import Ledger, Proposal
 from search.study.restore import mark_interrupted, restore, write_missing_ends
 from search.tracking.connection import naming, next_step, shown
 from search.tracking.recorder import Recorder
@@ -22,12 +27,13 @@ from search.tune.driver import Driver, missing_repeats
 from search.tune.progress import Progress
 
 RECORDER_TIMEOUT_S = 60.0
+SHOWN_TRIALS = 5
 
 
 def search(arguments: argparse.Namespace, again: str) -> int:
     """Bring a study to the trials asked for; return the exit code. again: as typed."""
     plan = make_search_plan(arguments)
-    for warning in plan.data.warnings:
+    for warning in plan.warnings:
         print(f"warning: {warning}")
     _check_folder(plan.folder)
     if arguments.dry_run:
@@ -55,9 +61,9 @@ def _check_folder(folder: Path) -> None:
 def _show(plan: SearchPlan) -> None:
     """Print what would be done."""
     sections = {
-        "train": plan.info.train,
+        "train, else as published": plan.train.model_dump(exclude_defaults=True),
         "space": plan.info.space,
-        "search": plan.search.model_dump(),
+        "search, else as by default": plan.search.model_dump(exclude_defaults=True),
     }
     for name, section in sections.items():
         print(f"{name}:")
@@ -66,20 +72,43 @@ def _show(plan: SearchPlan) -> None:
     data = plan.data
     print(f"data: {data.name}, {len(data.train)} training, {len(data.val)} validation images")
     print(f"study: {plan.folder}\nMLflow: {shown(plan.tracking_uri)}")
-    ledger = plan.ledger(None)
-    count = min(plan.search.num_samples, 5)
-    print(f"the first {count} trials of a new study:")
-    for _ in range(count):
-        row = ledger.propose()
-        print(f"  {row.name}: {', '.join(f'{k} {v}' for k, v in row.params.items())}")
-    asked = plan.search.num_samples
-    seconds = estimate.trial_seconds(plan.train, len(data.train))
-    needed = plan.disk(asked)
+    missing, rows = _next_trials(plan)
+    print(f"trials: {missing} of {plan.search.num_samples} are to be trained")
+    for row in rows:
+        params = ", ".join(f"{k} {significant(v)}" for k, v in row.params.items())
+        print(f"  {row.name}: {params}")
+    each = estimate.trial_seconds(plan.train, len(data.train))
+    at_once = max(1, min(_places(plan), missing))
+    together = f"{at_once} at once" if at_once > 1 else "one after another"
     print(
-        f"disk: {estimate.gigabytes(needed)}; time: roughly {duration(seconds)} a trial "
-        f"on this machine, {duration(seconds * asked)} for all, one after another"
+        f"disk: {estimate.gigabytes(plan.disk(missing))}; time: roughly {duration(each)} a trial "
+        f"alone on this machine, {duration(each * missing / at_once)} for all, {together}"
     )
     print("nothing was started; to start, type the same without --dry-run")
+
+
+def _next_trials(plan: SearchPlan) -> tuple[int, list[Proposal]]:
+    """Return how many trials are still to be trained, and the first, by a copy of the ledger."""
+    path = plan.folder / "optuna.jsonl"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        if path.exists():
+            shutil.copy(path, copy)
+        ledger = plan.ledger(copy)
+        missing = max(plan.search.num_samples - ledger.ended(), 0)
+        rows = ledger.open_rows()[: min(missing, SHOWN_TRIALS)]
+        more = min(missing, SHOWN_TRIALS) - len(rows)
+        return missing, [*rows, *(ledger.propose() for _ in range(more))]
+
+
+def _places(plan: SearchPlan) -> int:
+    """Return how many trials this machine holds at once."""
+    search = plan.search
+    places = int(usable_cores() / search.cpus_per_trial)
+    gpus = torch.cuda.device_count()
+    if gpus and search.gpus_per_trial != 0:
+        places = min(places, int(gpus / (search.gpus_per_trial or 1)))
+    return min(places, search.max_concurrent or places)
 
 
 def _drive(plan: SearchPlan, study: Study, again: str) -> int:
@@ -93,7 +122,11 @@ def _drive(plan: SearchPlan, study: Study, again: str) -> int:
     needed = plan.disk(missing + repeats, begun)
     estimate.check_disk(plan.folder, needed)
     progress = Progress(
-        asked=plan.search.num_samples, ended=ledger.ended(), epochs=plan.train.epochs
+        asked=plan.search.num_samples,
+        ended=ledger.ended(),
+        epochs=plan.train.epochs,
+        objective=plan.search.objective,
+        sign=plan.search.sign,
     )
     recorder = Recorder(
         study, uri=plan.tracking_uri, experiment=plan.search.experiment, say=progress.say

@@ -36,6 +36,10 @@ from acgan.jsonfile import Stored, StoredT, read_json, write_json
 from acgan.run.records import EpochRecord, read_records
 from search.settings import SearchConfig, Value
 
+# Images of a class without which no generator of a study can be picked.
+FEWEST_VALIDATION = 10
+FEWEST_TRAINING = 22  # a nearest image, the next twenty, and the image itself
+
 STUDY_FORMAT = 1
 BASELINE = 0  # the number of the trial with the configuration's own values
 _TRIAL_NAME = re.compile(r"t[0-9]{4,}(?P<repeat>r[0-9]+)?")

@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,6 +19,34 @@ def objective_value(records: Sequence[EpochRecord], config: SearchConfig) -> flo
     Without a finite epoch: `inf` where the objective is minimized, `-inf` where maximized.
     """
     return config.sign * best_windowed(records, config.objective, sign=config.sign)
+
+
+class RunningObjective:
+    """A trial's value from epoch to epoch: what `objective_value` returns, without its records."""
+
+    def __init__(self, config: SearchConfig, records: Iterable[EpochRecord] = ()) -> None:
+        self._config = config
+        self._window: deque[float] = deque(maxlen=WINDOW)
+        self._best, self._young = math.inf, math.inf
+        for record in records:
+            self.add(record)
+
+    def add(self, record: EpochRecord) -> None:
+        """Take up the next epoch."""
+        value = self._config.sign * record.metrics.get(self._config.objective, math.nan)
+        finite = math.isfinite(value)
+        if record.young:
+            self._young = value if finite else math.inf
+            return
+        self._young = math.inf
+        if finite:
+            self._window.append(value)
+            self._best = min(self._best, statistics.median(self._window))
+
+    @property
+    def value(self) -> float:
+        """The trial's value so far; of young epochs only the last is judged."""
+        return self._config.sign * min(self._best, self._young)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from acgan.command import significant
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
 from acgan.run.records import EpochRecord
 from search.settings import SearchConfig
@@ -76,9 +77,9 @@ def table(found: Sequence[Line], config: SearchConfig) -> str:
     rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
     for line in found:
         params = [_short(line.trial.info.params[name]) for name in names]
-        value = "-" if not line.epochs else f"{line.value:.4g}{' *' if chosen is line else ''}"
-        outcome = str(line.outcome or "open") + (f": {line.reason}" if line.reason else "")
-        outcome += "" if line.outcome is Outcome.COLLAPSED else line.called
+        value = "–" if not line.epochs else significant(line.value) + " *" * (chosen is line)
+        outcome = f"{line.outcome or 'open'}{'' if line.finished else f' at {line.epochs}'}"
+        outcome += f": {line.reason}" if line.outcome is Outcome.CRASHED else line.called
         if line.trial.info.repeats:
             outcome += f", repeat of {line.trial.info.repeats}"
         rows.append([line.trial.name, *params, str(line.epochs), value, outcome])
@@ -98,7 +99,8 @@ def scale(study: Study) -> str:
     quality = study.quality()
     assert quality is not None, "the scoring CNN is trained before the first trial"
     return (
-        f"val/fd_cnn: {quality.floor:.4g} for real images (the floor), {quality.untrained:.4g} for "
+        f"val/fd_cnn: {significant(quality.floor)} for real images (the floor), "
+        f"{significant(quality.untrained)} for "
         f"an untrained generator; the scoring CNN's accuracy on real validation images is "
         f"{quality.classifier_accuracy:.2f}"
     )
@@ -114,10 +116,11 @@ def comparison(found: Sequence[Line], config: SearchConfig) -> str:
     baseline = next((line for line in found if line.trial.name == trial_name(BASELINE)), None)
     if chosen is None or baseline is None:
         return "no trial has finished yet"
-    head = f"best: {chosen.trial.name} with {config.objective} {chosen.value:.4g}{chosen.called}"
+    value = significant(chosen.value)
+    head = f"best: {chosen.trial.name} with {config.objective} {value}{chosen.called}"
     if chosen is baseline:
         return f"{head}, the baseline itself"
-    head += f"; the baseline t0000 has {baseline.value:.4g}{baseline.called}"
+    head += f"; the baseline t0000 has {significant(baseline.value)}{baseline.called}"
     repeats = {line.trial.name: _repeats(found, line.trial.name) for line in (chosen, baseline)}
     if min(map(len, repeats.values())) < 2:
         seeds = "one repeat is too few to tell" if any(repeats.values()) else "one seed each"

@@ -27,11 +27,11 @@ from search.plan import SearchPlan
 from search.settings import SearchConfig
 from search.study import table
 from search.study.folder import BASELINE, Outcome, Study, TrialInfo, trial_name, write_end
-from search.study.objective import Ended
+from search.study.objective import Ended, RunningObjective
 from search.study.optuna_ledger import Ledger, Proposal
 from search.study.restore import trial_info
 from search.study.seeds import repeat_seed
-from search.tune.progress import Progress
+from search.tune.progress import Progress, Seen
 from search.tune.searcher import StudySearcher
 from search.tune.stopping import RepeatStopper, TrialStopper
 from search.tune.trial import HANG, prepare_scoring, run_trial
@@ -69,8 +69,8 @@ class Driver:
 
     def run(self) -> None:
         """Train the trials that are missing, then the repeats that are missing."""
-        self._progress.say("starting Ray")
-        with ray_cluster(self._plan.address, verbose=self._plan.verbose) as nodes:
+        self._progress.doing("starting Ray")
+        with self._progress, ray_cluster(self._plan.address, verbose=self._plan.verbose) as nodes:
             settings = self._plan.search
             self._needs = needs(
                 nodes, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, unit="trial"
@@ -80,12 +80,9 @@ class Driver:
             )
             if len(nodes) > 1:
                 self._check_nodes(nodes)
-            try:
-                self._prepare()
-                self._search()
-                self._repeat()
-            finally:
-                self._progress.close()
+            self._prepare()
+            self._search()
+            self._repeat()
 
     def _check_nodes(self, nodes: Sequence[Node]) -> None:
         """Raise `InputError` for a node that does not see this study: no trial would do there."""
@@ -99,11 +96,12 @@ class Driver:
         if quality is None or not self._study.scorer_is_whole(quality):
             if quality is not None:
                 self._progress.say(f"{self._study.scorer_path} was damaged and is made again")
-            self._progress.say("training the scoring CNN on the real training images")
+            self._progress.doing("training the scoring CNN on the real training images")
             cpus, gpus = self._needs["cpu"], self._needs["gpu"]
             remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
             _get([remote.remote(self._at, gpus > 0)])
         self._progress.say(table.scale(self._study))
+        self._progress.doing("starting the first trials")
 
     def _search(self) -> None:
         missing = self._plan.search.num_samples - self._ledger.ended()
@@ -150,7 +148,7 @@ class Driver:
         left = self.seconds_left
         if left is not None and left <= 0:
             return
-        watch = ReportWatch(self._progress, self._plan.search.objective, rules)
+        watch = ReportWatch(self._progress, self._plan.search, rules, records_of=self._records_of)
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
@@ -191,6 +189,7 @@ class Driver:
         path = self._study.path / name
         path.mkdir(exist_ok=True)
         write_json(path / "trial.json", info)
+        self._progress.begin(name)
         (path / "end.json").unlink(missing_ok=True)
 
     def _on_proposal(self, row: Proposal) -> None:
@@ -248,11 +247,21 @@ class ReportWatch(tune.Stopper):
     """Shows each epoch that Tune is told of to a person before `rules` decide on its trial.
 
     rules: return for a trial's name and its newest record whether it ends there
+    records_of: all of a trial's records, which are read where an earlier start has written some
     disk_error: why nobody can write any more; it ends all trials, and none counts as crashed
     """
 
-    def __init__(self, progress: Progress, objective: str, rules: Rules) -> None:
-        self._progress, self._objective, self._rules = progress, objective, rules
+    def __init__(
+        self,
+        progress: Progress,
+        config: SearchConfig,
+        rules: Rules,
+        *,
+        records_of: Callable[[str], Sequence[EpochRecord]],
+    ) -> None:
+        self._progress, self._config, self._rules = progress, config, rules
+        self._records_of = records_of
+        self._values: dict[str, tuple[int, RunningObjective]] = {}  # after which epoch
         self.disk_error: OSError | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
@@ -267,16 +276,33 @@ class ReportWatch(tune.Stopper):
         for note in result["notes"]:
             self._progress.say(f"{name}: {note}")
         record = EpochRecord.model_validate_json(result["record"])
-        diversity = None if record.young else record.metrics.get(DIVERSITY)
-        value = record.metrics[self._objective]
-        self._progress.epoch(name, record.epoch, value, diversity)
+        self._progress.epoch(name, self._seen(name, record))
         try:
-            return self._rules(name, record)
+            ends = self._rules(name, record)
         except OSError as error:  # of the ledger
             if error.errno not in DISK_ERRORS:
                 raise
             self.disk_error = error
             return True
+        if ends:
+            self._values.pop(name, None)
+        return ends
+
+    def _seen(self, name: str, record: EpochRecord) -> Seen:
+        after, value = self._values.get(name, (0, RunningObjective(self._config)))
+        if record.epoch == after + 1:
+            value.add(record)
+        else:  # of an earlier start, or trained again
+            before = (each for each in self._records_of(name) if each.epoch <= record.epoch)
+            value = RunningObjective(self._config, before)
+        self._values[name] = record.epoch, value
+        return Seen(
+            record.epoch,
+            record.metrics[self._config.objective],
+            value.value,
+            record.metrics.get("perf/images_per_s", 0.0),
+            None if record.young else record.metrics.get(DIVERSITY),
+        )
 
     def stop_all(self) -> bool:
         """Return whether the disk failed; one trial's end never ends the others."""

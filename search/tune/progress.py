@@ -1,23 +1,56 @@
 """What a person sees while a search runs: a live table on a terminal, plain lines elsewhere."""
 
+from __future__ import annotations
+
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TextIO
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from acgan.command import duration, significant
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
 from search.study.folder import Outcome
 from search.study.objective import Ended
 
-REDRAW_S = 0.5
+REFRESH_PER_S = 2.0
+HEARTBEAT_S = 60.0
+BAR_WIDTH = 24
+COLUMNS = ("trial", "state", "epoch", "")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An epoch as it is shown: its value, the trial's best so far, and what images are called.
+
+    value, best: of the objective; best is the number by which the trial is ranked in the end
+    """
+
+    epoch: int
+    value: float
+    best: float
+    images_per_s: float = 0.0
+    diversity: float | None = None
+
+    @property
+    def called(self) -> str:
+        """What its images are called; "" where they vary."""
+        return f", {ONE_PICTURE}" if is_one_picture(self.diversity) else ""
 
 
 class Progress:
     """Shows the trials under way and tells of each that ends.
 
     `epochs` is what a whole trial has; `asked` how many trials are asked for, `ended` how many of
-    them had ended before this start.
+    them had ended before this start; `objective` is the metric that ranks them, where `sign` times
+    it is smallest. Use it as a context: until its end the table is on the terminal.
     """
 
     def __init__(
@@ -26,90 +59,200 @@ class Progress:
         asked: int,
         ended: int,
         epochs: int,
+        objective: str,
+        sign: int = 1,
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._asked, self._ended, self._epochs = asked, ended, epochs
+        self._objective, self._sign = objective, sign
         self._every = max(5, epochs // 10)
-        self._out = out or sys.stdout
-        self._live = self._out.isatty()
         self._clock = clock
         self._started = clock()
-        self._drawn = 0
-        self._drawn_at = -REDRAW_S
-        self._running: dict[str, tuple[int, str]] = {}  # the epoch, and its value in words
+        self._doing, self._doing_since = "", self._started
+        self._speed = _Speed(clock)
+        self._begun: dict[str, Seen | None] = {}
         self._over: set[str] = set()
-        self._lock = threading.Lock()
+        self._epochs_of_ended = 0
+        self._best: tuple[float, str] | None = None
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._out = out or sys.stdout
+        self._live: Live | None = None
+        if self._out.isatty():
+            console = Console(file=self._out, highlight=False)
+            self._live = Live(
+                console=console,
+                get_renderable=self.view,
+                refresh_per_second=REFRESH_PER_S,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
 
-    def epoch(self, name: str, epoch: int, value: float, diversity: float | None = None) -> None:
-        """Take up an epoch of a trial, its value, and its `val/diversity` if it is to be told."""
+    def __enter__(self) -> Progress:
+        """Begin to show the table, or on no terminal a line a minute."""
+        if self._live is not None:
+            self._live.start()
+        else:
+            threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the table off the screen."""
+        self._closed.set()
+        if self._live is not None:
+            with self._lock:
+                self._begun.clear()
+            self._live.stop()
+
+    def begin(self, name: str) -> None:
+        """Take up that a trial waits for its process."""
+        self._speed.start()
+        with self._lock:
+            self._begun.setdefault(name, None)
+
+    def epoch(self, name: str, seen: Seen) -> None:
+        """Take up an epoch of a trial."""
         if name in self._over:
             return  # Tune's last word repeats the last epoch
-        begins = name not in self._running
-        if not begins and epoch <= self._running[name][0]:
-            self.say(f"{name} crashed and is tried again from epoch {epoch}")
-        shown = _in_words(value, diversity)
-        self._running[name] = (epoch, shown)
-        if not self._live and (begins or epoch % self._every == 0):
-            self.say(f"{name} epoch {epoch} of {self._epochs}: {shown}")
-        if self._live and self._clock() - self._drawn_at >= REDRAW_S:
-            with self._lock:
-                self._draw()
+        with self._lock:
+            before = self._begun.get(name)
+            self._begun[name] = seen
+            self._doing = ""
+        if before is not None and seen.epoch <= before.epoch:
+            self.say(f"{name} crashed and is tried again from epoch {seen.epoch}")
+        else:
+            self._speed.add()
+        if self._live is None and (before is None or seen.epoch % self._every == 0):
+            self.say(
+                f"{name} epoch {seen.epoch} of {self._epochs}: {self._objective} "
+                f"{significant(seen.value)}, best {significant(seen.best)}{seen.called}"
+                f"{self._left_in_words()}"
+            )
 
     def ended(self, name: str, ended: Ended) -> None:
-        """Tell how a trial ended for good, the value that it is judged by and `val/diversity`."""
-        self._running.pop(name, None)
-        self._ended += 1
-        self._over.add(name)
-        reason = f": {ended.reason}" if ended.reason else ""
+        """Tell how a trial ended for good, and the value that it is ranked by."""
+        with self._lock:
+            self._begun.pop(name, None)
+            self._ended += 1
+            self._over.add(name)
+            self._epochs_of_ended += ended.epochs
+            if ended.outcome is Outcome.FINISHED:
+                found = (self._sign * ended.value, name)
+                self._best = found if self._best is None else min(self._best, found)
+        reason = f", {ended.reason}" if ended.reason else ""
         # Why a trial collapsed says what its images are called.
-        diversity = None if ended.outcome is Outcome.COLLAPSED else ended.diversity
+        of_one = ended.outcome is not Outcome.COLLAPSED and is_one_picture(ended.diversity)
         self.say(
-            f"{name} {ended.outcome}{reason}: {_in_words(ended.value, diversity)} after "
-            f"{ended.epochs} epochs; "
-            f"{self._ended} of {self._asked} ended after {self._clock() - self._started:.0f} s"
+            f"{name} {ended.outcome} at epoch {ended.epochs}{reason}: {self._objective} "
+            f"{significant(ended.value)}{f', {ONE_PICTURE}' if of_one else ''}; "
+            f"{self._ended} of {self._asked} trials ended{self._left_in_words()}"
         )
 
     def crashed(self, name: str) -> None:
         """Tell that a trial crashed out of its retries."""
-        self._running.pop(name, None)
+        with self._lock:
+            self._begun.pop(name, None)
         self.say(f"{name} crashed")
 
     def expect(self, more: int) -> None:
         """Take up that more trials are asked for."""
         self._asked += more
 
+    def doing(self, what: str) -> None:
+        """Say what is being done before the first epoch; how long it takes is shown."""
+        self._doing, self._doing_since = what, self._clock()
+        self.say(what)
+
     def say(self, line: str) -> None:
         """Print a line that stays; the recorder's thread does so too."""
         with self._lock:
-            self._erase()
-            print(line, file=self._out, flush=True)
-            if self._live:
-                self._draw()
+            if self._live is not None and self._live.is_started:
+                self._live.console.print(Text(line), soft_wrap=True)
+            else:
+                print(line, file=self._out, flush=True)
 
-    def close(self) -> None:
-        """Take the live part off the screen."""
+    def seconds_left(self) -> float | None:
+        """Return about how long all trials still take at the speed of this start; None: unknown.
+
+        A trial that waits is taken to have as many epochs as those that ended have had on average;
+        one under way, to go on to its last.
+        """
         with self._lock:
-            self._erase()
-            self._running.clear()
+            over = len(self._over)
+            usual = self._epochs_of_ended / over if over else self._epochs
+            under_way = [seen.epoch if seen else 0 for seen in self._begun.values()]
+            waiting = max(self._asked - self._ended - len(under_way), 0)
+            epochs = sum(self._epochs - epoch for epoch in under_way) + waiting * usual
+        return self._speed.seconds_for(epochs)
 
-    def _draw(self) -> None:
-        self._erase()
-        rows = [
-            f"  {name}  epoch {epoch}/{self._epochs}  {shown}"
-            for name, (epoch, shown) in sorted(self._running.items())
-        ]
-        self._out.write("".join(row + "\n" for row in rows))
-        self._out.flush()
-        self._drawn, self._drawn_at = len(rows), self._clock()
+    def _left_in_words(self) -> str:
+        left = self.seconds_left()
+        return "" if not left else f", about {duration(left)} left"
 
-    def _erase(self) -> None:
-        if self._drawn:
-            self._out.write(f"\x1b[{self._drawn}F\x1b[J")
-            self._out.flush()
-            self._drawn = 0
+    def summary(self) -> str:
+        """Return in one line how far the whole search is."""
+        now = self._clock()
+        if self._doing:
+            return f"{self._doing}: {duration(now - self._doing_since)}"
+        running = sum(seen is not None for seen in self._begun.values())
+        text = (
+            f"{self._ended} of {self._asked} trials ended, {running} training, "
+            f"{duration(now - self._started)} so far{self._left_in_words()}"
+        )
+        if self._best is not None:
+            value, name = self._best
+            text += f"; best finished {name}: {significant(self._sign * value)}"
+        return text
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_S):
+            self.say(self.summary())
+
+    def view(self) -> Group:
+        """Return the table of the trials under way, and the summary below it."""
+        with self._lock:
+            rows = sorted(self._begun.items())
+            table = Table(box=None, pad_edge=False, show_header=bool(rows))
+            for column in (*COLUMNS, self._objective, "best so far", "images/s"):
+                table.add_column(column, no_wrap=True)
+            for name, seen in rows:
+                table.add_row(name, *self._cells(seen))
+        return Group(table, Text(self.summary(), overflow="ellipsis", no_wrap=True))
+
+    def _cells(self, seen: Seen | None) -> tuple[ProgressBar | str, ...]:
+        if seen is None:
+            return ("waiting", "", "", "", "", "")
+        return (
+            "training",
+            f"{seen.epoch}/{self._epochs}",
+            ProgressBar(total=self._epochs, completed=seen.epoch, width=BAR_WIDTH),
+            significant(seen.value),
+            f"{significant(seen.best)}{seen.called}",
+            significant(seen.images_per_s),
+        )
 
 
-def _in_words(value: float, diversity: float | None) -> str:
-    """Return a value, and what images of such a diversity are called."""
-    return f"{value:.4g}{f' ({ONE_PICTURE})' if is_one_picture(diversity) else ''}"
+class _Speed:
+    """Epochs a second of all trials together, since the first trial was placed."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started: float | None = None
+        self._epochs = 0
+
+    def start(self) -> None:
+        """Take up that a trial is placed."""
+        if self._started is None:
+            self._started = self._clock()
+
+    def add(self) -> None:
+        """Take up that an epoch has come."""
+        self._epochs += 1
+
+    def seconds_for(self, epochs: float) -> float | None:
+        """Return how long so many epochs take; None before the first has come."""
+        if self._started is None or not self._epochs:
+            return None
+        return epochs * (self._clock() - self._started) / self._epochs

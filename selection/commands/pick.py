@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from typing import Any
 
-from acgan.command import typed
+from acgan.command import duration, significant, typed
+from acgan.device import default_device
 from acgan.evaluation.variety import ONE_PICTURE
 from acgan.files import remove_leftovers
 from acgan.jsonfile import write_json
+from acgan.run.records import QUALITY
+from search.study import estimate
 from search.study.folder import trial_config
 from search.study.lock import driver_lock
 from search.tracking import connection
@@ -32,6 +36,9 @@ def pick(arguments: argparse.Namespace, again: str) -> int:
     for warning in plan.data.warnings:
         print(f"warning: {warning}")
     print(_filtered(plan))
+    if arguments.dry_run:
+        _show(plan)
+        return 0
     plan.folder.parent.mkdir(exist_ok=True)
     with driver_lock(plan.folder.parent):
         remove_leftovers(plan.folder)  # all files of the folder go to MLflow
@@ -68,6 +75,39 @@ def _filtered(plan: PickPlan) -> str:
         text += f"; {report.better_without_weights} that look better kept no weights"
     decided = Counter(chosen.review for chosen in plan.candidates if chosen.review)
     return text + "".join(f"; people {review} {count}" for review, count in sorted(decided.items()))
+
+
+def _show(plan: PickPlan) -> None:
+    """Print the candidates and what measuring them takes."""
+    for chosen in plan.candidates:
+        role = "" if chosen.competes else " (to compare with)"
+        value = significant(chosen.epoch.record.metrics[QUALITY])
+        print(f"  {chosen.weights.name}: {QUALITY} {value}{role}")
+    settings, classes = plan.settings, len(plan.data.classes)
+    first, most = settings.cnn_seeds[0], settings.cnn_seeds[-1]
+    fits = len(plan.candidates) + 1  # and the real images
+    updates = settings.cnn_epochs * math.ceil(
+        classes * settings.cnn_images / settings.cnn_batch_size
+    )
+    each = estimate.fit_seconds(
+        classes=classes,
+        image_size=plan.data.train.images.shape[-1],
+        batch_size=settings.cnn_batch_size,
+        updates=updates,
+        device=default_device(),
+    )
+    low, high = (duration(each * fits * count) for count in (first, most))
+    print(
+        f"step 2: {fits * first} CNNs of {updates:,} updates, {fits * most} where all are tied: "
+        f"{low} to {high} one after another on this machine"
+    )
+    print(
+        f"step 3: {settings.fidelity_images:,} images of each class of the tied, by "
+        f"{settings.extractor}"
+    )
+    look = "looked at once" if plan.look_at_test else "left alone"
+    print(f"test images: {plan.test_images}, {look}; results: {plan.folder}")
+    print("nothing was started; to start, type the same without --dry-run")
 
 
 def _publish(plan: PickPlan, pick: Pick, again: str, *, promote: bool) -> int:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from acgan.command import significant
 from acgan.config import derive_seed
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
@@ -29,7 +30,7 @@ from selection.settings import SelectionConfig
 from selection.steps.plan import Chosen, step_1
 from selection.steps.request import weights_path
 from selection.steps.result import Candidate, Pick, read_picks
-from selection.wording import interval_text, significant
+from selection.wording import interval_text
 
 GENERATED = BLOCK  # images of each class: what is computed at once
 

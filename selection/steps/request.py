@@ -17,13 +17,10 @@ from acgan.data.source import DataSource, named_source
 from acgan.errors import InputError
 from acgan.evaluation.neighbours import SMALLEST_SET
 from acgan.run.rundir import RunDir
-from search.study.folder import Study, study_images
+from search.study.folder import FEWEST_TRAINING, FEWEST_VALIDATION, Study, study_images
 from search.study.lock import driver_at_work
 from search.tracking import connection, find
 from selection.settings import SelectionConfig
-
-FEWEST_VALIDATION = 10  # of a class
-FEWEST_TRAINING = 22  # of a class: a nearest image, the next twenty, and the image itself
 
 
 def require_idle(study: Study) -> None:

@@ -17,8 +17,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from search import run
+from search.plan import make_search_plan
 from search.study import estimate
-from search.study.folder import Outcome
+from search.study.folder import Outcome, open_or_create
 from tests.searches import Search, wait_for, write_images
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("cache")]
@@ -278,4 +279,52 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     assert "t0000: learning_rate 0.0002, dropout 0.5" in output
     assert "disk: " in output
     assert "nothing was started" in output
+    assert "32 of 32 are to be trained" in output
     assert not (search.folder / "runs").exists()
+
+
+def test_a_dry_run_of_a_study_that_is_there_speaks_of_what_is_missing(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(search.folder)
+    asked = run.parser().parse_args(search.options)
+    plan = make_search_plan(asked)
+    study = open_or_create(plan.folder, plan.info)
+    ledger = plan.ledger(study.ledger_path)
+    ledger.propose()
+    second = ledger.propose()
+    ledger.tell(0, Outcome.FINISHED, value=1.0)
+    before = study.ledger_path.read_bytes()
+    capsys.readouterr()
+    assert (
+        run.main([*search.options, "--num-samples", "4", "--max-concurrent", "1", "--dry-run"]) == 0
+    )
+    output = capsys.readouterr().out
+    assert "trials: 3 of 4 are to be trained" in output
+    assert [line.split(":")[0].strip() for line in output.splitlines() if "  t0" in line] == [
+        *("t0001", "t0002", "t0003")
+    ]
+    assert f"t0001: learning_rate {second.params['learning_rate']:.3g}" in output
+    assert "one after another" in output
+    assert study.ledger_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--epochs", "2"], "all 2 epochs of a trial are young"),
+        (["--grace-updates", "0", "--grace-fraction", "0"], None),
+    ],
+)
+def test_a_search_of_which_nothing_can_be_picked_says_so_before_it_starts(
+    flags: list[str],
+    said: str | None,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(search.folder)
+    assert run.main([*search.options, *flags, "--dry-run"]) == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if "young" in line]
+    assert len(warned) == (said is not None)
+    assert all(f"warning: {said}" in line for line in warned)

@@ -623,6 +623,20 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     _assert_refused(unpicked, unpicked.options(*options), message, capsys)
 
 
+def test_a_dry_run_names_the_candidates_and_what_they_cost_and_writes_nothing(
+    unpicked: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = unpicked.files()
+    assert pick.main(unpicked.options("--cnn-seeds", "3,4", "--dry-run")) == 0
+    output = capsys.readouterr().out
+    fits = 1 + sum(line.startswith("  t0") for line in output.splitlines())
+    assert fits > 2
+    assert f"step 2: {fits * 3} CNNs of " in output
+    assert f"{fits * 4} where all are tied" in output
+    assert "nothing was started" in output
+    assert unpicked.files() == before
+
+
 @pytest.mark.parametrize("options", [[], ["--study", "tiny", "--run-id", "1"], ["--stud", "tiny"]])
 def test_one_study_must_be_named(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

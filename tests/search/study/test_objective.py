@@ -6,11 +6,13 @@ import math
 import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acgan.run.records import QUALITY, EpochRecord
 from search.settings import SearchConfig
 from search.study.folder import Outcome
-from search.study.objective import Ended, judged_diversity, objective_value
+from search.study.objective import Ended, RunningObjective, judged_diversity, objective_value
 
 CONFIG = SearchConfig()
 
@@ -60,3 +62,21 @@ def test_an_ended_trial_has_all_that_it_is_judged_by() -> None:
     records = records_of([9.0, 8.0, 1.0, 1.0])
     ended = Ended.of(Outcome.PRUNED, "behind", records, CONFIG)
     assert ended == Ended(Outcome.PRUNED, "behind", 4, 1.0, judged_diversity(records, CONFIG))
+
+
+@given(
+    st.lists(st.floats(-100, 100) | st.just(math.nan) | st.just(math.inf), max_size=12),
+    st.integers(0, 12),
+    st.sampled_from(["minimize", "maximize"]),
+)
+def test_the_value_kept_from_epoch_to_epoch_is_that_of_all_records(
+    values: list[float], young: int, direction: str
+) -> None:
+    config = CONFIG.model_copy(update={"direction": direction})
+    records = records_of(values, young=young)
+    running = RunningObjective(config)
+    assert running.value == objective_value([], config)
+    for end, record in enumerate(records, start=1):
+        running.add(record)
+        assert running.value == objective_value(records[:end], config)
+    assert RunningObjective(config, records).value == running.value

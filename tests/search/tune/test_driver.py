@@ -22,8 +22,8 @@ REPORT = {"trial": "t0003", "record": RECORD.model_dump_json(), "notes": ["its s
 
 
 def watch(rules: Callable[[str, EpochRecord], bool], out: io.StringIO | None = None) -> ReportWatch:
-    progress = Progress(asked=4, ended=0, epochs=9, out=out or io.StringIO())
-    return ReportWatch(progress, QUALITY, rules)
+    progress = Progress(asked=4, ended=0, epochs=9, objective=QUALITY, out=out or io.StringIO())
+    return ReportWatch(progress, SearchConfig(), rules, records_of=lambda _name: [RECORD])
 
 
 def test_a_report_is_shown_with_its_notes_and_then_judged() -> None:
@@ -39,14 +39,14 @@ def test_a_report_is_shown_with_its_notes_and_then_judged() -> None:
     assert seen == [("t0003", RECORD)]
     first, second = out.getvalue().splitlines()
     assert first == "t0003: its state was damaged"
-    assert second == "t0003 epoch 5 of 9: 41.25 (one picture per class)"
+    assert second == "t0003 epoch 5 of 9: val/fd_cnn 41.2, best 41.2, one picture per class"
 
 
 def test_a_young_epoch_is_not_called_one_picture() -> None:
     out = io.StringIO()
     young = RECORD.model_copy(update={"young": True}).model_dump_json()
     watch(lambda *_: False, out)("id", REPORT | {"record": young, "notes": []})
-    assert out.getvalue() == "t0003 epoch 5 of 9: 41.25\n"
+    assert out.getvalue() == "t0003 epoch 5 of 9: val/fd_cnn 41.2, best 41.2\n"
 
 
 def test_a_trial_that_never_reported_is_nobodys_business() -> None:

@@ -53,8 +53,10 @@ class Search:
             records_of=lambda _: [],
             on_end=self.ends.__setitem__,
         )
-        progress = Progress(asked=num_samples, ended=ledger.ended(), epochs=6)
-        watch = ReportWatch(progress, settings.objective, stopper)
+        progress = Progress(
+            asked=num_samples, ended=ledger.ended(), epochs=6, objective=settings.objective
+        )
+        watch = ReportWatch(progress, settings, stopper, records_of=lambda _name: [])
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(

@@ -432,7 +432,8 @@ def test_a_rule_ends_a_trial_and_the_ledger_knows_why(path: Path) -> None:
 
 def test_nothing_of_the_rules_is_pickled_with_what_tune_pickles(path: Path) -> None:
     stopper = Driver(path, epochs=12).stopper
-    watch = ReportWatch(Progress(asked=1, ended=0, epochs=12), "val/fd_cnn", stopper)
+    progress = Progress(asked=1, ended=0, epochs=12, objective="val/fd_cnn")
+    watch = ReportWatch(progress, SearchConfig(), stopper, records_of=lambda _name: [])
     assert b"stopping" not in pickle.dumps(watch)
 
 

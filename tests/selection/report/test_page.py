@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acgan.command import significant
 from acgan.evaluation.grids import png
 from acgan.run.records import EpochRecord
 from selection.extractors.base import ExtractorInfo
@@ -47,7 +48,7 @@ from selection.steps.result import (
     Pick,
     Utility,
 )
-from selection.wording import counted, interval_text, number, percent, significant
+from selection.wording import counted, interval_text, number, percent
 from tests.kit import CLASSES
 from tests.pages import searchable
 
