@@ -79,7 +79,7 @@ def _beside_labels(table: Table) -> Iterator[str]:
     if found:
         yield "in no label, by folder" if table.label_files else "in no class folder, by folder"
     for folder, count in sorted(found.items()):
-        yield f"  {folder + '/':<32}{count:>8}"
+        yield f"  {folder + '/' if folder else '(at the top)':<32}{count:>8}"
 
 
 def _shared_patients(rows: Collection[Row]) -> dict[str, list[str]]:

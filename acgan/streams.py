@@ -22,6 +22,10 @@ _KINDS = tuple(
         ("@", rf"({_USER})(?!/)\S*@", r"\1***@"),
         # Cut off before its host, or with another sign before it: what follows is no port.
         ("://", rf"(://{_USER})(?!\*\*\*@|\d+(?![\w#]))\S+", r"\1***"),
+        # A token in place of a user, or a password behind another sign than the colon.
+        ("@", r"(https?://)(?!\*\*\*)[^\s:/@\[]+@", r"\1***@"),
+        ("@", r"(://)[^\s:/@\[]*[;,|!$&=][^\s/@]*@", r"\1***@"),
+        ("odbc_connect=", r"(odbc_connect=)[^\s'\"]+", r"\1***"),
         ("=", rf"((?:^|[?&;,\s'\"])\w{{0,40}}(?:{_NAMES})\w{{0,40}}=)[^\s&;,'\"]+", r"\1***"),
     )
 )

@@ -56,7 +56,11 @@ def read(root: Path) -> Labelled:
 
 def _places(root: Path) -> list[tuple[str, str]]:
     """Return the folder of each split and its split, train first; ("", train) for none of train."""
-    splits = [(name, SPLIT_OF[name.lower()]) for name in _folders(root) if name.lower() in SPLIT_OF]
+    splits = [
+        (name, SPLIT_OF[name.lower()])
+        for name in _folders(root)
+        if name.lower() in SPLIT_OF and any(files_below(root, name))
+    ]
     if not any(split == TRAIN for _, split in splits):
         return [("", TRAIN)]
     return sorted(splits, key=lambda place: [TRAIN, VALIDATION, TEST].index(place[1]))

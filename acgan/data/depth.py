@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 
 _BATCH = 1 << 20
 _LIMIT_BITS = 64
+LONE = 1e-4  # of the pixels
 # Where the bytes of 16 bits lie the other way round. N is the machine's own order: after libtiff.
 _SWAPPED = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}
 
@@ -28,13 +29,35 @@ def full_range(low: int, high: int, *, stated: int = _LIMIT_BITS) -> tuple[int, 
     return lowest, lowest + 2**bits - 1
 
 
+def ends(
+    values: NDArray[np.integer[Any]], inside: NDArray[np.bool_] | None = None
+) -> tuple[int, int]:
+    """Return the lowest and the highest of whole numbers, but for the lone highest ones.
+
+    A dead pixel at 65,535 in 12-bit data would leave 16 greys of 256. Values that need a range of
+    more bits, and are no more than one in 10,000, do not count: they are shown as the highest.
+
+    inside: which of them count, all if it is None
+    """
+    there = values if inside is None else values[inside]
+    low, high = int(there.min()), int(there.max())
+    while high > 255:
+        below = full_range(min(low, 0), high)[1] // 4
+        lone = np.count_nonzero(there > below)
+        if low > below or lone > there.size * LONE:
+            break
+        high = below
+    return low, high
+
+
 def to_grey(values: NDArray[np.integer[Any]]) -> Image.Image:
     """Return whole numbers, [H, W], as 8-bit grey of the same order, scaled by `full_range`."""
-    lowest, highest = full_range(int(values.min()), int(values.max()))
+    lowest, highest = full_range(*ends(values))
     pixels = np.empty(values.size, np.uint8)
     for start in range(0, values.size, _BATCH):  # for the memory: the products are float64
         own = slice(start, start + _BATCH)
-        pixels[own] = np.rint((values.flat[own] - float(lowest)) * (255 / (highest - lowest)))
+        scaled = (values.flat[own] - float(lowest)) * (255 / (highest - lowest))
+        pixels[own] = np.rint(scaled.clip(0, 255))
     return Image.fromarray(pixels.reshape(values.shape))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from acgan.data import part10
 from acgan.data.codestream import coded_size, rle_fits
-from acgan.data.depth import full_range
+from acgan.data.depth import ends, full_range
 from acgan.errors import InputError
 
 try:
@@ -56,6 +56,7 @@ TAGS = (
     "NumberOfFrames",
     "HighBit",
     "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "WindowCenter",
     "WindowWidth",
     "RescaleIntercept",
@@ -179,7 +180,11 @@ def _check_form(header: Dataset) -> None:
         raise ValueError(f"its DICOM header is damaged or incomplete: {', '.join(missing)}")
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise ValueError("it has several frames; keep the one that is meant")
-    form, samples = header.PhotometricInterpretation, header.SamplesPerPixel
+    # Blanks and letter case mean nothing in a code string (PS3.5, 6.2).
+    header.PhotometricInterpretation = form = header.PhotometricInterpretation.strip().upper()
+    samples = header.SamplesPerPixel
+    if samples == 3 and "PlanarConfiguration" not in header:
+        raise ValueError("its DICOM header does not say how colours lie (PlanarConfiguration)")
     if not (form in GREY and samples == 1) and not (form in COLOUR and samples == 3):
         raise ValueError(f"pixels of {form} with {samples} samples are not read")
     allocated, stored = header.BitsAllocated, header.BitsStored
@@ -284,12 +289,13 @@ def _ends(header: Dataset, stored: NDArray[np.integer[Any]]) -> tuple[int, int]:
     """Return the lowest and the highest stored value, without padding (PS3.3, C.7.5.1.1.2)."""
     padding = header.get("PixelPaddingValue")
     if isinstance(padding, int):
-        inside = stored != np.array(padding % 2**header.BitsAllocated).astype(stored.dtype)
+        last = header.get("PixelPaddingRangeLimit", padding)
+        pair = np.array([padding, last if isinstance(last, int) else padding])
+        low, high = np.sort((pair % 2**header.BitsAllocated).astype(stored.dtype))
+        inside = (stored < low) | (stored > high)
         if inside.any():
-            most = np.iinfo(stored.dtype)
-            low = stored.min(where=inside, initial=most.max)
-            return int(low), int(stored.max(where=inside, initial=most.min))
-    return int(stored.min()), int(stored.max())
+            return ends(stored, inside)
+    return ends(stored)
 
 
 def _table(header: Dataset, values: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -357,6 +363,8 @@ def _looked_up(
     no modality LUT of any other number of bits than 8 and 16, nor one whose bytes are packed.
     """
     item = header.get(name)[0]
+    if len(item.LUTDescriptor) != 3:
+        raise ValueError("its look-up table is not described by three numbers")
     count, first, bits = item.LUTDescriptor
     data = item.LUTData
     # Files give all three one kind; only the first place is signed, as the pixels are.

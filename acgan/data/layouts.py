@@ -49,14 +49,43 @@ class Layout(NamedTuple):
     read: Callable[[Path, Reading], Labelled]
 
 
-def _read_tabular(root: Path, reading: Reading) -> Labelled:
-    """Read a table of labels; one that cannot be read is no reason to take folders for classes."""
+def _has_table(root: Path, reading: Reading) -> bool:
+    """Whether a folder's labels are those of a table in it.
+
+    Beside class folders it is so where the table names half as many images or more, and where it
+    names files but cannot be read: then the user must say what is meant.
+    """
+    if reading.labels is not None or not class_folders.matches(root):
+        return tabular.matches(root, reading)
+    if len(tabular.tables(root, reading)) != 1:
+        return False
+    try:
+        named = sum(row.stamp is not None for row in tabular.read(root, reading).rows)
+        own = len(class_folders.read(root).rows)
+    except tabular.NotLabelsError:
+        return False
+    except InputError:
+        return True
+    return 2 * named >= own
+
+
+def _read_table(root: Path, reading: Reading) -> Labelled:
     try:
         return tabular.read(root, reading)
     except InputError as error:
         if reading.labels is not None or not class_folders.matches(root):
             raise
         raise InputError(f"{error}; or move it away: there are class folders beside it") from error
+
+
+def _read_folders(root: Path, reading: Reading) -> Labelled:
+    found = class_folders.read(root)
+    beside = tuple(
+        f"{name} is not read as labels: it names few of the images, or no classes; to read it "
+        f"all the same: --labels {name}"
+        for name in tabular.tables(root, reading)
+    )
+    return found._replace(warnings=(*found.warnings, *beside))
 
 
 # The first that matches is taken.
@@ -72,14 +101,14 @@ LAYOUTS = (
     Layout(
         tabular.NAME,
         tabular.EXPECTED,
-        tabular.matches,
-        _read_tabular,
+        _has_table,
+        _read_table,
     ),
     Layout(
         class_folders.NAME,
         class_folders.EXPECTED,
         lambda root, _: class_folders.matches(root),
-        lambda root, _: class_folders.read(root),
+        _read_folders,
     ),
 )
 EXPECTED = f"expected {', or '.join(layout.expected for layout in LAYOUTS)}"

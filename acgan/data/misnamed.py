@@ -43,11 +43,11 @@ class Folder:
         self._places: defaultdict[str, list[str]] = defaultdict(list)
         for path in files:
             for rest in dict.fromkeys((path, _rest(path))):
-                self._places[_key(rest)].append(path)
+                self._places[nearly(rest)].append(path)
 
     def candidates(self, name: str) -> list[str]:
         """Return the files that a name can mean."""
-        keys = dict.fromkeys(map(_key, self._forms(name)))
+        keys = dict.fromkeys(map(nearly, self._forms(name)))
         return list(dict.fromkeys(path for key in keys for path in self._places.get(key, ())))
 
     def meant(
@@ -72,13 +72,13 @@ class Folder:
 
     def how(self, name: str, path: str) -> str:
         """Say in what a name differs from the file that it means."""
-        forms = {_key(form): form for form in self._forms(name)}
-        rest = path if _key(path) in forms else _rest(path)
-        stem, ending = posixpath.splitext(forms[_key(rest)])
+        forms = {nearly(form): form for form in self._forms(name)}
+        rest = path if nearly(path) in forms else _rest(path)
+        stem, ending = posixpath.splitext(forms[nearly(rest)])
         own_stem, own_ending = posixpath.splitext(rest)
         differs = {
             "backslashes": "\\" in name,
-            f"{self.name}/ before the name": forms[_key(rest)] != _plain(name),
+            f"{self.name}/ before the name": forms[nearly(rest)] != _plain(name),
             "letter case of the ending": ending != own_ending,
             "Unicode form": stem != own_stem,
             "one folder deeper": rest != path,
@@ -90,7 +90,7 @@ class Folder:
 
         alike: files of the data folder whose own names are the same but for case and ending
         """
-        paths = [f"{self.name}/{path}" for path in self.candidates(name)]
+        paths = [f"{self.name}/{path}".lstrip("/") for path in self.candidates(name)]
         if len(paths) > 1:
             return "several", f"{name!r} can mean {paths[0]!r} or {paths[1]!r}; name the right one"
         if paths:
@@ -132,7 +132,7 @@ def _rest(path: str) -> str:
     return path.partition("/")[2] or path
 
 
-def _key(path: str) -> str:
+def nearly(path: str) -> str:
     """Return what names of one and the same file share."""
     stem, ending = posixpath.splitext(path)
     return unicodedata.normalize("NFC", stem) + ending.lower()

@@ -30,7 +30,7 @@ from acgan.errors import InputError
 from acgan.files import exclusive, sync
 from acgan.jsonfile import Stored
 
-PACK_VERSION = 6  # of pixels, splits and files: a change makes every pack again
+PACK_VERSION = 7  # of pixels, splits and files: a change makes every pack again
 
 SAMPLE = 64  # images that are asked whether they are coloured
 _CHUNK = 1024

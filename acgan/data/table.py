@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from acgan.data.folders import files_below
+from acgan.data.folders import files_below, has_image_ending
 from acgan.data.misnamed import Folder, Mend, likeliest
 from acgan.errors import InputError
 
@@ -175,8 +175,12 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def unlabelled(table: Table) -> Counter[str]:
-    """Count the visible files that no row names, by folder; those beside train/ are not counted."""
-    return Counter(os.path.dirname(path) for path in _unlabelled(table) if "/" in path)
+    """Count the visible files that no row names, by folder; at the top, those that are images."""
+    return Counter(
+        os.path.dirname(path)
+        for path in _unlabelled(table)
+        if "/" in path or (os.path.splitext(path)[1] and has_image_ending(path))
+    )
 
 
 def _unlabelled(table: Table) -> list[str]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from acgan.config import nearest_name
 from acgan.data.folders import IMAGE_ENDINGS, files_below, open_text, stamp
+from acgan.data.misnamed import Mend, nearly
 from acgan.data.table import SPLIT_OF, UNKNOWN, Labelled, Reading, Row
 from acgan.errors import InputError
 
@@ -53,9 +54,29 @@ class _Columns(NamedTuple):
     source: str | None
 
 
+class NotLabelsError(InputError):
+    """A table that is none of labels, by its columns or because it is empty."""
+
+
 def matches(root: Path, reading: Reading) -> bool:
-    """Whether a table is named, or the folder has one, and only one, beside its images."""
-    return reading.labels is not None or len(_tables(root)) == 1
+    """Whether a table is named, or the folder has a table beside its images."""
+    return reading.labels is not None or bool(_tables(root))
+
+
+def tables(root: Path, reading: Reading) -> list[str]:
+    """Return the tables in a folder whose columns name files."""
+    return [name for name in _tables(root) if _names_files(root, name, reading)]
+
+
+def _names_files(root: Path, name: str, reading: Reading) -> bool:
+    try:
+        stamp(root, name, where=name)
+        header, _ = _read(root / name)
+        return _column(header, "file", reading.file_column, name) is not None
+    except NotLabelsError:
+        return False
+    except InputError:
+        return True  # whoever reads it says what is wrong
 
 
 def read(root: Path, reading: Reading) -> Labelled:
@@ -68,7 +89,7 @@ def read(root: Path, reading: Reading) -> Labelled:
     if reading.labels:
         path = _named(root, reading)
     else:
-        path = root / _tables(root)[0]
+        path = root / _only(root, reading)
         stamp(root, path.name, where=path.name)  # it is no link that leads out
     header, lines = _read(path)
     columns = _choose(header, [cells for _, cells in lines], reading, path.name)
@@ -91,7 +112,18 @@ def read(root: Path, reading: Reading) -> Labelled:
         f"{path.name}: lines left out: {count:,} ({what})" for what, count in left_out.items()
     )
     inside = os.path.relpath(path, root) if path.is_relative_to(root) else path.name
-    return Labelled(rows, (inside,), warnings=told, patients=columns.patient is not None)
+    return Labelled(rows, (inside,), files.mends(path.name), told, columns.patient is not None)
+
+
+def _only(root: Path, reading: Reading) -> str:
+    """Return the one table of labels of a folder; `InputError` where several may be it."""
+    names = tables(root, reading) or _tables(root)
+    if len(names) > 1:
+        raise InputError(
+            f"{root} has {len(names)} tables ({', '.join(names[:5])}); say which has the labels "
+            "with --labels"
+        )
+    return names[0]
 
 
 def _tables(root: Path) -> list[str]:
@@ -127,7 +159,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except csv.Error as error:
         raise InputError(f"{path.name}, line {reader.line_num}: {error}") from error
     if not lines:
-        raise InputError(f"{path.name} is empty; expected {EXPECTED}")
+        raise NotLabelsError(f"{path.name} is empty; expected {EXPECTED}")
     header = [cell.strip() for cell in lines[0][1]]
     if len(set(header)) < len(header):
         twice = next(name for name, count in Counter(header).items() if count > 1)
@@ -154,7 +186,7 @@ def _choose(
 ) -> _Columns:
     file = _column(header, "file", reading.file_column, name)
     if file is None:
-        raise InputError(
+        raise NotLabelsError(
             f"{name} has no column that is known to name files ({', '.join(header)}); "
             "say which with --file-column"
         )
@@ -165,7 +197,7 @@ def _choose(
         free = [column for column in header if column not in {file, *others}]
         hot = tuple(column for column in free if _is_hot(header.index(column), lines))
         if len(hot) < 2:
-            raise InputError(
+            raise NotLabelsError(
                 f"{name} has no column that is known to name classes, nor a column of 0 and 1 for "
                 f"each class ({', '.join(header)}); say which with --label-column"
             )
@@ -216,12 +248,15 @@ class _Files:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._mended: list[tuple[str, str]] = []
         self._names: defaultdict[str, list[str]] = defaultdict(list)
+        self._nearly: defaultdict[str, list[str]] = defaultdict(list)
         self._stems: defaultdict[str, list[str]] = defaultdict(list)
         for path in files_below(root):
             name = os.path.basename(path)
             stem, ending = os.path.splitext(name)
             self._names[name].append(path)
+            self._nearly[nearly(name)].append(path)
             if ending.lower() in IMAGE_ENDINGS - {""}:
                 self._stems[stem].append(path)
 
@@ -237,12 +272,21 @@ class _Files:
             return path
         own = os.path.basename(path)
         found = self._names.get(own) or self._stems.get(own) or []
+        if not found and (found := self._nearly.get(nearly(own), [])):
+            self._mended.append((name, found[0]))
         if len(found) > 1:
             raise InputError(
                 f"{where}: {name!r} can mean {found[0]!r} or {found[1]!r}; write the path below "
                 "the data folder"
             )
         return found[0] if found else path
+
+    def mends(self, where: str) -> tuple[Mend, ...]:
+        """Return what was mended in the names of a table."""
+        if not self._mended:
+            return ()
+        how = "letter case of the ending or Unicode form"
+        return (Mend(where, how, len(self._mended), *self._mended[0]),)
 
 
 def write_table(rows: Iterable[Sequence[str]]) -> str:

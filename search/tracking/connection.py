@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.utils import get_environ_proxies, select_proxy
-from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, SADeprecationWarning, SQLAlchemyError
 
 from acgan.command import typed
 from acgan.errors import InputError
@@ -52,6 +53,8 @@ def resolve_uri(uri: str | None) -> str:
     if _SERVERS.match(named):
         if named.startswith("http"):
             _require_host(named, origin)
+        elif not named.startswith("databricks"):
+            _require_database(named, origin)
         return named.rstrip("/")
     path = named.removeprefix("sqlite:///")
     if path == named or path in ("", ":memory:"):
@@ -81,6 +84,20 @@ def _require_host(uri: str, origin: str) -> None:
         )
 
 
+def _require_database(uri: str, origin: str) -> None:
+    try:
+        parts = make_url(uri)
+        named = parts.host is None or "[" not in parts.host
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        named = False
+    if not named:
+        raise InputError(
+            f"{origin} {shown(uri)} cannot be read as the address of a database; give it as, for "
+            "example, postgresql://USER:PASSWORD@127.0.0.1:5432/mlflow, and write /, ?, # and @ in "
+            "a password as %2F, %3F, %23 and %40"
+        )
+
+
 def one_line(error: Exception) -> str:
     """Return an error's first cause as one line of at most 200 characters, without passwords."""
     first: BaseException = error
@@ -98,8 +115,8 @@ def reason(uri: str, error: Exception) -> str:
     if proxy is None:
         return one_line(error)
     return (
-        f"{one_line(error)}; it was asked through the proxy {shown(proxy)}, as http_proxy or "
-        f"https_proxy says: to ask it directly, add {urlsplit(uri).hostname} to no_proxy"
+        f"{one_line(error)}; it was asked through the proxy {shown(proxy)}, as a variable of "
+        f"the environment says: to ask it directly, add {urlsplit(uri).hostname} to no_proxy"
     )
 
 

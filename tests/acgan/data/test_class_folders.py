@@ -159,3 +159,9 @@ def test_one_folder_of_images_is_no_classes(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "d", ["images/1.png", "masks/1.png"])
     assert "holds no labelled images" in refusal(folder)
     assert "a folder of images for each class" in refusal(folder)
+
+
+def test_images_at_the_top_that_no_folder_holds_are_counted(tmp_path: Path) -> None:
+    files = ["train/a/1.png", "train/b/2.png", "3.png", "README", "notes.txt", "LICENSE.md"]
+    table = read_table(make_files(tmp_path, files))
+    assert unlabelled(table) == {"": 1}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from acgan.data.decode import grey
-from acgan.data.depth import full_range, is_halved, to_grey
+from acgan.data.depth import ends, full_range, is_halved, to_grey
 from tests.rasters import png, short, tiff
 
 USED = (8, 10, 12, 14, 16)
@@ -183,3 +183,25 @@ def test_eight_bits_are_left_to_pillow() -> None:
 
 def test_one_value_is_no_division_by_zero() -> None:
     assert np.asarray(to_grey(np.zeros((2, 2), np.int32))).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_dead_pixel_does_not_darken_the_image(order: str) -> None:
+    values = np.resize(ramp(12), (120, 120)).astype(np.uint16)
+    values[5, 7] = 65535
+    found = shown(tiff(values, order=order)) if order else shown(png(values))
+    alone = to_grey(np.where(values == 65535, 4095, values).astype(np.uint16))
+    np.testing.assert_array_equal(found, np.asarray(alone))
+    assert found[5, 7] == 255
+
+
+def test_one_bright_pixel_in_ten_thousand_is_no_part_of_the_range_and_two_are() -> None:
+    values = np.zeros((100, 100), np.uint16)
+    values[0] = np.arange(100) * 10
+    assert ends(values) == (0, 990)
+    values[1, 0] = 5000
+    assert ends(values) == (0, 1023)
+    values[1, 1] = 5000
+    assert ends(values) == (0, 5000)
+    few = values[:10, :10]
+    assert ends(few) == (int(few.min()), int(few.max()))

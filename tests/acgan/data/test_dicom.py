@@ -312,6 +312,28 @@ def test_padding_does_not_count_for_the_range(signed: bool) -> None:
     assert (shown(file(padded))[0] == (0 if signed else 255)).all()
 
 
+@pytest.mark.parametrize("count", [1, 200])
+def test_a_range_of_padding_does_not_count_either(count: int) -> None:
+    pixels = np.resize(ramp(12), (60, 80)).astype(np.uint16)
+    padding = np.linspace(60000, 60079, count).round().astype(np.uint16)
+    pixels.flat[:count] = padding
+    padded = dataset(pixels, bits=16)
+    padded.add_new("PixelPaddingValue", "US", 60000)
+    padded.add_new("PixelPaddingRangeLimit", "US", 60100)
+    expected = shown(dicom(np.resize(ramp(12), (60, 80)).astype(np.uint16), bits=12))
+    np.testing.assert_array_equal(shown(file(padded)).flat[count:], expected.flat[count:])
+    padded.PixelPaddingValue, padded.PixelPaddingRangeLimit = 60100, 60000  # the other way round
+    np.testing.assert_array_equal(shown(file(padded)).flat[count:], expected.flat[count:])
+
+
+@pytest.mark.parametrize("form", [" MONOCHROME1", "monochrome1 "])
+def test_blanks_and_letter_case_of_a_code_mean_nothing(form: str) -> None:
+    expected = shown(dicom(TWELVE, bits=12, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_array_equal(
+        shown(dicom(TWELVE, bits=12, PhotometricInterpretation=form)), expected
+    )
+
+
 EMPTY = (
     *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("NumberOfFrames", "HighBit", "PixelPaddingValue", "ModalityLUTSequence", "VOILUTSequence"),

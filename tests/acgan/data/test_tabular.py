@@ -118,7 +118,7 @@ def test_a_byte_order_mark_crlf_and_blank_lines_are_read(tmp_path: Path) -> None
         ("file,label\n/a.png,x\n", "line 2: the file '/a.png' must lie in the data folder"),
         ("file,label,file\na.png,x,b\n", "has the column 'file' twice; rename one"),
         ("file,label,split\na.png,x,often\n", "line 2: 'often' is no split; expected train, val"),
-        ("file,label\nsame.png,x\n", "'same.png' can mean 'p/same.png' or 'q/same.png'; write"),
+        ("file,label\nsame.png,x\n", "'same.png' can mean 'x/p/same.png' or 'x/q/same.png'; write"),
         ("file,label\na.png,x\nb.png,x\n", "has the one class 'x'; a search needs two or more"),
         ("file,label\na.png,x\0\n", "line 2: this is not a line of text; remove it"),
     ],
@@ -126,7 +126,7 @@ def test_a_byte_order_mark_crlf_and_blank_lines_are_read(tmp_path: Path) -> None
 def test_a_table_that_cannot_be_read_is_refused_with_what_to_do(
     tmp_path: Path, text: str, reason: str
 ) -> None:
-    images = ("a.png", "b.png", "p/same.png", "q/same.png")
+    images = ("a.png", "b.png", "x/p/same.png", "x/q/same.png")
     assert reason in refusal(tmp_path, text, images=images)
 
 
@@ -177,17 +177,78 @@ def test_what_is_written_is_read_again(
     assert [(row.path, row.class_name) for row in table.rows] == rows
 
 
-def test_a_table_beside_class_folders_is_read_or_to_be_moved_away(tmp_path: Path) -> None:
-    folder = make_files(tmp_path, {"a/1.png": "", "b/2.png": "", "notes.csv": "who,when\nx,y\n"})
-    with pytest.raises(
-        InputError, match=r"notes\.csv has no column .*; or move it away: there are"
-    ):
-        read_table(folder)
-    (folder / "notes.csv").write_text("file,label\n1.png,x\n2.png,y\n")
+def named(table: str, folder: Path) -> list[str]:
+    """Return the warnings of a folder's reading that speak of a table."""
+    return [warning for warning in read_table(folder).warnings if table in warning]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "epoch,loss,acc\n1,2,3\n", "who,when\nx,y\n", "id,age\n1,40\n"],
+)
+def test_a_table_that_is_none_of_labels_does_not_decide_the_layout(
+    text: str, tmp_path: Path
+) -> None:
+    folder = make_files(tmp_path, ["a/1.png", "b/2.png"])
+    (folder / "notes.csv").write_text(text)
     table = read_table(folder)
-    assert (table.layout, table.classes) == ("table of labels", ("x", "y"))
-    (folder / "notes.csv").unlink()
+    assert (table.layout, table.classes) == ("class folders", ("a", "b"))
+
+
+def test_a_table_of_few_of_the_images_in_class_folders_is_not_read_and_is_named(
+    tmp_path: Path,
+) -> None:
+    places = [f"{split}/{name}" for split in ("train", "test") for name in "ab"]
+    images = [f"{place}/{number}.png" for place in places for number in range(4)]
+    folder = make_files(tmp_path, images)
+    rows = [(path, "x" if path < "train/b" else "y") for path in images if path.startswith("train")]
+    (folder / "sample.csv").write_text(write_table([("file", "label"), *rows[:3], rows[-1]]))
+    table = read_table(folder)
+    assert (table.layout, table.classes, len(table.rows)) == ("class folders", ("a", "b"), 16)
+    (told,) = named("sample.csv", folder)
+    assert told.endswith("to read it all the same: --labels sample.csv")
+    assert read_table(folder, Reading(labels="sample.csv")).classes == ("x", "y")
+
+    (folder / "sample.csv").write_text(write_table([("file", "label"), *rows]))
+    assert read_table(folder).layout == "table of labels"  # it names half of them
+    (folder / "sample.csv").write_text("file,label\nnowhere.png,x\nelse.png,y\n")
     assert read_table(folder).layout == "class folders"
+
+
+def test_a_table_of_labels_with_a_broken_line_beside_class_folders_is_refused(
+    tmp_path: Path,
+) -> None:
+    files = {"a/1.png": "", "b/2.png": "", "labels.csv": "file,label\n1.png\n"}
+    folder = make_files(tmp_path, files)
+    with pytest.raises(InputError, match=r"line 2: 1 cells.*; or move it away: there are class"):
+        read_table(folder)
+
+
+def test_of_several_tables_the_one_that_names_files_is_read(tmp_path: Path) -> None:
+    labels = "file,label\na.png,x\nb.png,y\n"
+    files = {"a.png": "", "b.png": "", "labels.csv": labels, "results.csv": "epoch,loss\n1,2\n"}
+    folder = make_files(tmp_path / "d", files)
+    (folder / "empty.csv").touch()
+    assert read_table(folder).label_files == ("labels.csv",)
+    (folder / "more.csv").write_text(labels)
+    with pytest.raises(InputError, match=r"2 tables \(labels.csv, more.csv\); say which"):
+        read_table(folder)
+    assert read_table(folder, Reading(labels="more.csv")).label_files == ("more.csv",)
+
+
+def test_the_letter_case_of_an_ending_is_mended_and_told(tmp_path: Path) -> None:
+    folder = make_files(tmp_path, {"i/a.jpg": "", "i/b.PNG": "", "i/c.jpg": ""})
+    (folder / "labels.csv").write_text("file,label\na.JPG,x\ni/b.png,y\nc.jpg,y\n")
+    table = read_table(folder)
+    assert [row.path for row in table.rows] == ["i/a.jpg", "i/b.PNG", "i/c.jpg"]
+    (mend,) = table.mends
+    assert (mend.where, mend.count, mend.named, mend.found) == ("labels.csv", 2, "a.JPG", "i/a.jpg")
+
+
+def test_an_empty_folder_of_a_split_does_not_hide_class_folders_at_the_top(tmp_path: Path) -> None:
+    folder = make_files(tmp_path, ["a/1.png", "b/2.png"])
+    (folder / "train").mkdir()
+    assert read_table(folder).classes == ("a", "b")
 
 
 def test_a_table_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:

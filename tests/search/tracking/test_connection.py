@@ -74,6 +74,9 @@ def test_the_next_step_is_a_command_for_a_file_and_the_address_of_a_server() -> 
         ),
         ("mysql://me:pa55@a/b?ssl_token=pa55&x=1", "mysql://me:***@a/b?ssl_token=***&x=1"),
         ("run --uri 'http://me:pa55@there' --x", "run --uri 'http://me:***@there' --x"),
+        ("https://pa55token@there:5000", "https://***@there:5000"),
+        ("postgres://me;pa55@there/db", "postgres://***@there/db"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Du%3BPWD%3Dpa55", "mssql+pyodbc:///?odbc_connect=***"),
         ("one http://a:pa55@b two http://c:pa55@d", "one http://a:***@b two http://c:***@d"),
     ],
 )
@@ -184,3 +187,10 @@ def test_a_process_that_is_killed_while_it_makes_the_database_leaves_none(tmp_pa
     assert database.exists()
     assert not fresh.exists()
     assert connection.connect(uri).get_experiment_by_name("whole") is not None
+
+
+@pytest.mark.parametrize("uri", ["postgresql://u:pa55@h:port/db", "postgresql://u:pa55@[::1/db"])
+def test_an_address_of_a_database_that_cannot_be_read_is_one_sentence(uri: str) -> None:
+    with pytest.raises(InputError, match="cannot be read as the address of a database") as told:
+        connection.resolve_uri(uri)
+    assert "pa55" not in str(told.value)
