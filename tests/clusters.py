@@ -24,6 +24,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from acgan.run.records import EpochRecord
 from search.study.folder import Study
 from tests.mlflow_server import Server, free_port
 from tests.searches import Search
@@ -193,6 +194,11 @@ def trials_on(study: Path, node: RayNode) -> set[str]:
     return {name for name, owner in owners.items() if json.loads(owner)["pid"] in pids}
 
 
+def is_sent(key: str, record: EpochRecord) -> bool:
+    """Whether MLflow gets a metric of an epoch: of young epochs no best value."""
+    return key in record.metrics and not (record.young and key.startswith("best/"))
+
+
 def differences(study: Study, uri: str, *, latest_only: bool = False) -> list[str]:
     """Name what differs between a study's directories and MLflow: runs, steps and values.
 
@@ -211,7 +217,7 @@ def differences(study: Study, uri: str, *, latest_only: bool = False) -> list[st
             continue
         run_id, records = by_name[trial.name].info.run_id, trial.records()
         for key in {key for record in records for key in record.metrics}:
-            wanted = sorted((r.epoch, r.metrics[key]) for r in records if key in r.metrics)
+            wanted = sorted((r.epoch, r.metrics[key]) for r in records if is_sent(key, r))
             history = client.get_metric_history(run_id, key)
             history.sort(key=lambda point: point.timestamp)
             points = [(point.step, point.value) for point in history]

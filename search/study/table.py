@@ -90,6 +90,20 @@ def table(found: Sequence[Line], config: SearchConfig) -> str:
     )
 
 
+def ranking(found: Sequence[Line], config: SearchConfig, *, most: int) -> str:
+    """Return the best trials of the search in order of their values as a Markdown table."""
+    own = [line for line in found if line.epochs and line.trial.info.origin == "search"]
+    ranked = sorted(own, key=lambda line: (config.sign * line.value, line.trial.name))[:most]
+    names = list(found[0].trial.info.params) if found else []
+    rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
+    rows.append(["---"] * len(rows[0]))
+    for line in ranked:
+        params = [_short(line.trial.info.params[name]) for name in names]
+        outcome = f"{line.outcome or 'open'}{line.called}"
+        rows.append([line.trial.name, *params, str(line.epochs), significant(line.value), outcome])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 

@@ -32,6 +32,7 @@ FAILURES = (MlflowException, SQLAlchemyError, OSError, ImportError)  # ImportErr
 
 _SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
 
+LOCAL_PAGE = "http://127.0.0.1:5000"  # where `mlflow ui` is
 shown = without_passwords  # of an address, or of a text with addresses in it
 Client = MlflowClient
 T = TypeVar("T")
@@ -125,9 +126,15 @@ def not_taken(uri: str, error: Exception) -> str:
     return f"MLflow at {shown(uri)} takes no data: {reason(uri, error)}"
 
 
-def next_step(uri: str) -> str:
-    """Return the command or address that shows what is in MLflow."""
-    return typed(["mlflow", "ui", "--backend-store-uri", uri]) if sqlite_file(uri) else shown(uri)
+def next_step(uri: str, page: str = "") -> str:
+    """Return the command or address that shows what is in MLflow.
+
+    page: of what is to be seen there, after the host
+    """
+    if not sqlite_file(uri):
+        return f"{shown(uri)}{page}"
+    command = typed(["mlflow", "ui", "--backend-store-uri", uri])
+    return f"{command}, then open {LOCAL_PAGE}{page}" if page else command
 
 
 def naming(study: Study, uri: str) -> list[str]:

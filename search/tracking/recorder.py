@@ -7,12 +7,14 @@ anywhere: the next one sends what is missing. Nothing waits for it.
 import contextlib
 import math
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote, urlencode
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -20,8 +22,9 @@ from mlflow.entities import Run
 from acgan.command import typed
 from acgan.evaluation.grids import read_grid, sample_grids
 from acgan.files import exclusive
-from acgan.run.records import EpochRecord, read_records
+from acgan.run.records import QUALITY, EpochRecord, read_records
 from search.settings import SearchConfig
+from search.study import table
 from search.study.folder import Outcome, Study, Trial, TrialEnd, is_searched, is_trial
 from search.study.objective import Ended, judged_diversity
 from search.tracking import connection, study_runs
@@ -32,6 +35,7 @@ LONGEST_PAUSE_S = 30.0
 IMAGES_A_PASS = 50
 IMAGES_S = 3.0
 FIRST_PICTURES = 8  # ended trials
+NOTED_TRIALS = 20
 
 READ_FILES = ("epochs.jsonl", "end.json")
 
@@ -228,6 +232,7 @@ class Mirror:
         self._last_end_ms = 0
         self._has_quality = False
         self._drawn = 0
+        self._described = 0
         self._whole: set[str] = set()
         self._copies: dict[str, _TrialCopy] = {}
         self._stamps: dict[str, Stamp] = {}
@@ -274,6 +279,22 @@ class Mirror:
         self._send_study(client, parent, running=driving or not report.complete)
         return report
 
+    @property
+    def study_link(self) -> str | None:
+        """The part of an address of MLflow's page after the host: the trials, the best first."""
+        if self._parent is None:
+            return None
+        objective = self._config.objective
+        metric = study_runs.best_key(objective) if objective == QUALITY else objective
+        asked = {
+            "workflowType": "machine_learning",
+            "searchFilter": f"tags.study_id = '{self.study.info.uuid}' AND tags.origin = 'search'",
+            "orderByKey": f"metrics.`{metric}`",
+            "orderByAsc": str(self._config.sign == 1).lower(),
+        }
+        experiment = self._parent.info.experiment_id
+        return f"/#/experiments/{experiment}/runs?{urlencode(asked, quote_via=quote)}"
+
     def unsent(self) -> int:
         """Return how many epochs on disk are not known to be in MLflow with their images."""
         count = 0
@@ -299,6 +320,7 @@ class Mirror:
             self._best = parent.data.metrics.get(study_runs.best_key(self._config.objective))
             self._best_trial = parent.data.tags.get("best_trial", "")
             self._has_quality = "quality/floor" in parent.data.metrics
+            self._described = len(finished) if study_runs.NOTE in parent.data.tags else 0
             self._drawn = int(parent.data.tags.get(study_runs.PICTURES, "0"))
             self._parent_status = parent.info.status
             self._parent = parent
@@ -339,6 +361,7 @@ class Mirror:
             study_runs.log_quality(client, parent, quality)
             self._has_quality = True
         self._send_pictures(client, parent, running=running)
+        self._send_note(client, parent, running=running)
         status = "RUNNING" if running else self._status()
         if status != self._parent_status:
             ended_ms = self._last_end_ms or None
@@ -356,6 +379,23 @@ class Mirror:
         drawn = pictures.draw_search(pictures.read_points(self.study, ended))
         study_runs.log_pictures(client, parent, drawn, trials=len(ended))
         self._drawn = len(ended)
+
+    def _send_note(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
+        """Describe the study at the end of a search."""
+        ended = len(self._whole)
+        if running or ended == self._described:
+            return
+        found = table.table_lines(self.study, self._config)
+        pick = ["python", "-m", "selection.pick", *connection.naming(self.study, self.uri)]
+        text = (
+            f"{ended} trials of the study {self.study.info.name} have ended, on "
+            f"{self.study.info.data_name}. {table.comparison(found, self._config)}\n\n"
+            f"{table.ranking(found, self._config, most=NOTED_TRIALS)}\n\n"
+            f"Curves and images are in the trials' runs, pictures of the search in the artifacts "
+            f"of this one. To pick a generator: `{shlex.join(pick)}`"
+        )
+        study_runs.describe(client, parent, text)
+        self._described = ended
 
     def _status(self) -> str:
         """Return the status of a study without a driver: that of its worst trial.
@@ -422,6 +462,11 @@ class Recorder(threading.Thread):
         while report is not None and not report.complete:
             report = self._attempt(driving=False)
         self._complete = report is not None
+
+    @property
+    def study_link(self) -> str | None:
+        """Where MLflow's page shows the trials in order; None while it is not known."""
+        return self._mirror.study_link
 
     @property
     def sync_command(self) -> str:

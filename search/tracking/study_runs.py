@@ -28,7 +28,16 @@ import search
 from acgan.errors import InputError
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
 from acgan.run.records import QUALITY, EpochRecord
-from search.study.folder import Outcome, Quality, Study, StudyInfo, Trial, TrialEnd
+from search.study.folder import (
+    BASELINE,
+    Outcome,
+    Quality,
+    Study,
+    StudyInfo,
+    Trial,
+    TrialEnd,
+    trial_name,
+)
 from search.study.objective import Ended
 from search.tracking.connection import milliseconds, sqlite_file
 from search.tracking.find import find_runs, run_of_study
@@ -37,6 +46,7 @@ METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"
 PICTURES = "pictures"  # their folder, and the tag that says of how many ended trials they are
 VARIETY = "variety"
+NOTE = "mlflow.note.content"
 _THUMBNAIL = re.compile(rf"images/{SAMPLES}\+step\+(\d+)\+.*\+compressed\.webp")
 EpochKey = tuple[int, int]
 
@@ -163,6 +173,11 @@ def best_key(objective: str) -> str:
     return f"best/{objective.rpartition('/')[2]}"
 
 
+def describe(client: MlflowClient, parent: Run, text: str) -> None:
+    """Write what the study's run is as the note that MLflow shows above it."""
+    client.set_tag(parent.info.run_id, NOTE, text)
+
+
 def log_best(client: MlflowClient, parent: Run, objective: str, name: str, best: Ended) -> None:
     """Write the study's best value so far, whose it is, and what its images are called."""
     # The tags first: where the value is there after a crash, none is written again.
@@ -211,8 +226,12 @@ def create_trial_run(client: MlflowClient, parent: Run, trial: Trial, started: f
     }
     if trial.info.repeats is not None:
         tags["repeats"] = trial.info.repeats
+    role = " (baseline)" if trial.name == trial_name(BASELINE) else ""
     return client.create_run(
-        parent.info.experiment_id, start_time=milliseconds(started), run_name=trial.name, tags=tags
+        parent.info.experiment_id,
+        start_time=milliseconds(started),
+        run_name=f"{parent.info.run_name}/{trial.name}{role}",
+        tags=tags,
     )
 
 
@@ -243,6 +262,8 @@ def log_epochs(client: MlflowClient, run_id: str, records: Sequence[EpochRecord]
             Metric(name, value, milliseconds(record.time), record.epoch)
             for record in records[start : start + a_call]
             for name, value in record.metrics.items()
+            # Of young epochs the best is the last one's value, which would rise and fall.
+            if not (record.young and name.startswith("best/"))
         ]
         client.log_batch(run_id, metrics=metrics, synchronous=True)
 

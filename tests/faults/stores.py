@@ -25,7 +25,7 @@ from mlflow.entities import Run
 
 from search.study.folder import Study
 from search.tracking.find import find_runs
-from tests.clusters import Postgres
+from tests.clusters import Postgres, is_sent
 from tests.faults.nodes import Moment, epochs_on_disk, records
 from tests.mlflow_server import ServerCommand
 from tests.searches import Search
@@ -273,7 +273,8 @@ def _trial_not_once(client: MlflowClient, run: Run, study: Study) -> list[str]:
     name, run_id = run.data.tags["trial"], run.info.run_id
     kept = study.trial(name).records()
     found = []
-    for key, count in Counter(key for record in kept for key in record.metrics).items():
+    sent = Counter(key for r in kept for key in r.metrics if is_sent(key, r))
+    for key, count in sent.items():
         points = len(client.get_metric_history(run_id, key))
         found += [] if points == count else [f"{name} {key}: {points} points of {count}"]
     wanted = sorted(record.epoch for record in kept if record.samples is not None)

@@ -61,6 +61,10 @@ def test_the_next_step_is_a_command_for_a_file_and_the_address_of_a_server() -> 
         "mlflow ui --backend-store-uri sqlite:////a.db"
     )
     assert connection.next_step("http://there:5000") == "http://there:5000"
+    assert connection.next_step("http://there:5000", "/#/x") == "http://there:5000/#/x"
+    assert connection.next_step("sqlite:////a.db", "/#/x").endswith(
+        "sqlite:////a.db, then open http://127.0.0.1:5000/#/x"
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,13 @@ import pytest
 
 from search.study.folder import Outcome, Study
 from search.tracking import connection
-from search.tracking.recorder import sync_study
+from search.tracking.recorder import Mirror, sync_study
 from tests import studies
 from tests.mlflow_server import Server
 
 pytestmark = pytest.mark.browser
 
 pytest_plugins = ["tests.mlflow_stores"]
-
-# Sorted by a metric the table is flat; sorted by time, as it opens, trials are folded away.
-RUNS_PAGE = "runs?orderByKey=metrics.%60best%2Ffd_cnn%60&orderByAsc=true"
 
 
 @dataclass(frozen=True)
@@ -103,13 +100,13 @@ class _Text(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pieces: set[str] = set()
+        self.pieces: list[str] = []
 
     def handle_data(self, data: str) -> None:
-        self.pieces.add(data.strip())
+        self.pieces.append(data.strip())
 
 
-def test_in_a_browser_the_runs_page_names_the_parent_and_all_trials(
+def test_in_a_browser_the_page_that_is_linked_shows_all_trials_the_best_first(
     served: Served, tmp_path: Path
 ) -> None:
     chromium = shutil.which("chromium")
@@ -118,10 +115,19 @@ def test_in_a_browser_the_runs_page_names_the_parent_and_all_trials(
     command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu"]
     command += ["--disable-dev-shm-usage", f"--user-data-dir={tmp_path}", "--dump-dom"]
     command += ["--virtual-time-budget=60000"]
-    page = f"{served.uri}/#/experiments/{served.experiment_id}/{RUNS_PAGE}"
+    mirror = Mirror(served.study, uri=served.uri, experiment="chests")
+    mirror.update(driving=False)
+    page = connection.next_step(served.uri, mirror.study_link or "")
+    assert page.startswith(f"{served.uri}/#/experiments/{served.experiment_id}/runs?")
     result = subprocess.run(
         [*command, page], capture_output=True, text=True, timeout=120, check=True
     )
     text = _Text()
     text.feed(result.stdout)
-    assert {"lungs", "t0000", "t0001", "t0002", "t0003"} <= text.pieces
+    shown = [piece for piece in text.pieces if piece.startswith("lungs/t")]
+    values = {
+        trial.name: trial.records()[-1].metrics["best/fd_cnn"] for trial in served.study.trials()
+    }
+    order = sorted(values, key=lambda name: values[name])
+    names = [f"lungs/{name}{' (baseline)' * (name == 't0000')}" for name in order]
+    assert list(dict.fromkeys(shown)) == names

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from acgan.run.records import QUALITY, best_windowed
+from acgan.run.records import QUALITY, EpochRecord, best_windowed
 from search.study.folder import Outcome, Study, Trial
 from search.tracking import connection, recorder, study_runs
 from search.tracking.recorder import Mirror, Recorder, SyncReport, sync_study
@@ -40,11 +40,11 @@ def sync(study: Study, uri: str, *, driving: bool = False) -> SyncReport:
 
 
 def runs_of(client: MlflowClient) -> dict[str, Run]:
-    """Return the runs by name; fails on two of one name."""
+    """Return trials' runs by the trials' names, others by their own; fails on two of one name."""
     experiment = client.get_experiment_by_name("chests")
     runs = [] if experiment is None else client.search_runs([experiment.experiment_id])
     assert len({run.info.run_name for run in runs}) == len(runs)
-    return {str(run.info.run_name): run for run in runs}
+    return {str(run.data.tags.get("trial", run.info.run_name)): run for run in runs}
 
 
 def assert_equal_to_disk(study: Study, client: MlflowClient) -> None:
@@ -390,3 +390,41 @@ def test_what_is_missing_follows_from_the_files_and_what_was_sent_alone(study: S
     assert [record.epoch for record in rest.epochs] == [3]
     assert [record.epoch for record, _ in rest.images] == [2]
     assert rest.count == 2
+
+
+def test_runs_of_trials_are_named_with_their_study_and_the_baseline_is_called_so(
+    tmp_path: Path, uri: str
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=1)
+    sync(study, uri)
+    names = {name: run.info.run_name for name, run in runs_of(connection.connect(uri)).items()}
+    assert names == {
+        "demo": "demo",
+        "t0000": "demo/t0000 (baseline)",
+        "t0001": "demo/t0001",
+    }
+
+
+def test_a_study_that_has_ended_is_described_by_its_ranking(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=3, epochs=5)
+    sync(study, uri)
+    note = runs_of(connection.connect(uri))["demo"].data.tags["mlflow.note.content"]
+    scores = {t.name: best_windowed(t.records(), QUALITY) for t in study.trials()}
+    rows = [line.split(" | ")[0].strip("| ") for line in note.splitlines() if "| t0" in line]
+    assert rows == sorted(scores, key=lambda name: scores[name])
+    assert note.startswith("3 trials of the study demo have ended, on ")
+    assert "selection.pick --study demo" in note
+    assert sync(study, uri) == SyncReport()
+
+
+def test_no_best_value_of_a_young_epoch_is_sent(study: Study, uri: str) -> None:
+    trial = running_trial(study, 0, epochs=3)
+    lines = (trial.path / "epochs.jsonl").read_text().splitlines()
+    young = EpochRecord.model_validate_json(lines[0]).model_copy(update={"young": True})
+    lines[0] = young.model_dump_json()
+    (trial.path / "epochs.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    sync(study, uri)
+    client = connection.connect(uri)
+    run_id = runs_of(client)["t0000"].info.run_id
+    for key, steps in ((QUALITY, [1, 2, 3]), ("best/fd_cnn", [2, 3])):
+        assert [point.step for point in client.get_metric_history(run_id, key)] == steps
