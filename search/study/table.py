@@ -78,8 +78,11 @@ def table(found: Sequence[Line], config: SearchConfig) -> str:
     for line in found:
         params = [_short(line.trial.info.params[name]) for name in names]
         value = "–" if not line.epochs else significant(line.value) + " *" * (chosen is line)
-        outcome = f"{line.outcome or 'open'}{'' if line.finished else f' at {line.epochs}'}"
-        outcome += f": {line.reason}" if line.outcome is Outcome.CRASHED else line.called
+        outcome = f"{line.outcome or 'open'}"
+        if line.outcome is Outcome.CRASHED:
+            outcome += f": {line.reason}"
+        else:
+            outcome += ("" if line.finished else f" at {line.epochs}") + line.called
         if line.trial.info.repeats:
             outcome += f", repeat of {line.trial.info.repeats}"
         rows.append([line.trial.name, *params, str(line.epochs), value, outcome])
