@@ -42,9 +42,9 @@ from acgan.run.rundir import RunDir
 from acgan.training import train
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
-from search.flags import DEMO, search_parser
+from search.flags import search_parser
 from search.nodes.sees import StudyAt
-from search.plan import make_search_plan
+from search.plan import DEMO, make_search_plan
 from search.study.folder import Outcome, Study, open_or_create, trial_config, write_end
 from search.study.objective import objective_value
 from search.study.restore import trial_info

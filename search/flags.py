@@ -1,4 +1,4 @@
-"""The flags of the search's commands. Nothing is imported here that takes long: see `command`."""
+"""The flags of the search's commands. Nothing that takes long to import is imported here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from acgan.config import TrainConfig, add_flags
 from acgan.data.source import add_data_flags
 from search.settings import SearchConfig
 
-DEMO = Path("configs/demo.yaml")
 COMMON = {
     *("num_samples", "objective", "sampler", "repeats"),
     *("cpus_per_trial", "gpus_per_trial", "max_concurrent"),
@@ -36,9 +35,8 @@ def search_parser(module: str, description: str | None) -> Parser:
         "--storage-path", default="runs", metavar="DIR", help="folder of studies (default: runs)"
     )
     add_tracking_flag(parser)
-    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS or none)")
+    add_ray_flags(parser)
     parser.add_argument("--time-budget", type=_duration, metavar="TIME", help="90s, 30m or 8h")
-    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
     add_flags(parser, SearchConfig, "search", common=COMMON)
     # A trial's seed follows from the search's.
     add_flags(parser, TrainConfig, "training, of all trials", skip={"seed"}, common=COMMON)
@@ -71,6 +69,12 @@ def add_study_flags(parser: Parser, *, study: str, run: str) -> None:
         help="folder of studies (default: runs, or with --run-id as MLflow says)",
     )
     add_tracking_flag(parser)
+
+
+def add_ray_flags(parser: Parser) -> None:
+    """Add the flags of a command whose work Ray does."""
+    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS or none)")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")
 
 
 def add_tracking_flag(parser: Parser) -> None:

@@ -24,7 +24,6 @@ from acgan.run.machine import CPU
 from acgan.run.records import grace_epochs
 from acgan.training import METRIC_NAMES, check_fits
 from search import space
-from search.flags import DEMO
 from search.settings import SearchConfig, identity
 from search.study import estimate
 from search.study.folder import (
@@ -39,6 +38,7 @@ from search.study.folder import (
 from search.study.optuna_ledger import Ledger
 from search.tracking.connection import resolve_uri
 
+DEMO = Path("configs/demo.yaml")
 SMALL = Path("configs/small.yaml")
 FULL_SIZE = Path("configs/covidx-modern.yaml")
 MANY_IMAGES = 2_000  # below, 112 px and width 1 are more than the images can fill

@@ -1,4 +1,4 @@
-"""The flags of the selection's commands. Nothing is imported here that takes long."""
+"""The flags of the selection's commands. Nothing that takes long to import is imported here."""
 
 from __future__ import annotations
 
@@ -23,9 +23,3 @@ def add_request_flags(parser: Parser, *, settings: str = "the search's settings"
         "--config", type=Path, metavar="FILE", help=f"YAML file (default: {settings})"
     )
     add_data_flags(parser, "folder of the study's images (default: where they were)")
-
-
-def add_work_flags(parser: Parser) -> None:
-    """Add the flags of a command whose work Ray does."""
-    parser.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else none)")
-    parser.add_argument("--verbose", action="store_true", help="show what Ray prints")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from acgan.command import Parser, as_typed, command, command_parser, run_command
 from acgan.config import add_flags
-from selection.flags import add_request_flags, add_work_flags
+from search.flags import add_ray_flags
+from selection.flags import add_request_flags
 from selection.settings import SelectionConfig
 
 COMMON = {
@@ -37,7 +38,7 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = command_parser("selection.pick", __doc__)
     add_request_flags(made)
-    add_work_flags(made)
+    add_ray_flags(made)
     made.add_argument(
         "--inception-weights", type=Path, metavar="FILE", help="torch-fidelity's Inception weights"
     )

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from acgan.command import Parser, as_typed, command, command_parser, run_command
 from acgan.config import add_flags
-from selection.flags import add_request_flags, add_work_flags
+from search.flags import add_ray_flags
+from selection.flags import add_request_flags
 from selection.settings import STUDY_SETTINGS, SelectionConfig
 
 
@@ -65,7 +66,7 @@ def parser() -> Parser:
         action="store_true",
         help="score on the test images, on the record, and say whether it helps",
     )
-    add_work_flags(made)
+    add_ray_flags(made)
     made.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
     skipped = SelectionConfig.model_fields.keys() - STUDY_SETTINGS
     add_flags(made, SelectionConfig, "classifier and placement", skip=skipped)

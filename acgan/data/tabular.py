@@ -117,7 +117,9 @@ def read(root: Path, reading: Reading) -> Labelled:
 
 def _only(root: Path, reading: Reading) -> str:
     """Return the one table of labels of a folder; `InputError` where several may be it."""
-    names = tables(root, reading) or _tables(root)
+    names = _tables(root)
+    if len(names) > 1:
+        names = tables(root, reading) or names
     if len(names) > 1:
         raise InputError(
             f"{root} has {len(names)} tables ({', '.join(names[:5])}); say which has the labels "

@@ -232,7 +232,7 @@ class Mirror:
         self._last_end_ms = 0
         self._has_quality = False
         self._drawn = 0
-        self._described = 0
+        self._described: int | None = 0
         self._whole: set[str] = set()
         self._copies: dict[str, _TrialCopy] = {}
         self._stamps: dict[str, Stamp] = {}
@@ -320,7 +320,7 @@ class Mirror:
             self._best = parent.data.metrics.get(study_runs.best_key(self._config.objective))
             self._best_trial = parent.data.tags.get("best_trial", "")
             self._has_quality = "quality/floor" in parent.data.metrics
-            self._described = len(finished) if study_runs.NOTE in parent.data.tags else 0
+            self._described = study_runs.described_trials(parent)
             self._drawn = int(parent.data.tags.get(study_runs.PICTURES, "0"))
             self._parent_status = parent.info.status
             self._parent = parent
@@ -383,12 +383,12 @@ class Mirror:
     def _send_note(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         """Describe the study at the end of a search."""
         ended = len(self._whole)
-        if running or ended == self._described:
+        if running or self._described is None or ended == self._described:
             return
         found = table.table_lines(self.study, self._config)
         pick = ["python", "-m", "selection.pick", *connection.naming(self.study, self.uri)]
         text = (
-            f"{ended} trials of the study {self.study.info.name} have ended, on "
+            f"{ended} {study_runs.NOTE_BEGINS} {self.study.info.name} have ended, on "
             f"{self.study.info.data_name}. {table.comparison(found, self._config)}\n\n"
             f"{table.ranking(found, self._config, most=NOTED_TRIALS)}\n\n"
             f"Curves and images are in the trials' runs, pictures of the search in the artifacts "

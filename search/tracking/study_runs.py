@@ -47,6 +47,7 @@ SAMPLES = "samples"
 PICTURES = "pictures"  # their folder, and the tag that says of how many ended trials they are
 VARIETY = "variety"
 NOTE = "mlflow.note.content"
+NOTE_BEGINS = "trials of the study"  # after their number
 _THUMBNAIL = re.compile(rf"images/{SAMPLES}\+step\+(\d+)\+.*\+compressed\.webp")
 EpochKey = tuple[int, int]
 
@@ -176,6 +177,13 @@ def best_key(objective: str) -> str:
 def describe(client: MlflowClient, parent: Run, text: str) -> None:
     """Write what the study's run is as the note that MLflow shows above it."""
     client.set_tag(parent.info.run_id, NOTE, text)
+
+
+def described_trials(parent: Run) -> int | None:
+    """Return of how many trials the study's note speaks, 0 without one; None: a person wrote it."""
+    note = parent.data.tags.get(NOTE, f"0 {NOTE_BEGINS}")
+    own = re.match(rf"(\d+) {NOTE_BEGINS}", note)
+    return None if own is None else int(own[1])
 
 
 def log_best(client: MlflowClient, parent: Run, objective: str, name: str, best: Ended) -> None:

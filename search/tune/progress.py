@@ -74,6 +74,7 @@ class Progress:
         self._begun: dict[str, Seen | None] = {}
         self._over: set[str] = set()
         self._epochs_of_ended = 0
+        self._crashed = 0
         self._best: tuple[float, str] | None = None
         self._lock = threading.RLock()
         self._closed = threading.Event()
@@ -154,6 +155,7 @@ class Progress:
         """Tell that a trial crashed out of its retries."""
         with self._lock:
             self._begun.pop(name, None)
+            self._crashed += 1
         self.say(f"{name} crashed")
 
     def expect(self, more: int) -> None:
@@ -167,23 +169,24 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line that stays; the recorder's thread does so too."""
+        if self._live is not None and self._live.is_started:
+            # Not under the lock, which the table's own thread takes while it holds the console's.
+            self._live.console.print(Text(line), soft_wrap=True)
+            return
         with self._lock:
-            if self._live is not None and self._live.is_started:
-                self._live.console.print(Text(line), soft_wrap=True)
-            else:
-                print(line, file=self._out, flush=True)
+            print(line, file=self._out, flush=True)
 
     def seconds_left(self) -> float | None:
         """Return about how long all trials still take at the speed of this start; None: unknown.
 
         A trial that waits is taken to have as many epochs as those that ended have had on average;
-        one under way, to go on to its last.
+        one under way, to go on to its last. One that crashed out of its retries does not count.
         """
         with self._lock:
             over = len(self._over)
             usual = self._epochs_of_ended / over if over else self._epochs
             under_way = [seen.epoch if seen else 0 for seen in self._begun.values()]
-            waiting = max(self._asked - self._ended - len(under_way), 0)
+            waiting = max(self._asked - self._ended - self._crashed - len(under_way), 0)
             epochs = sum(self._epochs - epoch for epoch in under_way) + waiting * usual
         return self._speed.seconds_for(epochs)
 

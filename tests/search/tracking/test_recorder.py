@@ -416,6 +416,15 @@ def test_a_study_that_has_ended_is_described_by_its_ranking(tmp_path: Path, uri:
     assert "selection.pick --study demo" in note
     assert sync(study, uri) == SyncReport()
 
+    client = connection.connect(uri)
+    run_id = runs_of(client)["demo"].info.run_id
+    client.set_tag(run_id, "mlflow.note.content", note.replace("3 trials", "2 trials"))
+    sync(study, uri)  # the last search ended before it could describe itself
+    assert runs_of(client)["demo"].data.tags["mlflow.note.content"] == note
+    client.set_tag(run_id, "mlflow.note.content", "my own words")
+    sync(study, uri)
+    assert runs_of(client)["demo"].data.tags["mlflow.note.content"] == "my own words"
+
 
 def test_no_best_value_of_a_young_epoch_is_sent(study: Study, uri: str) -> None:
     trial = running_trial(study, 0, epochs=3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable
 
@@ -148,3 +149,37 @@ def test_a_terminal_keeps_the_lines_and_loses_the_table_at_the_end(
     assert "t0001 epoch 1" not in shown  # the table says it
     assert "MLflow is away\n" in shown
     assert shown.rstrip().endswith("\x1b[2K")  # the table's lines are cleared
+
+
+def test_lines_of_several_threads_and_the_table_never_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REFRESH_PER_S", 1000.0)
+    monkeypatch.setenv("TERM", "xterm")
+    progress = show(Terminal(), asked=30)
+    progress.__enter__()
+
+    def report(name: str) -> None:
+        progress.begin(name)
+        for epoch in range(1, 200):
+            progress.epoch(name, Seen(epoch, 1.0, 1.0))
+            progress.say("a line")
+
+    threads = [threading.Thread(target=report, args=(f"t{n}",), daemon=True) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    progress.__exit__()  # which would wait, too
+
+
+def test_a_trial_that_crashed_is_not_waited_for() -> None:
+    clock = Clock()
+    progress = show(io.StringIO(), clock, asked=3)
+    for name in ("t0001", "t0002"):
+        progress.begin(name)
+    clock.now += 10
+    progress.epoch("t0001", Seen(1, 5.0, 5.0))
+    progress.crashed("t0002")
+    assert progress.seconds_left() == pytest.approx(80)  # eight epochs of t0001
