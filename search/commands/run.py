@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from acgan.command import duration, significant, typed
+from acgan.command import duration, typed
 from acgan.cores import usable_cores
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
@@ -75,7 +75,7 @@ def _show(plan: SearchPlan) -> None:
     missing, rows = _next_trials(plan)
     print(f"trials: {missing} of {plan.search.num_samples} are to be trained")
     for row in rows:
-        params = ", ".join(f"{k} {significant(v)}" for k, v in row.params.items())
+        params = ", ".join(f"{k} {table.short(v)}" for k, v in row.params.items())
         print(f"  {row.name}: {params}")
     each = estimate.trial_seconds(plan.train, len(data.train))
     at_once = max(1, min(_places(plan), missing))

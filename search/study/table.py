@@ -76,7 +76,7 @@ def table(found: Sequence[Line], config: SearchConfig) -> str:
     names = list(found[0].trial.info.params) if found else []
     rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
     for line in found:
-        params = [_short(line.trial.info.params[name]) for name in names]
+        params = [short(line.trial.info.params[name]) for name in names]
         value = "–" if not line.epochs else significant(line.value) + " *" * (chosen is line)
         outcome = f"{line.outcome or 'open'}"
         if line.outcome is Outcome.CRASHED:
@@ -101,13 +101,14 @@ def ranking(found: Sequence[Line], config: SearchConfig, *, most: int) -> str:
     rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
     rows.append(["---"] * len(rows[0]))
     for line in ranked:
-        params = [_short(line.trial.info.params[name]) for name in names]
+        params = [short(line.trial.info.params[name]) for name in names]
         outcome = f"{line.outcome or 'open'}{line.called}"
         rows.append([line.trial.name, *params, str(line.epochs), significant(line.value), outcome])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a setting as it can be typed again, a number with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

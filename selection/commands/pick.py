@@ -96,10 +96,11 @@ def _show(plan: PickPlan) -> None:
         updates=updates,
         device=default_device(),
     )
-    low, high = (duration(each * fits * count) for count in (first, most))
+    counts = [fits * count for count in dict.fromkeys((first, most))]
+    numbers = " or, where all are tied, ".join(map(str, counts))
+    times = " to ".join(duration(each * count) for count in counts)
     print(
-        f"step 2: {fits * first} CNNs of {updates:,} updates, {fits * most} where all are tied: "
-        f"{low} to {high} one after another on this machine"
+        f"step 2: {numbers} CNNs of {updates:,} updates: {times} one after another on this machine"
     )
     print(
         f"step 3: {settings.fidelity_images:,} images of each class of the tied, by "
