@@ -1,7 +1,7 @@
 """What a recipe buys over the published step, what each of its parts is worth, and what tells.
 
 Trained are the published step at the recipe's size, the recipe of a configuration file, and the
-recipe without each of its parts, with the same seeds. Of every run up to three of the epochs whose
+recipe without each of its parts, with the same seeds. Of every run up to four of the epochs whose
 weights are kept are measured on the validation images; the test images are not touched. From all
 these generators follows which recorded number orders them as their use does. The same command
 again goes on where it was:
@@ -37,6 +37,7 @@ from acgan.config import (
 )
 from acgan.data.dataset import Dataset
 from acgan.data.source import PHANTOM
+from acgan.errors import InputError
 from acgan.files import replace_bytes
 from acgan.run.records import EpochRecord, best_by_quality
 from acgan.run.rundir import RunDir
@@ -124,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-size", help="pixels a side (default: the file's)")
     add("--width", help="factor on channel counts (default: the file's)")
     add("--batch-size", help="real images per step (default: the file's)")
-    add("--without", nargs="*", choices=PARTS, help="parts left out in turn (default: all)")
+    left_out = "parts left out in turn, A+B together (default: each)"
+    add("--without", nargs="*", type=_parts, metavar="PART", help=left_out)
     add("--seeds", type=int, default=3, help="runs of each configuration (default: 3)")
     add("--per-class", type=int, default=200, help="images a CNN learns from (default: 200)")
     add("--cnn-updates", type=int, default=240, help="updates of each CNN (default: 240)")
@@ -162,18 +164,29 @@ def _measure(options: argparse.Namespace) -> int:
     return 0
 
 
-def arms_of(recipe: TrainConfig, without: Sequence[str] | None = None) -> list[Arm]:
-    """Return the published step, the recipe, and the recipe without each of its parts."""
+def _parts(text: str) -> tuple[str, ...]:
+    """Return the parts that are left out together."""
+    names = tuple(text.split("+"))
+    if unknown := sorted(set(names) - set(PARTS)):
+        raise argparse.ArgumentTypeError(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    return names
+
+
+def arms_of(recipe: TrainConfig, without: Sequence[tuple[str, ...]] | None = None) -> list[Arm]:
+    """Return the published step, the recipe, and the recipe without its parts in turn.
+
+    without: the parts left out together, arm by arm (default: each by itself)
+    """
     published = TrainConfig()
     changed = {
         n: getattr(published, n) for n in PARTS if getattr(published, n) != getattr(recipe, n)
     }
-    parts = [name for name in changed if without is None or name in without]
-    return [
-        Arm("published step", changed),
-        Arm("recipe", {}),
-        *(Arm(f"without {name}", {name: changed[name]}) for name in parts),
-    ]
+    arms = [Arm("published step", changed), Arm("recipe", {})]
+    for parts in [(name,) for name in changed] if without is None else without:
+        if unchanged := [name for name in parts if name not in changed]:
+            raise InputError(f"--without {unchanged[0]}: it is as in the published step")
+        arms.append(Arm(f"without {', '.join(parts)}", {name: changed[name] for name in parts}))
+    return arms
 
 
 def _run(arm: Arm, number: int, recipe: TrainConfig, source: str, folder: Path) -> Run:
@@ -185,11 +198,12 @@ def _run(arm: Arm, number: int, recipe: TrainConfig, source: str, folder: Path) 
 def _generators(
     runs: dict[tuple[str, int], Run], source: str, options: argparse.Namespace
 ) -> list[Generator]:
-    """Measure up to three kept epochs of every run: the first, the best and the last."""
+    """Measure up to four kept epochs of every run: the first, middle, best and last."""
     asked: list[tuple[tuple[str, int], EpochRecord, Asked]] = []
     for key, run in runs.items():
         records, kept = run.records(), RunDir(run.path).kept_weights()
-        for epoch in sorted({kept[0], kept[-1], *best_by_quality(records, 1)} & set(kept)):
+        ages = {kept[0], kept[len(kept) // 2], kept[-1], *best_by_quality(records, 1)}
+        for epoch in sorted(ages & set(kept)):
             out = run.path / f"worth-{epoch:04d}.json"
             weights, size = RunDir(run.path).weights_path(epoch), run.config.image_size
             each = Asked(weights, source, size, options.per_class, options.cnn_updates, out)

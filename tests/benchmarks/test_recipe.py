@@ -9,6 +9,7 @@ import pytest
 
 from acgan.config import TrainConfig, find_file, read_file, validate
 from acgan.data.dataset import Dataset
+from acgan.errors import InputError
 from benchmarks import generators
 from benchmarks.generators import RARE, rare
 from benchmarks.recipe import PARTS, arms_of, main
@@ -36,7 +37,17 @@ def test_each_part_of_the_recipe_is_left_out_in_turn() -> None:
         ((name, value),) = arm.changes.items()
         assert arm.name == f"without {name}"
         assert value == getattr(TrainConfig(), name) != getattr(recipe, name)
-    assert [arm.name for arm in arms_of(recipe, ["hinge"])][2:] == ["without hinge"]
+    (together,) = arms_of(recipe, [("hinge", "cutout")])[2:]
+    assert together.name == "without hinge, cutout"
+    assert dict(together.changes) == {"hinge": False, "cutout": 0.0}
+    with pytest.raises(InputError, match=r"--without r1_gamma: it is as in the published step"):
+        arms_of(recipe, [("r1_gamma",)])
+
+
+def test_a_part_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--without", "hinge+wings"])
+    assert "no part 'wings'; there are learning_rate, " in capsys.readouterr().err
 
 
 def test_the_rare_class_keeps_a_fifth_of_its_patients_and_the_others_all() -> None:
@@ -68,16 +79,16 @@ def test_a_recipe_is_trained_measured_and_ranked(
     page.write_text("<!-- recipe -->\n<!-- /recipe -->\n")
     places = ["--data", str(tmp_path / "images"), "--folder", str(tmp_path / "runs")]
     words = [*places, *SIZES, "--seeds", "2", "--per-class", "8", "--cnn-updates", "4"]
-    words += ["--jobs", "1", "--without", "hinge", "--curves", str(curves), "--out", str(page)]
+    words += ["--jobs", "1", "--without", "hinge+cutout"]
+    words += ["--curves", str(curves), "--out", str(page)]
     assert main(words) == 0
+    arms = ("published step", "recipe", "without hinge, cutout")
     text = page.read_text()
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    names = [line[0] for line in lines]
-    for name in ("published step", "recipe", "without hinge", "real images", "`val/coverage`"):
-        assert name in names
+    assert {*arms, "real images", "`val/coverage`"} <= {line[0] for line in lines}
     rows = [json.loads(line) for line in gzip.decompress(curves.read_bytes()).splitlines()]
     assert {(row["arm"], row["seed"]) for row in rows} == {
-        (arm, seed) for arm in ("published step", "recipe", "without hinge") for seed in (0, 1)
+        (arm, seed) for arm in arms for seed in (0, 1)
     }
     assert sum(row["best"] for row in rows) == 6
     for row in rows:
