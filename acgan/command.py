@@ -254,6 +254,11 @@ def as_typed(module: str, argv: Sequence[str] | None) -> str:
     return without_passwords(typed(["python", "-m", module, *words]))
 
 
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
 def duration(seconds: float) -> str:
     """Return a time as text in a fitting unit, `25 min`."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):

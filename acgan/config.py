@@ -263,17 +263,22 @@ def read_file(path: Path) -> dict[str, Any]:
         content = {}
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold sections ({', '.join(SECTIONS)}), not a plain value")
+    check_sections(content, str(path))
+    return content
+
+
+def check_sections(content: Mapping[str, Any], where: str) -> None:
+    """Raise `InputError`, which says where, if these are not sections of a configuration."""
     for key, value in content.items():
         if key not in SECTIONS:
-            raise InputError(f"{path}: unknown section {shown(key)}{nearest_name(key, SECTIONS)}")
-        if key != "data" and not isinstance(value, dict | None):
-            raise InputError(f"{path}: section {key!r} must hold 'name: value' lines")
+            raise InputError(f"{where}: unknown section {shown(key)}{nearest_name(key, SECTIONS)}")
+        if key != "data" and not isinstance(value, Mapping | None):
+            raise InputError(f"{where}: section {key!r} must hold 'name: value' lines")
     data = content.get("data")
-    if not isinstance(data, str | dict | None):
+    if not isinstance(data, str | Mapping | None):
         raise InputError(
-            f"{path}: 'data' must be 'phantom' or the path of a folder, got {shown(data)}"
+            f"{where}: 'data' must be 'phantom' or the path of a folder, got {shown(data)}"
         )
-    return content
 
 
 def _read_yaml(path: Path) -> Any:

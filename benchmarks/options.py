@@ -160,7 +160,7 @@ def _work(
         fidelity_images=options.generated,
     )
     section = read_file(find_file(SMALL))["space"]
-    asked = Asked(SMALL, {}, config, SearchConfig(), space.read(section, config))
+    asked = Asked(str(SMALL), "", {}, config, SearchConfig(), space.read(section, config))
     study = open_or_create(folder / "measured", study_info("measured", asked, data))
     at = StudyAt(study.path, study.info.uuid, DataSource(folder=source))
     return Work(at, settings, data.fingerprint, None)
@@ -177,7 +177,7 @@ def _measured(runs: Mapping[Arm, Sequence[Run]], work: Work, data: Dataset) -> d
     weights = [each for each in found.values() if each is not None]
     opened = ExtractorJob(work)
     first: list[StoredJob[Result]] = [opened, *(CeilingJob(work, n) for n in range(CNNS))]
-    with Workers(work.settings, address=None, verbose=False) as workers:
+    with Workers(work.settings) as workers:
         fits = [job for each in weights for job in _utility_jobs(work, each)]
         info = workers.do([*first, *fits], "step 2")[opened].info
         workers.do([FidelityJob(work, each, info) for each in weights], "step 3")

@@ -44,7 +44,7 @@ from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
 from search.flags import search_parser
 from search.nodes.sees import StudyAt
-from search.plan import DEMO, make_search_plan
+from search.plan import DEMO, SearchRequest, make_search_plan
 from search.study.folder import Outcome, Study, open_or_create, trial_config, write_end
 from search.study.objective import objective_value
 from search.study.restore import trial_info
@@ -65,7 +65,7 @@ from selection.steps import filter, utility
 from selection.steps.fidelity import ExtractorJob, FidelityJob
 from selection.steps.funnel import Funnel
 from selection.steps.look_at_test import TestJob
-from selection.steps.plan import PickPlan, make_pick_plan
+from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
 from selection.steps.result import LAST_EPOCHS, Pick
 from selection.steps.utility import CeilingJob, UtilityJob
 
@@ -100,7 +100,7 @@ def search(folder: Path, options: Sequence[str]) -> Searched:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     words = ["--config", str(DEMO), "--data", PHANTOM, "--study", STUDY]
     words += ["--storage-path", str(folder / "runs"), "--tracking-uri", uri, *options]
-    plan = make_search_plan(search_parser("search.run", None).parse_args(words))
+    plan = make_search_plan(SearchRequest.of(search_parser("search.run", None).parse_args(words)))
     study = open_or_create(plan.folder, plan.info)
     write_json(study.path / "start.json", plan.last_start)
     prepare_scoring(StudyAt(study.path, study.info.uuid, DataSource(folder=PHANTOM)), gpu=False)
@@ -194,7 +194,7 @@ def pick(searched: Searched, options: Sequence[str]) -> Picked:
     """Pick from a study as the command does, save for Ray and for MLflow's part."""
     words = ["--study", STUDY, "--storage-path", str(searched.study.path.parent)]
     words += ["--tracking-uri", searched.uri, *options]
-    asked = pick_parser().parse_args(words)
+    asked = PickRequest.of(pick_parser().parse_args(words))
     planning = Profile()
     plan = planning.run(lambda: make_pick_plan(asked))
     workers = Profiled(plan.settings)

@@ -28,7 +28,7 @@ from acgan.training import METRIC_NAMES
 from search import space
 from search.flags import search_parser
 from search.nodes.sees import StudyAt, same_study
-from search.plan import SearchPlan, make_search_plan
+from search.plan import SearchPlan, SearchRequest, make_search_plan
 from search.study.folder import (
     Outcome,
     Quality,
@@ -66,7 +66,7 @@ def flags(folder: Path, *, trials: int, epochs: int) -> list[str]:
 
 def plan_of(words: list[str]) -> SearchPlan:
     """Return what the flags ask for, as the command would read them."""
-    return make_search_plan(_parse(words))
+    return make_search_plan(SearchRequest.of(_parse(words)))
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

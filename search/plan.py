@@ -1,4 +1,4 @@
-"""What a search was asked for, read from the command line and checked before any long work."""
+"""What a search is asked for, by flags or from Python, checked before any long work."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import importlib.metadata
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from acgan.config import TrainConfig, find_file, read_file, resolve, validate
+from acgan.config import TrainConfig, check_sections, find_file, read_file, resolve, validate
 from acgan.data.dataset import Dataset
 from acgan.data.layouts import read_table
 from acgan.data.pack import load_for
@@ -44,11 +44,52 @@ FULL_SIZE = Path("configs/covidx-modern.yaml")
 MANY_IMAGES = 2_000  # below, 112 px and width 1 are more than the images can fill
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What a search is asked for; None: as the configuration says, else the default.
+
+    config: a YAML file, or what one would hold
+    space: its section of that name, instead of the configuration's
+    study: its name; storage_path: the folder that holds it; time_budget_s: of this start
+    values: settings by their names, of `SearchConfig`, `TrainConfig` and `DataSource`, whose
+        folder is `data`; they come before the configuration's
+    """
+
+    config: Path | Mapping[str, Any] | None = None
+    space: Mapping[str, Any] | None = None
+    study: str | None = None
+    storage_path: str = "runs"
+    tracking_uri: str | None = None
+    address: str | None = None
+    time_budget_s: float | None = None
+    verbose: bool = False
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Return what the flags of `search.flags.search_parser` say."""
+        return cls(
+            config=arguments.config,
+            study=arguments.study,
+            storage_path=arguments.storage_path,
+            tracking_uri=arguments.tracking_uri,
+            address=arguments.address,
+            time_budget_s=arguments.time_budget,
+            verbose=arguments.verbose,
+            values=vars(arguments),
+        )
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What the configuration file, the environment and the flags say, checked without images."""
+    """What the configuration, the environment and the flags say, checked without images.
 
-    file: Path
+    configuration: the file, or "search" where the values came from Python
+    note: why it is this file, "" if it was named
+    """
+
+    configuration: str
+    note: str
     content: Mapping[str, Any]
     train: TrainConfig
     search: SearchConfig
@@ -57,8 +98,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """All that was asked for, checked."""
+    """All that was asked for, checked.
 
+    note: why it is this configuration, "" if it was named
+    """
+
+    note: str
     train: TrainConfig
     search: SearchConfig
     space: space.Space
@@ -117,14 +162,22 @@ def largest(config: TrainConfig, searched: space.Space) -> TrainConfig:
     return validate(TrainConfig, "train", config.model_dump() | values)
 
 
-def make_search_plan(arguments: argparse.Namespace) -> SearchPlan:
-    """Check everything that was asked for, before any long work; `InputError` says what is not."""
-    asked = read_asked(arguments)
-    folder = study_folder(arguments, asked)
-    tracking_uri = resolve_uri(arguments.tracking_uri)
-    source = named_source(vars(arguments), asked.content)
+def make_search_plan(
+    request: SearchRequest, say: Callable[[str], None] = lambda _: None
+) -> SearchPlan:
+    """Check everything that was asked for, before any long work; `InputError` says what is not.
+
+    say: is told which configuration is used where none is named
+    """
+    asked = read_asked(request)
+    if asked.note:
+        say(asked.note)
+    folder = study_folder(request, asked)
+    tracking_uri = resolve_uri(request.tracking_uri)
+    source = named_source(request.values, asked.content)
     data = load_images(asked, source)
     return SearchPlan(
+        note=asked.note,
         train=asked.train,
         search=asked.search,
         space=asked.space,
@@ -133,53 +186,64 @@ def make_search_plan(arguments: argparse.Namespace) -> SearchPlan:
         info=study_info(folder.name, asked, data),
         folder=folder,
         tracking_uri=tracking_uri,
-        address=arguments.address,
-        time_budget_s=arguments.time_budget,
-        verbose=arguments.verbose,
+        address=request.address,
+        time_budget_s=request.time_budget_s,
+        verbose=request.verbose,
     )
 
 
-def read_asked(arguments: argparse.Namespace) -> Asked:
+def read_asked(request: SearchRequest) -> Asked:
     """Read and check the configuration; `InputError` names what is wrong in it."""
-    file = find_file(arguments.config or _default_config(arguments))
-    content = read_file(file)
-    flags = vars(arguments)
-    config = _train_config(content.get("train"), flags)
-    settings = resolve(SearchConfig, "search", content.get("search"), flags)
+    configuration, note, content = _configuration(request)
+    config = _train_config(content.get("train"), request.values)
+    settings = resolve(SearchConfig, "search", content.get("search"), request.values)
     if settings.objective not in METRIC_NAMES:
         raise InputError(
             f"--objective {settings.objective!r} is not recorded; "
             f"recorded are {', '.join(METRIC_NAMES)}"
         )
-    searched = space.read(content.get("space"), config)
+    named = content.get("space") if request.space is None else request.space
+    searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
-    return Asked(file, content, config, settings, searched)
+    return Asked(configuration, note, content, config, settings, searched)
 
 
-def _default_config(arguments: argparse.Namespace) -> Path:
-    """Return the configuration where none is named, and say which: the demo's, or a recipe."""
-    if arguments.data in (None, PHANTOM):
-        print(f"no --config given: using {DEMO}, the demo on phantom images")
-        return DEMO
-    source = named_source(vars(arguments), {})
+def _configuration(request: SearchRequest) -> tuple[str, str, Mapping[str, Any]]:
+    """Return which configuration it is, why this one, and what it says."""
+    named = request.config
+    if isinstance(named, Mapping):
+        check_sections(named, "the configuration")
+        return "search", "", named
+    path, note = (named, "") if named is not None else _default_config(request.values)
+    file = find_file(path)
+    return str(file), note, read_file(file)
+
+
+def _default_config(values: Mapping[str, Any]) -> tuple[Path, str]:
+    """Return the configuration where none is named, and why: the demo's, or a recipe."""
+    if values.get("data") in (None, PHANTOM):
+        return DEMO, f"no --config given: using {DEMO}, the demo on phantom images"
+    source = named_source(values, {})
     images = sum(row.split != TEST for row in read_table(Path(source.folder), source.reading).rows)
     device = default_device()
     if device.type != CPU and images >= MANY_IMAGES:
-        print(f"no --config given: using {FULL_SIZE}, the recipe at full size on {images:,} images")
-        return FULL_SIZE
-    print(
+        return (
+            FULL_SIZE,
+            f"no --config given: using {FULL_SIZE}, the recipe at full size on {images:,} images",
+        )
+    return (
+        SMALL,
         f"no --config given: using {SMALL}, the recipe at 32 px, for {images:,} images on a "
-        f"{'CPU' if device.type == CPU else 'GPU'}; at full size: --config {FULL_SIZE}"
+        f"{'CPU' if device.type == CPU else 'GPU'}; at full size: --config {FULL_SIZE}",
     )
-    return SMALL
 
 
-def study_folder(arguments: argparse.Namespace, asked: Asked) -> Path:
+def study_folder(request: SearchRequest, asked: Asked) -> Path:
     """Return the study's folder; `InputError` for a name or place that cannot be one."""
-    name = arguments.study
+    name = request.study
     if name is None:
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", asked.file.stem)
-    return study_path(arguments.storage_path, name)
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(asked.configuration).stem)
+    return study_path(request.storage_path, name)
 
 
 def load_images(asked: Asked, source: DataSource) -> Dataset:

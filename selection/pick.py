@@ -9,12 +9,16 @@ speaks against it. The same command again goes on where it was.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from acgan.command import Parser, as_typed, command, command_parser, run_command
 from acgan.config import add_flags
 from search.flags import add_ray_flags
+from selection import api
 from selection.flags import add_request_flags
 from selection.settings import SelectionConfig
 
@@ -56,6 +60,17 @@ def parser() -> Parser:
     made.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
     add_flags(made, SelectionConfig, "selection", common=COMMON)
     return made
+
+
+class _Callable(ModuleType):
+    """A module that can be called: imported, it takes the place of the function of its name."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        """Pick, see `selection.api.pick`."""
+        return api.pick(*args, **settings)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import numpy as np
 
 from selection import study
 from selection.augmentation.arms import ARMS, Arm, curve_arm, generated_counts
-from selection.augmentation.plan import StudyPlan, make_study_plan
+from selection.augmentation.plan import StudyPlan, StudyRequest, make_study_plan
 from selection.augmentation.result import ArmResult, AugmentationStudy, Run, Split, measured
-from selection.commands.study import carry_out
+from selection.commands.study import train_and_compare
 from selection.metrics.estimate import Images
 from tests.kit import CLASSES
 from tests.picks import Here
@@ -47,14 +47,14 @@ def all_arms() -> list[Arm]:
 
 def plan_of(options: Sequence[str]) -> StudyPlan:
     """Return the plan of a command with these options."""
-    return make_study_plan(study.parser().parse_args(options))
+    return make_study_plan(StudyRequest.of(study.parser().parse_args(options)))
 
 
 def study_here(options: Sequence[str]) -> AugmentationStudy:
     """Do all the work of a command with these options in this process, save for MLflow's part."""
     plan = plan_of(options)
     workers = Here(plan.work.settings, address=None, verbose=False)
-    return carry_out(plan, workers)
+    return train_and_compare(plan, workers)
 
 
 def made_study(

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
+import selection.pick as pick
 from acgan.config import TrainConfig, validate
 from acgan.data.pack import load
 from acgan.data.source import DataSource
@@ -39,11 +40,10 @@ from search.study.folder import (
     trial_name,
 )
 from search.tracking.recorder import sync_study
-from selection import pick
 from selection.jobs.store import Result, StoredJob
 from selection.jobs.workers import Workers
 from selection.steps.funnel import Funnel
-from selection.steps.plan import PickPlan, make_pick_plan
+from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
 from selection.steps.result import Pick
 from tests.kit import CLASSES, tiny_config, tiny_images
 
@@ -195,7 +195,7 @@ class Here(Workers):
 
 def plan_of(options: Sequence[str]) -> PickPlan:
     """Return the plan of a command with these options."""
-    return make_pick_plan(pick.parser().parse_args(options))
+    return make_pick_plan(PickRequest.of(pick.parser().parse_args(options)))
 
 
 def pick_here(options: Sequence[str]) -> Pick:

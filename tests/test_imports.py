@@ -21,6 +21,7 @@ BELOW = {
     "search": ("acgan",),
     "selection": (
         "acgan",
+        "search.api",
         "search.study",
         "search.tracking",
         "search.nodes.cluster",

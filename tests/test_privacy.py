@@ -19,13 +19,14 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import selection.pick as pick
 from acgan.config import TrainConfig, validate
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
 from search.nodes.sees import StudyAt, same_data
 from search.study.folder import Outcome, TrialEnd, open_study
-from selection import pick, study
+from selection import study
 from tests.augmentations import study_here
 from tests.kit import CLASSES, tiny_images
 from tests.picks import Place, pick_here, send, train_study

@@ -27,7 +27,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 def serve(options: argparse.Namespace) -> int:
     """Serve a copy of the study until it is interrupted; return the exit code."""
     dashboard = _dashboard()
-    study, _ = find.asked_study(options)
+    study, _ = find.asked_study(find.StudyNamed.of(options))
     if not study.ledger_path.is_file():
         raise InputError(f"the study at {study.path} has no trials yet; search first")
     with tempfile.TemporaryDirectory(prefix="acgan-dashboard-") as folder:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-import search
 from acgan.command import typed
 from acgan.data.dataset import Dataset
 from acgan.data.source import DataSource, named_source
@@ -14,9 +13,11 @@ from acgan.errors import InputError
 from acgan.evaluation.inception_file import STANDARD_SHA256, URL, cached_path, checked_file
 from search.flags import WEIGHTS_FLAG
 from search.nodes.cluster import Node, ray_cluster
+from search.nodes.environment import made_token
 from search.nodes.fleet import Finding, Level, Wanted, how_many, look, room_and_time, skipped
 from search.plan import (
     Asked,
+    SearchRequest,
     largest,
     load_images,
     read_asked,
@@ -41,7 +42,7 @@ NO_INCEPTION = (
 def examine(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """Print a line for each check; return the exit code. words: the flags as typed."""
     levels = []
-    for finding in _findings(arguments):
+    for finding in _findings(SearchRequest.of(arguments), arguments.inception_weights):
         print(finding, flush=True)
         levels.append(finding.level)
     errors, warnings = levels.count(Level.ERROR), levels.count(Level.WARNING)
@@ -64,14 +65,14 @@ def _without_weights(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
-    asked = yield from _configuration(arguments)
-    source, data = yield from _data(arguments, asked)
-    folder, trials, begun = yield from _study(arguments, asked, data)
+def _findings(request: SearchRequest, weights: Path | None) -> Iterator[Finding]:
+    asked = yield from _configuration(request)
+    source, data = yield from _data(request, asked)
+    folder, trials, begun = yield from _study(request, asked, data)
     yield _disk(folder, trials, begun, asked, data)
-    yield _mlflow(arguments, asked)
-    inception = yield from _inception(arguments.inception_weights, asked)
-    address = arguments.address or os.environ.get("RAY_ADDRESS")
+    yield _mlflow(request, asked)
+    inception = yield from _inception(weights, asked)
+    address = request.address or os.environ.get("RAY_ADDRESS")
     token = _token(address)
     yield token
     wanted = Wanted(asked, data, source, folder and folder.parent, inception)
@@ -80,20 +81,21 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         if token.level is Level.ERROR:
             yield skipped("cluster", "a token")
         else:
-            nodes = yield from _cluster(stack, address, verbose=arguments.verbose)
+            nodes = yield from _cluster(stack, address, verbose=request.verbose)
         answers = yield from look(nodes, wanted)
-        yield from room_and_time(answers, wanted, trials=trials, budget_s=arguments.time_budget)
+        yield from room_and_time(answers, wanted, trials=trials, budget_s=request.time_budget_s)
 
 
-def _configuration(arguments: argparse.Namespace) -> Generator[Finding, None, Asked | None]:
+def _configuration(request: SearchRequest) -> Generator[Finding, None, Asked | None]:
     try:
-        asked = read_asked(arguments)
+        asked = read_asked(request)
     except InputError as error:
         yield Finding(Level.ERROR, "configuration", str(error))
         return None
     train = asked.train
+    trials = how_many(asked.search.num_samples, "trial")
     text = (
-        f"{asked.file}, {how_many(asked.search.num_samples, 'trial')} of {train.epochs} epochs at "
+        f"{asked.note or asked.configuration}, {trials} of {train.epochs} epochs at "
         f"{train.image_size} px, width {train.width:g}, batches of {train.batch_size}"
     )
     yield Finding(Level.OK, "configuration", text)
@@ -101,13 +103,13 @@ def _configuration(arguments: argparse.Namespace) -> Generator[Finding, None, As
 
 
 def _data(
-    arguments: argparse.Namespace, asked: Asked | None
+    request: SearchRequest, asked: Asked | None
 ) -> Generator[Finding, None, tuple[DataSource | None, Dataset | None]]:
     if asked is None:
         yield skipped("data", "the configuration")
         return None, None
     try:
-        source = named_source(vars(arguments), asked.content)
+        source = named_source(request.values, asked.content)
         data = load_images(asked, source)
     except InputError as error:
         yield Finding(Level.ERROR, "data", str(error))
@@ -130,7 +132,7 @@ def _counts(data: Dataset) -> str:
 
 
 def _study(
-    arguments: argparse.Namespace, asked: Asked | None, data: Dataset | None
+    request: SearchRequest, asked: Asked | None, data: Dataset | None
 ) -> Generator[Finding, None, tuple[Path | None, int, list[Path]]]:
     """Check that this search may go on in its study.
 
@@ -141,7 +143,7 @@ def _study(
         return None, 0, []
     folder, ended, begun = None, 0, list[Path]()
     try:
-        folder = study_folder(arguments, asked)
+        folder = study_folder(request, asked)
         text, ended, begun = _study_state(folder, asked, data)
     except InputError as error:
         yield Finding(Level.ERROR, "study", str(error))
@@ -187,10 +189,10 @@ def _disk(
     return Finding(Level.OK, "disk", text)
 
 
-def _mlflow(arguments: argparse.Namespace, asked: Asked | None) -> Finding:
+def _mlflow(request: SearchRequest, asked: Asked | None) -> Finding:
     settings = asked.search if asked else SearchConfig()
     try:
-        text = check.check_mlflow(resolve_uri(arguments.tracking_uri), settings.experiment)
+        text = check.check_mlflow(resolve_uri(request.tracking_uri), settings.experiment)
     except InputError as error:
         return Finding(Level.ERROR, "MLflow", str(error))
     return Finding(Level.OK, "MLflow", text)
@@ -223,7 +225,7 @@ def _token(address: str | None) -> Finding:
     if mode != "token":
         text = f"RAY_AUTH_MODE is {mode!r}: whoever reaches Ray's ports can run programs; {todo}"
         return Finding(level, "token", text)
-    if search.MADE_TOKEN:
+    if made_token():
         alone = "none is set, so Ray on this machine alone gets a random one; for a cluster, "
         return Finding(level, "token", f"none is set; {todo}" if address else alone + todo)
     return Finding(Level.OK, "token", "RAY_AUTH_MODE=token, and a token is set")

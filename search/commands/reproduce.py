@@ -126,7 +126,7 @@ def _find(arguments: argparse.Namespace) -> tuple[Study, Trial]:
         raise InputError("--study needs --trial NAME: which trial is to be trained again?")
     if arguments.run_id is not None and arguments.trial is not None:
         raise InputError("--trial goes with --study; a trial's own run needs no name")
-    study, found = find.asked_study(arguments)
+    study, found = find.asked_study(find.StudyNamed.of(arguments))
     name = found or arguments.trial
     if name is None:
         raise InputError(

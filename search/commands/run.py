@@ -1,10 +1,8 @@
-"""A search from its plan to its table: what `search.run` does."""
+"""A search as it is typed: its dry run, its work, its table: what `search.run` does."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,49 +11,27 @@ import torch
 
 from acgan.command import duration, typed
 from acgan.cores import usable_cores
-from acgan.errors import InputError
-from acgan.jsonfile import write_json
-from search.plan import SearchPlan, make_search_plan
+from search.plan import SearchPlan, SearchRequest, make_search_plan
 from search.study import estimate, table
-from search.study.folder import Outcome, Study, check_same, open_or_create
-from search.study.lock import driver_at_work, driver_lock
-from search.study.optuna_ledger import Ledger, Proposal
-from search.study.restore import mark_interrupted, restore, write_missing_ends
+from search.study.folder import Outcome, check_same
+from search.study.optuna_ledger import Proposal
 from search.tracking.connection import naming, next_step, shown
-from search.tracking.recorder import Recorder
-from search.tune.driver import Driver, missing_repeats
-from search.tune.progress import Progress
+from search.tune.carry_out import CarriedOut, carry_out, check_folder
 
-RECORDER_TIMEOUT_S = 60.0
 SHOWN_TRIALS = 5
 
 
 def search(arguments: argparse.Namespace, again: str) -> int:
     """Bring a study to the trials asked for; return the exit code. again: as typed."""
-    plan = make_search_plan(arguments)
+    plan = make_search_plan(SearchRequest.of(arguments), say=print)
     for warning in plan.warnings:
         print(f"warning: {warning}")
-    _check_folder(plan.folder)
     if arguments.dry_run:
+        check_folder(plan.folder)
         check_same(plan.folder, plan.info)
         _show(plan)
         return 0
-    if driver_at_work(plan.folder / "selection"):
-        raise InputError(
-            f"a pick of the study at {plan.folder} is at work on its weights; wait for its end"
-        )
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with driver_lock(plan.folder):
-        study = open_or_create(plan.folder, plan.info)
-        write_json(study.path / "start.json", plan.last_start)
-        return _drive(plan, study, again)
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise `InputError` if the study's folder cannot be made or written."""
-    there = estimate.existing(folder)
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"cannot write in {there}; name another folder with --storage-path")
+    return _conclude(plan, carry_out(plan), again)
 
 
 def _show(plan: SearchPlan) -> None:
@@ -111,75 +87,31 @@ def _places(plan: SearchPlan) -> int:
     return min(places, search.max_concurrent or places)
 
 
-def _drive(plan: SearchPlan, study: Study, again: str) -> int:
-    """Bring a study, which this process has locked, to the trials asked for."""
-    ledger = plan.ledger(study.ledger_path)
-    for sentence in restore(study, ledger, seed=plan.search.seed):
-        print(f"warning: {sentence}")
-    missing = max(plan.search.num_samples - ledger.ended(), 0)
-    repeats = 2 * plan.search.repeats if missing else len(missing_repeats(study, plan.search))
-    begun = [study.path / row.name for row in ledger.rows() if row.outcome is None]
-    needed = plan.disk(missing + repeats, begun)
-    estimate.check_disk(plan.folder, needed)
-    progress = Progress(
-        asked=plan.search.num_samples,
-        ended=ledger.ended(),
-        epochs=plan.train.epochs,
-        objective=plan.search.objective,
-        sign=plan.search.sign,
-    )
-    recorder = Recorder(
-        study, uri=plan.tracking_uri, experiment=plan.search.experiment, say=progress.say
-    )
-    recorder.start()
-    driver = Driver(plan, study, ledger, progress)
-    interrupted = False
-    try:
-        if missing or repeats:
-            print(f"{plan.folder}: {missing} trials to train, {estimate.gigabytes(needed)} of disk")
-            driver.run()
-        else:
-            print(f"all {plan.search.num_samples} trials asked for are there")
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        with contextlib.suppress(OSError):  # of a disk that failed: the next start writes them
-            write_missing_ends(study, ledger)
-            mark_interrupted(study)
-        whole = recorder.close(RECORDER_TIMEOUT_S)
-    spent = driver.seconds_left is not None and driver.seconds_left <= 0
-    code = 130 if interrupted else 0 if spent else 1
-    if spent:
-        print(f"the time budget of {plan.time_budget_s:g} s is spent")
-    pick = typed(["python", "-m", "selection.pick", *naming(study, plan.tracking_uri)])
-    where = next_step(plan.tracking_uri, recorder.study_link or "")
-    look = f"to compare the trials in MLflow: {where}\nto pick one: {pick}"
-    following = look if whole else f"to send the rest to MLflow: {recorder.sync_command}"
-    return _conclude(plan, study, ledger, again=again, following=following, code_if_missing=code)
-
-
-def _conclude(
-    plan: SearchPlan,
-    study: Study,
-    ledger: Ledger,
-    *,
-    again: str,
-    following: str,
-    code_if_missing: int,
-) -> int:
+def _conclude(plan: SearchPlan, done: CarriedOut, again: str) -> int:
     """Print the table and what to type next; return the exit code."""
-    found = table.table_lines(study, plan.search)
+    if done.spent:
+        print(f"the time budget of {plan.time_budget_s:g} s is spent")
+    found = table.table_lines(done.study, plan.search)
     if found:
         print(table.table(found, plan.search))
     print(table.comparison(found, plan.search))
-    crashed = [line.trial.name for line in found if line.outcome is Outcome.CRASHED]
-    missing = max(plan.search.num_samples - ledger.ended(), 0)
-    repeats = len(missing_repeats(study, plan.search))
-    if not missing and not repeats:
-        print(following)
+    if not done.missing and not done.repeats:
+        print(_next_steps(plan, done))
         return 0
-    left = f"{missing} of {plan.search.num_samples} trials"
-    left += f" and {repeats} repeats" if repeats else ""
+    crashed = [line.trial.name for line in found if line.outcome is Outcome.CRASHED]
+    left = f"{done.missing} of {plan.search.num_samples} trials"
+    left += f" and {done.repeats} repeats" if done.repeats else ""
     print(f"still missing: {left}{'; crashed: ' + ', '.join(crashed) if crashed else ''}")
     print(f"to continue: {again}")
-    return 1 if crashed and code_if_missing == 0 else code_if_missing
+    if done.interrupted:
+        return 130
+    return 0 if done.spent and not crashed else 1
+
+
+def _next_steps(plan: SearchPlan, done: CarriedOut) -> str:
+    """Return what to type when all trials are there."""
+    if done.sync:
+        return f"to send the rest to MLflow: {done.sync}"
+    pick = typed(["python", "-m", "selection.pick", *naming(done.study, plan.tracking_uri)])
+    where = next_step(plan.tracking_uri, done.link)
+    return f"to compare the trials in MLflow: {where}\nto pick one: {pick}"

@@ -1,4 +1,4 @@
-"""Ray: a cluster of this machine, or one that is joined. The package sets its token."""
+"""Ray: a cluster of this machine, one that is joined, or the one this process has already."""
 
 import contextlib
 import logging
@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,18 +43,33 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
 
     Ray on this machine has the cores that this process may use, and no more. Every connection
     carries a token: the user's own (`RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH`), or one made for this
-    process. Raises `InputError` for a cluster that cannot be started or joined.
+    process. A Ray that this process has initialised before is used as it is, and left running.
+    Raises `InputError` for a cluster that cannot be started or joined.
     """
+    if ray.is_initialized():
+        if address not in (None, "auto", ray.get_runtime_context().gcs_address):
+            raise InputError(
+                f"Ray is initialised in this process already, so the cluster at {address} cannot "
+                "be joined: leave the address out, or call ray.shutdown() first"
+            )
+        yield _nodes()
+        return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _require_form(address)
     _require_listener(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()  # else Ray takes no signal
     with contextlib.ExitStack() as stack:
         own = _own_settings(stack) if address == "local" else {}
         stack.callback(ray.shutdown)
         _connect(address, verbose=verbose, **own)
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own aborts the process
-        yield [_node(found) for found in ray.nodes() if found["Alive"]]
+        if is_main:
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own aborts the process
+        yield _nodes()
+
+
+def _nodes() -> list[Node]:
+    return [_node(found) for found in ray.nodes() if found["Alive"]]
 
 
 def _own_settings(stack: contextlib.ExitStack) -> dict[str, Any]:

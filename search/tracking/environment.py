@@ -3,15 +3,17 @@
 import os
 import warnings
 
+TIMEOUT, SHORT_S, LONG_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "10", "600"
 # Read when mlflow is imported, hence before it. A dead server must fail at once (MLflow's own
 # retries last minutes); what the user has set stays.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-TIMEOUT, SHORT_S, LONG_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "10", "600"
-os.environ.setdefault(TIMEOUT, SHORT_S)
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    TIMEOUT: SHORT_S,
+}
 
 # MLflow warns of its own types when its models are imported.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.types\.type_hints")
@@ -28,10 +30,17 @@ BINDING = (
 )
 
 
+def set_up() -> None:
+    """Set what MLflow reads, and take away what binds it."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    unbind()
+
+
 def unbind() -> None:
     """Take the names that bind a client out of the environment."""
     for name in BINDING:
         os.environ.pop(name, None)
 
 
-unbind()
+set_up()

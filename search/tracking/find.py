@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -54,6 +54,31 @@ def _all_pages(fetch: Callable[[str | None], PagedList[T]]) -> list[T]:
     return items
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudyNamed:
+    """How a study that is there is named: by an MLflow run, or by its name and its folder.
+
+    run_id: of the study or of one of its trials; None: study is its name
+    storage_path: folder of studies; None: "runs", or with a run where MLflow says
+    tracking_uri: of MLflow; None: as the environment says, or the file on this machine
+    """
+
+    run_id: str | None = None
+    study: str | None = None
+    storage_path: str | None = None
+    tracking_uri: str | None = None
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Return what the flags of `search.flags.add_study_flags` say."""
+        return cls(
+            run_id=arguments.run_id,
+            study=arguments.study,
+            storage_path=arguments.storage_path,
+            tracking_uri=arguments.tracking_uri,
+        )
+
+
 @dataclass(frozen=True)
 class StudyRun:
     """Which study a run belongs to: its parent run, uuid, directory; the trial if it is one's."""
@@ -95,15 +120,16 @@ def study_of_run_at(uri: str, run_id: str) -> StudyRun:
         raise unanswered(uri, error) from error
 
 
-def asked_study(arguments: argparse.Namespace) -> tuple[Study, str | None]:
-    """Return the study of `run_id` or `study`, and the trial if it is a trial's run.
+def asked_study(named: StudyNamed) -> tuple[Study, str | None]:
+    """Return the study that is named, and the trial if it is a trial's run.
 
     By its name it is found without MLflow. Raises `InputError` where it is not there.
     """
-    if arguments.run_id is None:
-        return open_study(study_path(arguments.storage_path or "runs", arguments.study)), None
-    found = study_of_run_at(resolve_uri(arguments.tracking_uri), arguments.run_id)
-    return open_study_of(found, arguments.storage_path), found.trial
+    if named.run_id is None:
+        assert named.study is not None
+        return open_study(study_path(named.storage_path or "runs", named.study)), None
+    found = study_of_run_at(resolve_uri(named.tracking_uri), named.run_id)
+    return open_study_of(found, named.storage_path), found.trial
 
 
 def open_study_of(run: StudyRun, storage: str | None) -> Study:

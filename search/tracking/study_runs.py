@@ -24,7 +24,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.multimedia import compress_image_size
 from PIL import Image
 
-import search
 from acgan.errors import InputError
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
 from acgan.run.records import QUALITY, EpochRecord
@@ -137,7 +136,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    root = Path(search.__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():  # installed: a checkout further up is another project's
         return None
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from acgan.command import duration, significant
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
@@ -50,7 +52,9 @@ class Progress:
 
     `epochs` is what a whole trial has; `asked` how many trials are asked for, `ended` how many of
     them had ended before this start; `objective` is the metric that ranks them, where `sign` times
-    it is smallest. Use it as a context: until its end the table is on the terminal.
+    it is smallest. Use it as a context: until its end the table is on the terminal. `out`
+    is where it is shown (default: stdout), or is called with each line, from any thread, one at a
+    time.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class Progress:
         epochs: int,
         objective: str,
         sign: int = 1,
-        out: TextIO | None = None,
+        out: TextIO | Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._asked, self._ended, self._epochs = asked, ended, epochs
@@ -78,10 +82,11 @@ class Progress:
         self._best: tuple[float, str] | None = None
         self._lock = threading.RLock()
         self._closed = threading.Event()
-        self._out = out or sys.stdout
+        file = sys.stdout if out is None or callable(out) else out
+        self._tell = out if callable(out) else functools.partial(print, file=file, flush=True)
         self._live: Live | None = None
-        if self._out.isatty():
-            console = Console(file=self._out, highlight=False)
+        if not callable(out) and file.isatty():
+            console = Console(file=file, highlight=False)
             self._live = Live(
                 console=console,
                 get_renderable=self.view,
@@ -174,7 +179,7 @@ class Progress:
             self._live.console.print(Text(line), soft_wrap=True)
             return
         with self._lock:
-            print(line, file=self._out, flush=True)
+            self._tell(line)
 
     def seconds_left(self) -> float | None:
         """Return about how long all trials still take at the speed of this start; None: unknown.
@@ -235,6 +240,51 @@ class Progress:
             f"{significant(seen.best)}{seen.called}",
             significant(seen.images_per_s),
         )
+
+
+class BarProgress(Progress):
+    """Shows a bar of tqdm over the epochs of all trials besides: in a notebook, a widget.
+
+    A trial that ends early fills its part of the bar.
+    """
+
+    def __enter__(self) -> Progress:
+        """Show the bar."""
+        self._bar = tqdm(total=self._asked * self._epochs, unit="epoch")
+        self._bar.update(self._ended * self._epochs)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the bar as it is."""
+        super().__exit__(*error)
+        self._bar.close()
+
+    def epoch(self, name: str, seen: Seen) -> None:
+        """Take up an epoch of a trial."""
+        super().epoch(name, seen)
+        self._show()
+
+    def ended(self, name: str, ended: Ended) -> None:
+        """Tell how a trial ended for good."""
+        super().ended(name, ended)
+        self._show()
+
+    def expect(self, more: int) -> None:
+        """Take up that more trials are asked for."""
+        super().expect(more)
+        self._show()
+
+    def _show(self) -> None:
+        """Move the bar to where the trials are."""
+        with self._lock:
+            under_way = sum(seen.epoch for seen in self._begun.values() if seen is not None)
+            self._bar.total = self._asked * self._epochs
+            self._bar.n = self._ended * self._epochs + under_way
+            if self._best is not None:
+                value, name = self._best
+                best = f"{name} {significant(self._sign * value)}"
+                self._bar.set_postfix_str(f"best {best}", refresh=False)
+            self._bar.refresh()
 
 
 class _Speed:

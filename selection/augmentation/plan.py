@@ -1,10 +1,12 @@
-"""What an augmentation study was asked for, found and checked before any long work."""
+"""What an augmentation study is asked for, found and checked before any long work."""
 
 import argparse
+import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -24,13 +26,65 @@ from selection.augmentation.result import AUGMENTATION_FORMAT, Split
 from selection.jobs.store import Weights, Work, without_test
 from selection.metrics.estimate import Images
 from selection.settings import SelectionConfig
-from selection.steps.request import find_run, request, require_idle, weights_path
+from selection.steps.request import Request, find_run, require_idle, settle, weights_path
 from selection.steps.result import Pick, read_picks
 
 FEWEST_SEEDS = 5
 FEWEST_UPDATES = 500  # where the data set is so small that the epochs would be fewer
 LARGEST_AMOUNT = 100.0
+AMOUNTS = f"--amounts must be numbers above 0 and up to {LARGEST_AMOUNT:g}, for example 0.5,2,4"
+KEEP = "--keep must be CLASS=FRACTION with a fraction above 0 and up to 1"
 NEARLY_EVEN = 0.8  # of the largest class: nothing much to balance
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest(Request):
+    """What an augmentation study is asked for besides.
+
+    pick: whose winner generates, None: the latest of the study or trial; seeds: CNNs of each arm
+    amounts: of generated images, besides 1; updates: of each CNN, None: as the settings say
+    keep: of a class, the fraction of its training images that the CNNs are given
+    test: whether the test images are scored, on the record, and not the validation images
+    """
+
+    pick: str | None = None
+    seeds: int = FEWEST_SEEDS
+    amounts: Sequence[float] = (0.5, 2.0, 4.0)
+    updates: int | None = None
+    keep: Mapping[str, float] = field(default_factory=dict)
+    test: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
+        """Return what the flags of `selection.study` say; `InputError` for what is none."""
+        own = {
+            "pick": arguments.pick,
+            "seeds": arguments.seeds,
+            "amounts": _numbers(arguments.amounts),
+            "updates": arguments.updates,
+            "keep": _fractions(arguments.keep),
+            "test": arguments.test,
+        }
+        return super().of(arguments, **own, **more)
+
+
+def _numbers(text: str) -> list[float]:
+    with contextlib.suppress(ValueError):
+        return [float(word) for word in text.split(",") if word.strip()]
+    raise InputError(f"{AMOUNTS}, got {text!r}")
+
+
+def _fractions(texts: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, equals, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise InputError(f"{KEEP}, for example COVID-19=0.1, got {text!r}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,21 +163,21 @@ class StudyPlan:
         return found
 
 
-def make_study_plan(arguments: argparse.Namespace) -> StudyPlan:
+def make_study_plan(request: StudyRequest) -> StudyPlan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
-    if arguments.seeds < FEWEST_SEEDS:
+    if request.seeds < FEWEST_SEEDS:
         raise InputError(
-            f"--seeds must be at least {FEWEST_SEEDS}, got {arguments.seeds}: one CNN's accuracy "
+            f"--seeds must be at least {FEWEST_SEEDS}, got {request.seeds}: one CNN's accuracy "
             "says little"
         )
-    amounts = _amounts(arguments.amounts)
-    uri, study, parent_id, trial = find_run(arguments)
+    amounts = _amounts(request.amounts)
+    uri, study, parent_id, trial = find_run(request.named)
     require_idle(study)
-    pick = _find_pick(study, trial, uri, arguments)
-    settings, source = request(study, arguments, picked=pick.settings)
+    pick = _find_pick(study, trial, uri, request)
+    settings, source = settle(request, study, picked=pick.settings)
     data = study_images(study, source)
-    kept = _kept(arguments.keep, data)
-    scored = data.test if arguments.test else data.val
+    kept = _kept(request.keep, data)
+    scored = data.test if request.test else data.val
     if not len(scored):
         raise InputError("the data set has no test images; type the same without --test")
     winner = pick.winner
@@ -134,9 +188,9 @@ def make_study_plan(arguments: argparse.Namespace) -> StudyPlan:
     at = StudyAt(study.path, study.info.uuid, source)
     setting = Setting(
         weights=weights,
-        budget=_budget(settings, counts, arguments.updates),
+        budget=_budget(settings, counts, request.updates),
         kept=kept,
-        split="test" if arguments.test else "validation",
+        split="test" if request.test else "validation",
     )
     return StudyPlan(
         work=Work(at, settings, data.fingerprint, None),
@@ -149,57 +203,44 @@ def make_study_plan(arguments: argparse.Namespace) -> StudyPlan:
         sources=scored.sources,
         train_images=(list(data.train.per_class(len(data.classes))), list(counts)),
         arms=(*ARMS, *map(curve_arm, amounts)),
-        seeds=arguments.seeds,
+        seeds=request.seeds,
         tracking_uri=uri,
-        address=arguments.address,
+        address=request.address,
     )
 
 
-def _amounts(text: str) -> list[float]:
+def _amounts(asked: Sequence[float]) -> list[float]:
     """Return the amounts of the curve besides 1, which is always there."""
-    try:
-        # As arms are named: two that read the same are one.
-        found = sorted({float(f"{float(word):g}") for word in text.split(",") if word.strip()})
-    except ValueError:
-        found = [math.nan]
+    # As arms are named: two that read the same are one.
+    found = sorted({float(f"{amount:g}") for amount in asked})
     if not all(0 < amount <= LARGEST_AMOUNT for amount in found):
-        raise InputError(
-            f"--amounts must be numbers above 0 and up to {LARGEST_AMOUNT:g}, for example 0.5,2,4, "
-            f"got {text!r}"
-        )
+        raise InputError(f"{AMOUNTS}, got {','.join(f'{amount:g}' for amount in asked)!r}")
     return [amount for amount in found if amount != 1]
 
 
-def _find_pick(study: Study, trial: str | None, uri: str, arguments: argparse.Namespace) -> Pick:
+def _find_pick(study: Study, trial: str | None, uri: str, request: StudyRequest) -> Pick:
     """Return the named pick, else the latest of the study or of the trial that was asked for."""
     found = read_picks(study)
-    named, scope = arguments.pick, trial or "study"
+    named, scope = request.pick, trial or "study"
     what = f"pick {named}" if named else f"pick of {trial or 'the study'}"
     own = [pick for pick in found if pick.id == named or (not named and pick.scope == scope)]
     if not own:
         words = naming(study, uri)
-        if arguments.run_id:
-            words[:2] = ["--run-id", arguments.run_id]
+        if request.named.run_id:
+            words[:2] = ["--run-id", request.named.run_id]
         command = typed(["python", "-m", "selection.pick", *words])
         there = f"; there are: {', '.join(pick.id for pick in found)}" if named and found else ""
         raise InputError(f"there is no {what} in {study.path}{there}; to make one, type: {command}")
     return max(own, key=lambda pick: pick.created)
 
 
-def _kept(texts: Sequence[str], data: Dataset) -> tuple[tuple[int, float], ...]:
+def _kept(asked: Mapping[str, float], data: Dataset) -> tuple[tuple[int, float], ...]:
     """Return the fractions of classes by label; `InputError` for what is none."""
     found = {}
-    for text in texts:
-        name, equals, number = text.partition("=")
-        try:
-            fraction = float(number)
-        except ValueError:
-            fraction = math.nan
-        if not equals or not 0 < fraction <= 1:
-            raise InputError(
-                f"--keep must be CLASS=FRACTION with a fraction above 0 and up to 1, for example "
-                f"{data.classes[0]}=0.1, got {text!r}"
-            )
+    for name, fraction in asked.items():
+        text = f"{name}={fraction:g}"
+        if not 0 < fraction <= 1:
+            raise InputError(f"{KEEP}, for example {data.classes[0]}=0.1, got {text!r}")
         if name not in data.classes:
             raise InputError(f"--keep {text}: no such class{nearest_name(name, data.classes)}")
         if fraction < 1:

@@ -6,9 +6,11 @@ import argparse
 import math
 import sys
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from acgan.command import duration, significant, typed
+from acgan.command import duration, say, significant, typed
 from acgan.device import default_device
 from acgan.evaluation.variety import ONE_PICTURE
 from acgan.files import remove_leftovers
@@ -16,47 +18,65 @@ from acgan.jsonfile import write_json
 from acgan.run.records import QUALITY
 from search.study import estimate
 from search.study.folder import trial_config
-from search.study.lock import driver_lock
 from search.tracking import connection
-from selection.jobs.workers import by_workers
+from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.ledgers.reviews import looks, read_reviews
-from selection.registry import publish, versions
+from selection.registry import publish as of_pick
+from selection.registry import versions
 from selection.registry.promotion import Verdict, judge_promotion
 from selection.report.cards import cards, description, write_cards
 from selection.report.page import TrackingLinks, write_report
 from selection.steps.funnel import Funnel
-from selection.steps.plan import PickPlan, make_pick_plan
+from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
+from selection.steps.request import at_work
 from selection.steps.result import Pick, read_pick
 from selection.wording import counted, interval_text, number
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a pick's winner is in MLflow's registry, and why."""
+
+    standing: versions.Standing
+    verdict: Verdict
+
+
 def pick(arguments: argparse.Namespace, again: str) -> int:
     """Pick, register and report; return the exit code. again: as typed."""
-    plan = make_pick_plan(arguments)
-    for warning in plan.data.warnings:
-        print(f"warning: {warning}")
-    print(_filtered(plan))
+    plan = make_pick_plan(PickRequest.of(arguments))
+    for line in preamble(plan):
+        print(line)
     if arguments.dry_run:
         _show(plan)
         return 0
-    plan.folder.parent.mkdir(exist_ok=True)
-    with driver_lock(plan.folder.parent):
-        remove_leftovers(plan.folder)  # all files of the folder go to MLflow
-        pick = read_pick(plan.folder / "pick.json")
-        if pick is not None:
-            print(f"pick {plan.id} is there already")
-            if pick.filter != (now := plan.filtered.report):  # searched on, without a new candidate
-                pick = pick.model_copy(update={"filter": now})
-                write_json(plan.folder / "pick.json", pick)
-        else:
-            pick = by_workers(
-                lambda workers: Funnel(plan, workers).run(),
-                plan.settings,
-                address=plan.address,
-                verbose=arguments.verbose,
-                again=again,
-            )
-        return 1 if pick is None else _publish(plan, pick, again, promote=arguments.promote)
+    with at_work(plan.study):
+        try:
+            pick = carry_out(plan, say=say, verbose=arguments.verbose)
+        except LostError as error:
+            return tell_lost(error, again)
+        return _publish(plan, pick, again, promote=arguments.promote)
+
+
+def carry_out(plan: PickPlan, *, say: Callable[[str], None], verbose: bool = False) -> Pick:
+    """Measure the candidates and decide, unless it is done already.
+
+    say: is told how far it is. Raises `InputError` as a measurement did, and `LostError`.
+    """
+    remove_leftovers(plan.folder)  # all files of the folder go to MLflow
+    pick = read_pick(plan.folder / "pick.json")
+    if pick is None:
+        with Workers(plan.settings, address=plan.address, verbose=verbose, say=say) as workers:
+            return Funnel(plan, workers).run()
+    say(f"pick {plan.id} is there already")
+    if pick.filter != (now := plan.filtered.report):  # searched on, without a new candidate
+        pick = pick.model_copy(update={"filter": now})
+        write_json(plan.folder / "pick.json", pick)
+    return pick
+
+
+def preamble(plan: PickPlan) -> list[str]:
+    """Return what a person should know before a pick: warnings, and what step 1 left."""
+    return [*(f"warning: {warning}" for warning in plan.data.warnings), _filtered(plan)]
 
 
 def _filtered(plan: PickPlan) -> str:
@@ -111,8 +131,11 @@ def _show(plan: PickPlan) -> None:
     print("nothing was started; to start, type the same without --dry-run")
 
 
-def _publish(plan: PickPlan, pick: Pick, again: str, *, promote: bool) -> int:
-    """Bring a pick to MLflow and write its report; return the exit code."""
+def publish(plan: PickPlan, pick: Pick, *, promote: bool = False) -> Published:
+    """Bring a pick to MLflow and write its report, which is there also where MLflow fails.
+
+    promote: make it the champion whatever speaks against it. Raises `connection.FAILURES`.
+    """
     weights = plan.candidates[pick.decision.winner].weights.path
     links = None
     reviews = read_reviews(plan.study)
@@ -120,11 +143,11 @@ def _publish(plan: PickPlan, pick: Pick, again: str, *, promote: bool) -> int:
     write_cards(plan.folder, texts)
     try:
         client = connection.connect(plan.tracking_uri)
-        run_id = publish.selection_run(client, pick, plan.parent_id)
+        run_id = of_pick.selection_run(client, pick, plan.parent_id)
         about = versions.About(description(pick, plan.facts), texts)
-        verdict = judge_promotion(pick, publish.champion(client))
+        verdict = judge_promotion(pick, of_pick.champion(client))
         held_back = "" if promote else verdict.against
-        version = publish.register_pick(
+        version = of_pick.register_pick(
             client, pick, run_id, weights, reviews=reviews, about=about, held_back=held_back
         )
         if promote:
@@ -132,18 +155,27 @@ def _publish(plan: PickPlan, pick: Pick, again: str, *, promote: bool) -> int:
         standing = versions.standing(client, version)
         links = _links(pick, run_id, standing)
         write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
-        publish.finish(client, pick, run_id, plan.folder)
-        publish.send_reviews(client, plan.study)
-    except connection.FAILURES as error:
+        of_pick.finish(client, pick, run_id, plan.folder)
+        of_pick.send_reviews(client, plan.study)
+    except connection.FAILURES:
         if links is None:
             write_report(pick, plan.folder, records=plan.records, tracking=None, reviews=reviews)
+        raise
+    return Published(standing, verdict)
+
+
+def _publish(plan: PickPlan, pick: Pick, again: str, *, promote: bool) -> int:
+    """Bring a pick to MLflow and say what came out; return the exit code."""
+    try:
+        published = publish(plan, pick, promote=promote)
+    except connection.FAILURES as error:
         _conclude(pick, plan)
         print(f"error: {connection.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
         print(f"nothing is lost; to register the pick, type: {again}", file=sys.stderr)
         return 1
     _conclude(pick, plan)
-    _tell_standing(standing, verdict, again)
-    print(f"to make images of it: {_generate_command(plan, standing)}")
+    _tell_standing(published.standing, published.verdict, again)
+    print(f"to make images of it: {_generate_command(plan, published.standing)}")
     return 0
 
 

@@ -19,7 +19,7 @@ from selection.reviewing.finalists import find_finalists, make_images
 from selection.reviewing.quiz import draw_real
 from selection.reviewing.server import ReviewServer, check_host
 from selection.reviewing.session import Session
-from selection.steps.request import load_data, request, require_idle
+from selection.steps.request import Request, load_data, require_idle, settle
 
 AGAIN_S = 15.0  # until MLflow is asked again
 LAST_TRY_S = 30.0
@@ -83,10 +83,11 @@ def review(arguments: argparse.Namespace, again: str) -> int:
     check_host(arguments.host)
     reviewer = _reviewer(arguments.reviewer)
     device = named_device(arguments.device)
-    uri = connection.resolve_uri(arguments.tracking_uri)
-    study, trial = find.asked_study(arguments)
+    asked = Request.of(arguments)
+    uri = connection.resolve_uri(asked.named.tracking_uri)
+    study, trial = find.asked_study(asked.named)
     require_idle(study)
-    settings, source = request(study, arguments)
+    settings, source = settle(asked, study)
     check_writable(study)
     data = without_test(load_data(study, source, test=False))
     found, where = find_finalists(study, trial, data, settings, most=arguments.finalists)

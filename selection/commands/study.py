@@ -6,16 +6,16 @@ import argparse
 import importlib.metadata
 import sys
 import time
+from collections.abc import Callable
 
-from acgan.command import duration
+from acgan.command import duration, say
 from acgan.files import remove_leftovers
 from acgan.jsonfile import write_json
-from search.study.lock import driver_lock
 from search.tracking import connection
 from selection.augmentation import publish
 from selection.augmentation.arms import CLASSICAL, REAL, Arm, generated_counts
 from selection.augmentation.page import write_study_report
-from selection.augmentation.plan import StudyPlan, make_study_plan, rough_seconds
+from selection.augmentation.plan import StudyPlan, StudyRequest, make_study_plan, rough_seconds
 from selection.augmentation.result import (
     AUGMENTATION_FORMAT,
     ArmResult,
@@ -26,39 +26,53 @@ from selection.augmentation.result import (
     read_study,
     sentence,
 )
-from selection.jobs.workers import Workers, by_workers
+from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.ledgers import test_looks
 from selection.metrics.estimate import Estimate
+from selection.steps.request import at_work
 from selection.steps.scores import BALANCED
 from selection.wording import interval_text
 
 
 def study(arguments: argparse.Namespace, again: str) -> int:
     """Train the CNNs and say whether it helps; return the exit code. again: as typed."""
-    plan = make_study_plan(arguments)
-    for warning in (*plan.data.warnings, *plan.notes):
-        print(f"warning: {warning}")
-    print(_asked(plan))
+    plan = make_study_plan(StudyRequest.of(arguments))
+    for line in preamble(plan):
+        print(line)
     if arguments.dry_run:
         print(_cost(plan))
         print("nothing was started; to start, type the same without --dry-run")
         return 0
-    plan.folder.parent.mkdir(exist_ok=True)
-    with driver_lock(plan.folder.parent):
-        remove_leftovers(plan.folder)  # all files of the folder go to MLflow
-        found = read_study(plan.folder / "study.json")
-        if found is not None:
-            print(f"study {plan.id} is there already")
-        else:
-            print(_cost(plan), flush=True)
-            found = by_workers(
-                lambda workers: carry_out(plan, workers),
-                plan.work.settings,
-                address=plan.address,
-                verbose=arguments.verbose,
-                again=again,
-            )
-        return 1 if found is None else _publish(plan, found, again)
+    with at_work(plan.study):
+        try:
+            found = carry_out(plan, say=say, verbose=arguments.verbose)
+        except LostError as error:
+            return tell_lost(error, again)
+        return _publish(plan, found, again)
+
+
+def carry_out(
+    plan: StudyPlan, *, say: Callable[[str], None], verbose: bool = False
+) -> AugmentationStudy:
+    """Train the CNNs and compare the arms, unless it is done already.
+
+    say: is told how far it is. Raises `InputError` as a CNN's process did, and `LostError`.
+    """
+    remove_leftovers(plan.folder)  # all files of the folder go to MLflow
+    found = read_study(plan.folder / "study.json")
+    if found is not None:
+        say(f"study {plan.id} is there already")
+        return found
+    say(_cost(plan))
+    settings = plan.work.settings
+    with Workers(settings, address=plan.address, verbose=verbose, say=say) as workers:
+        return train_and_compare(plan, workers)
+
+
+def preamble(plan: StudyPlan) -> list[str]:
+    """Return what a person should know before a study of augmentation."""
+    warnings = (*plan.data.warnings, *plan.notes)
+    return [*(f"warning: {warning}" for warning in warnings), _asked(plan)]
 
 
 def _asked(plan: StudyPlan) -> str:
@@ -83,7 +97,7 @@ def _cost(plan: StudyPlan) -> str:
     )
 
 
-def carry_out(plan: StudyPlan, workers: Workers) -> AugmentationStudy:
+def train_and_compare(plan: StudyPlan, workers: Workers) -> AugmentationStudy:
     """Train the CNNs that are missing; return the study, whose files are written."""
     plan.work.store.mkdir(parents=True, exist_ok=True)
     plan.folder.mkdir(exist_ok=True)
@@ -188,12 +202,16 @@ def _arm_result(plan: StudyPlan, arm: Arm, runs: dict[str, list[Run]]) -> ArmRes
     )
 
 
+def publish_study(plan: StudyPlan, study: AugmentationStudy) -> str:
+    """Bring a study to MLflow; return its run. Raises `connection.FAILURES`."""
+    client = connection.connect(plan.tracking_uri)
+    return publish.publish(client, study, plan.parent_id, plan.folder)
+
+
 def _publish(plan: StudyPlan, study: AugmentationStudy, again: str) -> int:
     code = 0
     try:
-        client = connection.connect(plan.tracking_uri)
-        run_id = publish.publish(client, study, plan.parent_id, plan.folder)
-        print(f"in MLflow: run {run_id}")
+        print(f"in MLflow: run {publish_study(plan, study)}")
     except connection.FAILURES as error:
         print(f"error: {connection.not_taken(plan.tracking_uri, error)}", file=sys.stderr)
         print(f"nothing is lost; to send the study there, type: {again}", file=sys.stderr)

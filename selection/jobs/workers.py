@@ -10,13 +10,12 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from acgan.command import duration
+from acgan.command import duration, say
 from acgan.errors import InputError
 from search.nodes.cluster import needs, ray_cluster
 from selection.jobs.store import Result, StoredJob
 from selection.settings import SelectionConfig
 
-T = TypeVar("T")
 ResultT = TypeVar("ResultT", bound=Result)
 
 
@@ -35,16 +34,27 @@ class Results:
 
 
 class Workers(contextlib.ExitStack):
-    """Does jobs; starts or joins Ray with the first one, so a pick that lacks none needs none."""
+    """Does jobs; starts or joins Ray with the first one, so a pick that lacks none needs none.
 
-    def __init__(self, settings: SelectionConfig, *, address: str | None, verbose: bool) -> None:
+    say: is told how far it is
+    """
+
+    def __init__(
+        self,
+        settings: SelectionConfig,
+        *,
+        address: str | None = None,
+        verbose: bool = False,
+        say: Callable[[str], None] = say,
+    ) -> None:
         super().__init__()
         self._settings, self._address, self._verbose = settings, address, verbose
+        self.say = say
         self._needs: dict[str, float] | None = None
 
     def _start(self) -> dict[str, float]:
         if self._needs is None:
-            print("starting Ray", flush=True)
+            self.say("starting Ray")
             nodes = self.enter_context(ray_cluster(self._address, verbose=self._verbose))
             settings = self._settings
             self._needs = needs(
@@ -70,7 +80,7 @@ class Workers(contextlib.ExitStack):
         given = self._start()
         remote = ray.remote(num_cpus=given["cpu"], num_gpus=given["gpu"])(_run)
         names = {remote.remote(job, given["gpu"] > 0): job.name for job in jobs}
-        print(f"{what}: {len(jobs)} to do" + (f", {there} there" if there else ""), flush=True)
+        self.say(f"{what}: {len(jobs)} to do" + (f", {there} there" if there else ""))
         started, waiting = time.monotonic(), list(names)
         while waiting:
             (finished,), waiting = ray.wait(waiting, num_returns=1)
@@ -78,25 +88,14 @@ class Workers(contextlib.ExitStack):
             done = len(jobs) - len(waiting)
             left = (time.monotonic() - started) / done * len(waiting)
             rest = f", about {duration(left)} left" if waiting else ""
-            print(f"{what}: {names[finished]} done, {done} of {len(jobs)}{rest}", flush=True)
+            self.say(f"{what}: {names[finished]} done, {done} of {len(jobs)}{rest}")
 
 
-def by_workers(
-    work: Callable[[Workers], T],
-    settings: SelectionConfig,
-    *,
-    address: str | None,
-    verbose: bool,
-    again: str,
-) -> T | None:
-    """Return what `work` makes with workers of its own; None, and `again` said, if one is lost."""
-    try:
-        with Workers(settings, address=address, verbose=verbose) as workers:
-            return work(workers)
-    except LostError as error:
-        print(f"error: a process is lost ({error})", file=sys.stderr)
-        print(f"what is done is kept; to go on, type: {again}", file=sys.stderr)
-        return None
+def tell_lost(error: LostError, again: str) -> int:
+    """Say that a process is lost and what to type; return the exit code."""
+    print(f"error: a process is lost ({error})", file=sys.stderr)
+    print(f"what is done is kept; to go on, type: {again}", file=sys.stderr)
+    return 1
 
 
 def _run(job: StoredJob[Result], gpu: bool) -> None:

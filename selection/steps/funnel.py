@@ -174,7 +174,7 @@ class Funnel:
                 contender.behind_best = standing.behind.get(place)
             running, before = standing.tied, seeds
             competing = sum(own.competes for own in chosen)
-            print(f"{len(running)} of {competing} candidates are tied for the best")
+            self.workers.say(f"{len(running)} of {competing} candidates are tied for the best")
         return ceiling, extractor
 
     def _score(self, contender: Contender, results: Sequence[Scored]) -> None:
@@ -205,7 +205,9 @@ class Funnel:
         results = self._do(list(jobs.values()), "step 3, fidelity")
         for place, job in jobs.items():
             if results[job].failed:
-                print(f"{job.name} could not be measured in step 3: {results[job].failed}")
+                self.workers.say(
+                    f"{job.name} could not be measured in step 3: {results[job].failed}"
+                )
             self.contenders[place].fidelity = results[job].fidelity
         return {place: job for place, job in jobs.items() if results[job].fidelity is not None}
 
@@ -221,7 +223,7 @@ class Funnel:
         """Score the winner and the baseline's best epoch on the test images, once."""
         plan = self.plan
         if not plan.test_images:
-            print("the data set has no test images: nothing is looked at")
+            self.workers.say("the data set has no test images: nothing is looked at")
             return None
         places = {"winner": decision.winner}
         if (baseline := self._baseline(decision.winner)) is not None:

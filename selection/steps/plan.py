@@ -1,9 +1,10 @@
-"""What a pick was asked for: found, checked and filtered (step 1) before any long work."""
+"""What a pick is asked for: found, checked and filtered (step 1) before any long work."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -23,8 +24,33 @@ from selection.metrics.registry import VERSION
 from selection.settings import PLACEMENT, SelectionConfig
 from selection.steps.epochs import Records, judging
 from selection.steps.filter import Epoch, Filtered, choose, quality_order
-from selection.steps.request import find_run, load_data, request, require_idle, weights_path
+from selection.steps.request import (
+    Request,
+    find_run,
+    load_data,
+    require_idle,
+    settle,
+    weights_path,
+)
 from selection.steps.result import PICK_FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickRequest(Request):
+    """What a pick is asked for besides.
+
+    inception_weights: torch-fidelity's file, None: where PyTorch keeps it, if it is there
+    test: whether the test images are looked at, once
+    """
+
+    inception_weights: Path | None = None
+    test: bool = True
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
+        """Return what the flags of `selection.pick` say."""
+        own = {"inception_weights": arguments.inception_weights, "test": arguments.test}
+        return super().of(arguments, **own, **more)
 
 
 @dataclass(frozen=True)
@@ -86,16 +112,16 @@ class PickPlan:
         return self.study.path / "selection" / self.id
 
 
-def make_pick_plan(arguments: argparse.Namespace) -> PickPlan:
+def make_pick_plan(request: PickRequest) -> PickPlan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
-    uri, study, parent_id, trial = find_run(arguments)
+    uri, study, parent_id, trial = find_run(request.named)
     require_idle(study)
-    settings, source = request(study, arguments)
-    weights = arguments.inception_weights
+    settings, source = settle(request, study)
+    weights = request.inception_weights
     check_request(settings.extractor, weights)
     inception = check_weights(weights, settings.inception_sha256) if weights else ""
     settings = settings.model_copy(update={"extractor": settled(settings.extractor, weights)})
-    data = load_data(study, source, test=arguments.test)
+    data = load_data(study, source, test=request.test)
     records, filtered, candidates = step_1(study, trial, data.val, settings)
     if not any(chosen.competes for chosen in candidates):
         review = typed(["python", "-m", "selection.review", *connection.naming(study, uri)])
@@ -112,12 +138,12 @@ def make_pick_plan(arguments: argparse.Namespace) -> PickPlan:
         data=without_test(data),
         facts=DataFacts.of(data),
         test_images=len(data.test.labels),
-        look_at_test=arguments.test,
+        look_at_test=request.test,
         records=records,
         filtered=filtered,
         candidates=candidates,
         tracking_uri=uri,
-        address=arguments.address,
+        address=request.address,
         inception_weights=weights and weights.absolute(),
         inception_sha256=inception,
     )

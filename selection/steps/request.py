@@ -1,10 +1,13 @@
-"""What a command of selection was asked for: which study, images and settings."""
+"""What is asked of a study that was searched: which one, with which images and settings."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from acgan.command import typed
 from acgan.config import (
@@ -18,9 +21,39 @@ from acgan.errors import InputError
 from acgan.evaluation.neighbours import SMALLEST_SET
 from acgan.run.rundir import RunDir
 from search.study.folder import FEWEST_TRAINING, FEWEST_VALIDATION, Study, study_images
-from search.study.lock import driver_at_work
+from search.study.lock import driver_at_work, driver_lock
 from search.tracking import connection, find
+from search.tracking.find import StudyNamed
 from selection.settings import SelectionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of a study, by flags or from Python.
+
+    named: the study, or one trial of it; config: a YAML file, None: the search's settings
+    values: settings by their names, of `SelectionConfig` and `DataSource`, whose folder is `data`;
+        they come before the file's
+    address: of the Ray cluster to join; None: as RAY_ADDRESS says, or this machine
+    """
+
+    named: StudyNamed
+    config: Path | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    address: str | None = None
+    verbose: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
+        """Return what the flags of `selection.flags.add_request_flags` say, and more."""
+        return cls(
+            named=StudyNamed.of(arguments),
+            config=arguments.config,
+            values=vars(arguments),
+            address=getattr(arguments, "address", None),  # a review needs no cluster
+            verbose=getattr(arguments, "verbose", False),
+            **more,
+        )
 
 
 def require_idle(study: Study) -> None:
@@ -32,42 +65,49 @@ def require_idle(study: Study) -> None:
         )
 
 
-def request(
-    study: Study, arguments: argparse.Namespace, *, picked: dict[str, Any] | None = None
+@contextlib.contextmanager
+def at_work(study: Study) -> Iterator[None]:
+    """Keep every other search and pick away from a study; `InputError` while there is one."""
+    folder = study.path / "selection"
+    folder.mkdir(exist_ok=True)
+    with driver_lock(folder):
+        yield
+
+
+def settle(
+    request: Request, study: Study, *, picked: dict[str, Any] | None = None
 ) -> tuple[SelectionConfig, DataSource]:
     """Return the settings and where the images are: the search's, unless told otherwise.
 
     picked: settings of a pick, which come before the search's
     """
-    content = read_file(find_file(arguments.config)) if arguments.config else {}
+    content = read_file(find_file(request.config)) if request.config else {}
     started = study.last_start()
     section = (
         (started.selection if started else {}) | (picked or {}) | (content.get("selection") or {})
     )
-    settings = resolve(SelectionConfig, "selection", section, vars(arguments))
-    source = named_source(vars(arguments), content, default=started.source if started else None)
+    settings = resolve(SelectionConfig, "selection", section, request.values)
+    source = named_source(request.values, content, default=started.source if started else None)
     return settings, source
 
 
-def find_run(arguments: argparse.Namespace) -> tuple[str, Study, str, str | None]:
+def find_run(named: StudyNamed) -> tuple[str, Study, str, str | None]:
     """Return MLflow's address, and there the study, its run, and the trial if it is one's run.
 
     Raises `InputError` for what is not there.
     """
-    uri = connection.resolve_uri(arguments.tracking_uri)
+    uri = connection.resolve_uri(named.tracking_uri)
     connection.check_there(uri)
     try:
-        return uri, *_find_run(connection.connect(uri), arguments)
+        return uri, *_find_run(connection.connect(uri), named)
     except connection.FAILURES as error:
         raise connection.unanswered(uri, error) from error
 
 
-def _find_run(
-    client: connection.Client, arguments: argparse.Namespace
-) -> tuple[Study, str, str | None]:
+def _find_run(client: connection.Client, named: StudyNamed) -> tuple[Study, str, str | None]:
     """Return the study, its MLflow run, and the trial if only one was asked for."""
-    if arguments.run_id is None:
-        study, _ = find.asked_study(arguments)
+    if named.run_id is None:
+        study, _ = find.asked_study(named)
         parent = find.run_of_study(client, study)
         if parent is None:
             sync = ["python", "-m", "search.sync", *connection.naming(study, client.tracking_uri)]
@@ -76,8 +116,8 @@ def _find_run(
                 f"name it with --tracking-uri, or send the study there: {typed(sync)}"
             )
         return study, parent.info.run_id, None
-    found = find.study_of_run(client, arguments.run_id)
-    study = find.open_study_of(found, arguments.storage_path)
+    found = find.study_of_run(client, named.run_id)
+    study = find.open_study_of(found, named.storage_path)
     return study, found.parent_id, found.trial
 
 

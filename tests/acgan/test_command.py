@@ -16,10 +16,10 @@ from mlflow.exceptions import MlflowException
 from ray.exceptions import RayError
 
 import search.run
-import selection.pick
 from acgan.command import command, command_parser, duration, run_command, typed
 from acgan.config import TrainConfig
 from acgan.errors import InputError
+from selection.pick import parser as pick_parser
 from tests.kit import ROOT
 from tests.studies import write_study
 
@@ -354,6 +354,6 @@ def test_help_shows_the_common_flags_and_help_all_every_one(
 
 def test_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        selection.pick.parser().parse_args(["--help"])
+        pick_parser().parse_args(["--help"])
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "usage: python -m selection.pick [flags] (--run-id ID | --study NAME)"

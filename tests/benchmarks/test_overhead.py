@@ -10,8 +10,7 @@ from acgan.run.records import EpochRecord
 from benchmarks import overhead
 from benchmarks.overhead import Way
 from search import space
-from search.flags import search_parser
-from search.plan import read_asked
+from search.plan import SearchRequest, read_asked
 
 pytestmark = pytest.mark.process
 
@@ -74,7 +73,7 @@ def test_the_table_has_a_row_each_and_says_which_limit_is_kept() -> None:
 def test_all_ways_train_the_same_networks(tmp_path: Path) -> None:
     config = tmp_path / "overhead.yaml"
     config.write_text(overhead.CONFIG)
-    asked = read_asked(search_parser("x", None).parse_args(["--config", str(config)]))
+    asked = read_asked(SearchRequest(config=config))
     assert asked.train == overhead.TRAIN
     assert list(space.dump(asked.space)) == ["learning_rate"]
 

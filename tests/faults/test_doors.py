@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import selection.pick as pick
 from acgan import generate
 from acgan.config import cache_folder, read_file
 from acgan.data.curate import Use, curate, image_paths
@@ -30,7 +31,6 @@ from search.settings import SearchConfig
 from search.study.optuna_ledger import Ledger
 from search.tracking import connection
 from selection import generate as generate_registered
-from selection import pick
 from selection.extractors.cache import cached_views
 from selection.extractors.choose import AUTO, open_extractor
 from selection.extractors.cnn3 import CNN3

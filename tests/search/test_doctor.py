@@ -16,7 +16,7 @@ import pytest
 from acgan.data.source import DataSource
 from acgan.jsonfile import write_json
 from search import doctor, run
-from search.plan import load_images, read_asked, study_info
+from search.plan import SearchRequest, load_images, read_asked, study_info
 from tests.clusters import ray_environment, ray_head, ray_node
 from tests.kit import ROOT
 from tests.mlflow_server import Server
@@ -228,7 +228,7 @@ def test_each_error_stands_in_its_own_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setattr("search.MADE_TOKEN", False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a token of a cluster")
     assert doctor.main([*named(inputs), "--address", NOBODY, *options]) == 1
     (found,) = [
         line
@@ -250,7 +250,7 @@ def test_a_study_that_is_there_is_compared_and_its_ended_trials_are_counted(
     assert "storage: " in "".join(lines(output, "ok"))
     assert "7 trials" in next(line for line in lines(output, "ok") if line.startswith("disk: "))
 
-    asked = read_asked(doctor.parser().parse_args(options))
+    asked = read_asked(SearchRequest.of(doctor.parser().parse_args(options)))
     data = load_images(asked, DataSource(folder=str(inputs / "images")))
     write_json(study.path / "study.json", study_info("tiny", asked, data))
     doctor.main(options)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ import torch
 from acgan.errors import InputError
 from search import plan, space
 from search.flags import search_parser
-from search.plan import FULL_SIZE, MANY_IMAGES, SMALL, largest, make_search_plan, read_asked
+from search.plan import (
+    FULL_SIZE,
+    MANY_IMAGES,
+    SMALL,
+    SearchRequest,
+    largest,
+    make_search_plan,
+    read_asked,
+)
 from tests.folders import make_files
 from tests.kit import ROOT, tiny_config
 from tests.searches import write_images
@@ -19,8 +28,12 @@ def _at_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+def request(flags: Sequence[str]) -> SearchRequest:
+    return SearchRequest.of(search_parser("search.run", "").parse_args(flags))
+
+
 def asked(*flags: str) -> plan.Asked:
-    return read_asked(search_parser("search.run", "").parse_args(flags))
+    return read_asked(request(flags))
 
 
 def folder_of(folder: Path, train: int) -> Path:
@@ -31,18 +44,17 @@ def folder_of(folder: Path, train: int) -> Path:
     return folder
 
 
-def test_without_a_configuration_the_demo_is_for_phantom_images_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert asked().file.name == "demo.yaml"
-    assert asked("--data", "phantom").file.name == "demo.yaml"
-    assert "the demo on phantom images" in capsys.readouterr().out
+def test_without_a_configuration_the_demo_is_for_phantom_images_alone(tmp_path: Path) -> None:
+    for found in (asked(), asked("--data", "phantom")):
+        assert Path(found.configuration).name == "demo.yaml"
+        assert "the demo on phantom images" in found.note
     found = asked("--data", str(folder_of(tmp_path / "d", 12)))
-    assert found.file.name == SMALL.name
-    assert capsys.readouterr().out == (
+    assert Path(found.configuration).name == SMALL.name
+    assert found.note == (
         f"no --config given: using {SMALL}, the recipe at 32 px, for 12 images on a CPU; at full "
-        f"size: --config {FULL_SIZE}\n"
+        f"size: --config {FULL_SIZE}"
     )
+    assert asked("--config", str(SMALL)).note == ""
 
 
 @pytest.mark.parametrize("images", [MANY_IMAGES, MANY_IMAGES - 1])
@@ -50,10 +62,11 @@ def test_many_images_on_a_gpu_take_the_recipe_at_full_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int
 ) -> None:
     folder = str(folder_of(tmp_path / "d", images))
-    assert asked("--data", folder).file.name == SMALL.name
+    assert Path(asked("--data", folder).configuration).name == SMALL.name
     monkeypatch.setattr(plan, "default_device", lambda: torch.device("cuda"))
     enough = images == MANY_IMAGES
-    assert asked("--data", folder).file.name == (FULL_SIZE if enough else SMALL).name
+    found = Path(asked("--data", folder).configuration)
+    assert found.name == (FULL_SIZE if enough else SMALL).name
 
 
 def test_the_largest_trial_has_the_largest_of_each_dimension_that_costs_memory() -> None:
@@ -74,7 +87,6 @@ def test_what_cannot_be_searched_is_refused_before_a_study_is_made(tmp_path: Pat
         (["--batch-size", "512"], "larger than the"),
         (["--study", "a/b"], "a/b"),
     ):
-        parsed = search_parser("search.run", "").parse_args([*flags, *more])
         with pytest.raises(InputError, match=reason):
-            make_search_plan(parsed)
+            make_search_plan(request([*flags, *more]))
     assert not (tmp_path / "runs").exists()

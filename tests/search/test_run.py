@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from search import run
-from search.plan import make_search_plan
+from search.plan import SearchRequest, make_search_plan
 from search.study import estimate
 from search.study.folder import Outcome, open_or_create
 from tests.searches import Search, wait_for, write_images
@@ -288,7 +288,7 @@ def test_a_dry_run_of_a_study_that_is_there_speaks_of_what_is_missing(
 ) -> None:
     monkeypatch.chdir(search.folder)
     asked = run.parser().parse_args(search.options)
-    plan = make_search_plan(asked)
+    plan = make_search_plan(SearchRequest.of(asked))
     study = open_or_create(plan.folder, plan.info)
     ledger = plan.ledger(study.ledger_path)
     ledger.propose()

@@ -29,6 +29,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import selection
+import selection.pick as pick
 from acgan.config import cache_folder
 from acgan.data.pack import load
 from acgan.jsonfile import write_json
@@ -38,7 +39,6 @@ from acgan.run.weights import read_weights
 from search.nodes.sees import StudyAt
 from search.study.folder import Outcome
 from search.study.lock import driver_lock
-from selection import pick
 from selection.jobs.store import Weights, Work
 from selection.ledgers.reviews import Entry, add_review
 from selection.ledgers.test_looks import touches

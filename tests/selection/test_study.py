@@ -290,7 +290,7 @@ def test_the_look_is_recorded_before_it_happens(place: Place) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study_body.carry_out(plan, Dying(plan.work.settings, address=None, verbose=False))
+        study_body.train_and_compare(plan, Dying(plan.work.settings, address=None, verbose=False))
     assert len(touches(place.study)) == 1
     assert done(place, "--test").touch == 1
 

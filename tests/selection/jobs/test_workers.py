@@ -16,7 +16,7 @@ from acgan.errors import InputError
 from acgan.jsonfile import write_json
 from search.nodes.sees import StudyAt
 from selection.jobs.store import Result, StoredJob, Work
-from selection.jobs.workers import LostError, Workers, by_workers
+from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.settings import SelectionConfig
 from tests.kit import ROOT
 
@@ -72,7 +72,7 @@ def scenario(folder: Path) -> None:
     jobs = [Note(WORK, folder, word=word) for word in ("a", "b", "c")]
     write_json(jobs[1].path, Left(text="there before"))
 
-    def work(workers: Workers) -> None:
+    with Workers(SelectionConfig()) as workers:
         workers.do([jobs[1]], "nothing")
         results = workers.do(jobs, "step")
         print([results[job].text for job in jobs], flush=True)
@@ -84,10 +84,10 @@ def scenario(folder: Path) -> None:
             workers.do([Note(WORK, folder, "fills up")], "fills up")
         except LostError as error:
             print(f"lost: {error}", flush=True)
-        workers.do([Note(WORK, folder, "dies")], "dies")
-
-    settings = SelectionConfig()
-    assert by_workers(work, settings, address=None, verbose=False, again="the same") is None
+        try:
+            workers.do([Note(WORK, folder, "dies")], "dies")
+        except LostError as error:
+            print(tell_lost(error, "the same"), flush=True)
 
 
 def test_only_what_is_missing_is_done_and_ray_starts_only_for_that(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+import selection.pick as pick_command
 from acgan.config import TrainConfig
 from acgan.data import phantom
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.pack import load
-from selection import pick as pick_command
 from selection.ledgers.reviews import Entry
 from selection.metrics.confounding import DataFacts
 from selection.metrics.memorisation import CopyCheck

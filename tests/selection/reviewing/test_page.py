@@ -6,7 +6,6 @@ own, and an empty ledger.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -19,13 +18,14 @@ import torch
 
 from search.study.folder import Study
 from search.tracking import connection, find
+from search.tracking.find import StudyNamed
 from selection.commands.review import Sender
 from selection.ledgers.reviews import Entry, read_reviews, reviews_path
 from selection.reviewing.finalists import find_finalists, make_images
 from selection.reviewing.quiz import RealImages, draw_real
 from selection.reviewing.server import ReviewServer
 from selection.reviewing.session import Finalist, Session
-from selection.steps.request import load_data, request
+from selection.steps.request import Request, load_data, settle
 from tests.browser import Browser, browser
 from tests.pages import searchable
 from tests.picks import send, write_covidx
@@ -64,7 +64,7 @@ def prepared(
         patch.setenv("ACGAN_CACHE", str(folder / "cache"))
         study = write_small_study(folder / "runs" / "demo", folder / "images")
         send(study, uri)
-        settings, source = request(study, argparse.Namespace(config=None, data=None))
+        settings, source = settle(Request(named=StudyNamed(study="demo")), study)
         data = load_data(study, source, test=False)
         found, where = find_finalists(study, None, data, settings, most=1)
         assert "there is no pick yet" in where

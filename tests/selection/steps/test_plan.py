@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 from pathlib import Path
@@ -34,11 +33,12 @@ from search.study.folder import (
 )
 from search.study.lock import driver_lock
 from search.tracking import connection, find, study_runs
+from search.tracking.find import StudyNamed
 from selection.extractors import choose
 from selection.ledgers.reviews import Entry, add_review
 from selection.settings import SelectionConfig
 from selection.steps.filter import Chance, judge_epochs
-from selection.steps.plan import Chosen, PickPlan, baseline_epoch, make_pick_plan
+from selection.steps.plan import Chosen, PickPlan, PickRequest, baseline_epoch, make_pick_plan
 from selection.steps.result import PICK_FORMAT
 from tests.acgan.test_generate import write_weights
 from tests.kit import tiny_config
@@ -140,21 +140,12 @@ def study(folder: Path, tmp_path: Path) -> Study:
 
 
 def plan(uri: str, **changes: Any) -> PickPlan:
-    """Plan a pick as the command does, with these flags."""
-    flags: dict[str, Any] = {
-        "run_id": None,
-        "study": None,
-        "config": None,
-        "data": None,
-        "storage_path": None,
-        "tracking_uri": uri,
-        "address": None,
-        "inception_weights": None,
-        "test": True,
-        "verbose": False,
-        **dict.fromkeys(SelectionConfig.model_fields),
-    }
-    return make_pick_plan(argparse.Namespace(**(flags | changes)))
+    """Plan a pick of a study, with these settings and flags of the command."""
+    named = {name: changes.pop(name, None) for name in ("run_id", "study", "storage_path")}
+    own = {k: v for k, v in changes.items() if k in ("config", "inception_weights", "test")}
+    values = {name: value for name, value in changes.items() if name not in own}
+    study = StudyNamed(**named, tracking_uri=uri)
+    return make_pick_plan(PickRequest(named=study, values=values, **own))
 
 
 def parent_id(study: Study, uri: str) -> str:
@@ -501,17 +492,14 @@ def test_a_study_is_found_by_its_name_also_where_there_is_no_mlflow(
     study: Study, tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'none.db'}"
-    named = {"study": "demo", "storage_path": None, "tracking_uri": uri}
-    found, trial = find.asked_study(argparse.Namespace(run_id=None, **named))
+    found, trial = find.asked_study(StudyNamed(study="demo", tracking_uri=uri))
     assert (found.path, trial) == (study.path, None)
     with pytest.raises(InputError, match="there is no MLflow database"):
-        find.asked_study(argparse.Namespace(run_id="abc", **named))
+        find.asked_study(StudyNamed(run_id="abc", tracking_uri=uri))
 
 
 def test_the_run_of_a_trial_is_that_trial_of_its_study(study: Study, uri: str) -> None:
     send(study, uri)
-    asked = argparse.Namespace(
-        run_id=trial_id(study, uri, 1), study=None, storage_path=None, tracking_uri=uri
-    )
+    asked = StudyNamed(run_id=trial_id(study, uri, 1), tracking_uri=uri)
     found, trial = find.asked_study(asked)
     assert (found.path, trial) == (study.path, "t0001")

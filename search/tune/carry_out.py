@@ -1,0 +1,132 @@
+"""A search from its plan to its end: the study's lock, its ledger, Tune's trials, MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from acgan.errors import InputError
+from acgan.jsonfile import write_json
+from search.plan import SearchPlan
+from search.study import estimate
+from search.study.folder import Study, open_or_create
+from search.study.lock import driver_at_work, driver_lock
+from search.study.optuna_ledger import Ledger
+from search.study.restore import mark_interrupted, restore, write_missing_ends
+from search.tracking.recorder import Recorder
+from search.tune.driver import Driver, missing_repeats
+from search.tune.progress import BarProgress, Progress
+
+RECORDER_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """What one start of a search left.
+
+    missing, repeats: trials, and repeats of trials, that are asked for and not there
+    interrupted: by `KeyboardInterrupt`; spent: the time budget is
+    link: to the study in MLflow, "" where none is known
+    sync: the command that sends what MLflow lacks, "" where it lacks nothing
+    """
+
+    study: Study
+    missing: int
+    repeats: int
+    interrupted: bool
+    spent: bool
+    link: str
+    sync: str
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `InputError` if the study's folder cannot be made or written."""
+    there = estimate.existing(folder)
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"cannot write in {there}; name another folder with --storage-path")
+
+
+def carry_out(
+    plan: SearchPlan, *, tell: Callable[[str], None] | None = None, bar: bool = False
+) -> CarriedOut:
+    """Bring a study to the trials asked for.
+
+    tell: is given each line about how far it is (default: a live table, or lines, on stdout)
+    bar: whether a bar of tqdm shows it besides
+    Raises `InputError` where another process is at work on the study or the disk is too small.
+    """
+    check_folder(plan.folder)
+    if driver_at_work(plan.folder / "selection"):
+        raise InputError(
+            f"a pick of the study at {plan.folder} is at work on its weights; wait for its end"
+        )
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with driver_lock(plan.folder):
+        study = open_or_create(plan.folder, plan.info)
+        write_json(study.path / "start.json", plan.last_start)
+        return _drive(plan, study, tell, bar)
+
+
+def _drive(
+    plan: SearchPlan, study: Study, tell: Callable[[str], None] | None, bar: bool
+) -> CarriedOut:
+    """Bring a study, which this process has locked, to the trials asked for."""
+    ledger = plan.ledger(study.ledger_path)
+    repaired = restore(study, ledger, seed=plan.search.seed)
+    progress = (BarProgress if bar else Progress)(
+        asked=plan.search.num_samples,
+        ended=ledger.ended(),
+        epochs=plan.train.epochs,
+        objective=plan.search.objective,
+        sign=plan.search.sign,
+        out=tell,
+    )
+    for sentence in repaired:
+        progress.say(f"warning: {sentence}")
+    missing, repeats = _missing(plan, ledger), _missing_repeats(plan, study, ledger)
+    begun = [study.path / row.name for row in ledger.rows() if row.outcome is None]
+    needed = plan.disk(missing + repeats, begun)
+    estimate.check_disk(plan.folder, needed)
+    recorder = Recorder(
+        study, uri=plan.tracking_uri, experiment=plan.search.experiment, say=progress.say
+    )
+    recorder.start()
+    driver = Driver(plan, study, ledger, progress)
+    interrupted = False
+    try:
+        if missing or repeats:
+            disk = estimate.gigabytes(needed)
+            progress.say(f"{plan.folder}: {missing} trials to train, {disk} of disk")
+            driver.run()
+        else:
+            progress.say(f"all {plan.search.num_samples} trials asked for are there")
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        with contextlib.suppress(OSError):  # of a disk that failed: the next start writes them
+            write_missing_ends(study, ledger)
+            mark_interrupted(study)
+        whole = recorder.close(RECORDER_TIMEOUT_S)
+    return CarriedOut(
+        study=study,
+        missing=_missing(plan, ledger),
+        repeats=len(missing_repeats(study, plan.search)),
+        interrupted=interrupted,
+        spent=driver.seconds_left is not None and driver.seconds_left <= 0,
+        link=recorder.study_link or "",
+        sync="" if whole else recorder.sync_command,
+    )
+
+
+def _missing(plan: SearchPlan, ledger: Ledger) -> int:
+    return max(plan.search.num_samples - ledger.ended(), 0)
+
+
+def _missing_repeats(plan: SearchPlan, study: Study, ledger: Ledger) -> int:
+    """Return how many repeats are still trained; which trials they repeat may not be known yet."""
+    if _missing(plan, ledger):
+        return 2 * plan.search.repeats
+    return len(missing_repeats(study, plan.search))
