@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ def search(  # noqa: PLR0913 - one for each thing that a user may say
     address: of the Ray cluster to join; None: as RAY_ADDRESS says, or this machine. A Ray that is
         initialised in this process already is used instead, and left running.
     time_budget_s: after which no further trial is begun and those under way end
-    tell: is given each warning and each line about how far it is; bar: show a tqdm bar
+    tell: is given each line about how far it is, and warnings, which are Python's own without it
+    bar: whether a bar of tqdm is shown
     settings: fields of `SearchConfig` and `TrainConfig`, `num_samples=8, epochs=40`
 
     Raises `InputError` for what cannot be searched, before any long work, and `KeyboardInterrupt`
@@ -68,11 +70,10 @@ def search(  # noqa: PLR0913 - one for each thing that a user may say
             time_budget_s=time_budget_s,
             values=settings | values_of(data),
         )
-        tell = tell or nobody
-        plan = make_search_plan(request, say=tell)
+        plan = make_search_plan(request, say=tell or nobody)
         for warning in plan.warnings:
-            tell(f"warning: {warning}")
-        done = carry_out(plan, tell=tell, bar=bar)
+            warn(warning, tell)
+        done = carry_out(plan, tell=tell or nobody, bar=bar)
     if done.interrupted:
         raise KeyboardInterrupt
     return SearchedStudy(done.study, plan.tracking_uri, done.missing + done.repeats)
@@ -137,6 +138,14 @@ def left_as_it_was() -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+def warn(text: str, tell: Callable[[str], None] | None) -> None:
+    """Give a warning to `tell`, or to Python's `warnings`, for the line that called the API."""
+    if tell is None:
+        warnings.warn(text, UserWarning, stacklevel=3)
+    else:
+        tell(f"warning: {text}")
 
 
 def nobody(line: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from acgan.data.source import HINTS, DataSource
 from acgan.errors import InputError
-from search.api import check_names, left_as_it_was, nobody, values_of
+from search.api import check_names, left_as_it_was, nobody, values_of, warn
 from selection.settings import SelectionConfig
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def pick(  # noqa: PLR0913 - one for each thing that a user may say
         initialised in this process already is used instead, and left running.
     inception_weights: torch-fidelity's file; test: whether the test images are looked at, once
     promote: make the winner the champion whatever speaks against it
-    tell: is given each line about how far it is
+    tell: is given each line about how far it is, and warnings, which are Python's own without it
     settings: fields of `SelectionConfig`, `max_candidates=8`
 
     Raises `InputError` for what cannot be picked from, before any long work, and where MLflow does
@@ -202,7 +202,6 @@ def pick(  # noqa: PLR0913 - one for each thing that a user may say
         from selection.steps.plan import PickRequest, make_pick_plan  # noqa: PLC0415
         from selection.steps.request import at_work  # noqa: PLC0415
 
-        tell = tell or nobody
         weights = inception_weights
         request = PickRequest(
             named=_named(study, run_id, storage_path, tracking_uri),
@@ -213,10 +212,12 @@ def pick(  # noqa: PLR0913 - one for each thing that a user may say
             test=test,
         )
         plan = make_pick_plan(request)
-        for line in body.preamble(plan):
-            tell(line)
+        for warning in plan.data.warnings:
+            warn(warning, tell)
+        say = tell or nobody
+        say(body.filtered(plan))
         with at_work(plan.study):
-            found = body.carry_out(plan, say=tell)
+            found = body.carry_out(plan, say=say)
             with _answering(plan.tracking_uri):
                 published = body.publish(plan, found, promote=promote)
     winners = plan.candidates[found.decision.winner].weights.path
@@ -261,7 +262,6 @@ def augmentation_study(  # noqa: PLR0913 - one for each thing that a user may sa
         from selection.commands import study as body  # noqa: PLC0415 (takes seconds)
         from selection.steps.request import at_work  # noqa: PLC0415
 
-        tell = tell or nobody
         request = StudyRequest(
             named=_named(picked, run_id, storage_path, tracking_uri),
             config=None if config is None else Path(config),
@@ -275,10 +275,12 @@ def augmentation_study(  # noqa: PLR0913 - one for each thing that a user may sa
             test=test,
         )
         plan = make_study_plan(request)
-        for line in body.preamble(plan):
-            tell(line)
+        for warning in (*plan.data.warnings, *plan.notes):
+            warn(warning, tell)
+        say = tell or nobody
+        say(body.asked(plan))
         with at_work(plan.study):
-            found = body.carry_out(plan, say=tell)
+            found = body.carry_out(plan, say=say)
             with _answering(plan.tracking_uri):
                 body.publish_study(plan, found)
     return Augmentation(found, plan.folder)

@@ -44,8 +44,9 @@ class Published:
 def pick(arguments: argparse.Namespace, again: str) -> int:
     """Pick, register and report; return the exit code. again: as typed."""
     plan = make_pick_plan(PickRequest.of(arguments))
-    for line in preamble(plan):
-        print(line)
+    for warning in plan.data.warnings:
+        print(f"warning: {warning}")
+    print(filtered(plan))
     if arguments.dry_run:
         _show(plan)
         return 0
@@ -74,12 +75,8 @@ def carry_out(plan: PickPlan, *, say: Callable[[str], None], verbose: bool = Fal
     return pick
 
 
-def preamble(plan: PickPlan) -> list[str]:
-    """Return what a person should know before a pick: warnings, and what step 1 left."""
-    return [*(f"warning: {warning}" for warning in plan.data.warnings), _filtered(plan)]
-
-
-def _filtered(plan: PickPlan) -> str:
+def filtered(plan: PickPlan) -> str:
+    """Say what step 1 left."""
     report = plan.filtered.report
     failed = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
     text = (

@@ -37,8 +37,9 @@ from selection.wording import interval_text
 def study(arguments: argparse.Namespace, again: str) -> int:
     """Train the CNNs and say whether it helps; return the exit code. again: as typed."""
     plan = make_study_plan(StudyRequest.of(arguments))
-    for line in preamble(plan):
-        print(line)
+    for warning in (*plan.data.warnings, *plan.notes):
+        print(f"warning: {warning}")
+    print(asked(plan))
     if arguments.dry_run:
         print(_cost(plan))
         print("nothing was started; to start, type the same without --dry-run")
@@ -69,13 +70,8 @@ def carry_out(
         return train_and_compare(plan, workers)
 
 
-def preamble(plan: StudyPlan) -> list[str]:
-    """Return what a person should know before a study of augmentation."""
-    warnings = (*plan.data.warnings, *plan.notes)
-    return [*(f"warning: {warning}" for warning in warnings), _asked(plan)]
-
-
-def _asked(plan: StudyPlan) -> str:
+def asked(plan: StudyPlan) -> str:
+    """Say which generator and which images it is about."""
     counts = zip(plan.data.classes, plan.train_images[1], strict=True)
     there = ", ".join(f"{count:,} {name}" for name, count in counts)
     people = len(set(plan.images.patients))
