@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,14 +26,23 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
 
 
-def run(folder: Path, *command: str) -> str:
-    """Run Python in a folder; return what it printed. Its Ray has no token of others."""
+def alone(folder: Path) -> dict[str, str]:
+    """Return an environment whose Ray has no token of others."""
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment |= {"HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *command]
+    found = {name: value for name, value in os.environ.items() if name not in names}
+    return found | {"HOME": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run Python in a folder; return what it printed."""
     done = subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=550, check=False
+        [sys.executable, *command],
+        cwd=folder,
+        env=alone(folder),
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -96,6 +106,44 @@ def test_the_example_runs(tmp_path: Path) -> None:
         assert (tmp_path / name).is_file()
     (pick,) = (tmp_path / "runs" / "notebook" / "selection").glob("*/pick.json")
     assert json.loads(pick.read_bytes())["scope"] == "study"
+
+
+INTERRUPTED = """
+import search
+
+asked = dict(
+    study="cut", num_samples=2, max_concurrent=1, image_size=16, width=0.0625, epochs=3,
+    grace_updates=1, max_retries=0, tell=lambda line: print(line, flush=True),
+)
+try:
+    search.search("phantom", **asked)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+study = search.load_study("cut")
+there = len(study.epochs)
+study = search.search("phantom", **asked)
+print(there >= 1, study.missing, list(study.trials["epochs"]), flush=True)
+"""
+
+
+@pytest.mark.process
+def test_interrupted_it_is_safe_and_called_again_in_the_same_process_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cut.py").write_text(INTERRUPTED)
+    words = [sys.executable, "cut.py"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=alone(tmp_path), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line.strip())
+            if line.startswith("t0000 epoch 1 ") and "interrupted" not in lines:
+                process.send_signal(signal.SIGINT)
+        assert process.wait(300) == 0
+    assert "interrupted" in lines
+    assert lines[-1] == "True 0 [3, 3]"
 
 
 SKIN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")  # HAM10000's seven
