@@ -79,17 +79,23 @@ NUMBERS = (
     "val/g_loss",
     "val/acc_generated",
 )
+COVERED = 0.5  # of real images, from which on a generator is of some use
+TEACHES = 0.8  # of what CNNs of real images know, likewise
 MORE_IS_BETTER = {"val/diversity", "val/recall", "val/coverage", "val/acc_class_balanced"}
 
 
 @dataclass(frozen=True)
 class Generator:
-    """One measured generator: where it comes from, what was recorded of it, what it is worth."""
+    """One measured generator: where it comes from, what was recorded of it, what it is worth.
+
+    covers: the updates after which its run's `val/coverage` first was COVERED or more; None: never
+    """
 
     arm: str
     seed: int
     updates: int
     best: bool
+    covers: int | None
     metrics: dict[str, float]
     worth: Worth
 
@@ -155,9 +161,11 @@ def _measure(options: argparse.Namespace) -> int:
     found = _generators(runs, source, options)
     if options.curves is not None:
         _keep(found, options.curves)
+    real = accuracies(data.train.images[:], data.train.labels, data, updates=options.cnn_updates)
     text = [
         setting(options, recipe, data),
-        part_table(found, data, options.cnn_updates),
+        part_table(found, real),
+        time_table(found, statistics.mean(real)),
         rank_table(found),
     ]
     publish("recipe", "\n\n".join(text), options.out)
@@ -217,12 +225,16 @@ def _generators(
 def _generator(run: Run, key: tuple[str, int], record: EpochRecord, asked: Asked) -> Generator:
     data = images(run.source, run.config.image_size)
     steps = -(-len(data.train) // run.config.batch_size)
-    best = record.epoch in best_by_quality(run.records(), 1)
+    records = run.records()
+    best = record.epoch in best_by_quality(records, 1)
+    covering = (each.epoch for each in records if each.metrics["val/coverage"] >= COVERED)
+    first = next(covering, None)
     return Generator(
         arm=key[0],
         seed=key[1],
         updates=record.epoch * steps,
         best=best,
+        covers=None if first is None else first * steps,
         metrics={name: record.metrics[name] for name in NUMBERS},
         worth=Worth.read(asked.out),
     )
@@ -239,6 +251,7 @@ def _row(found: Generator) -> dict[str, Any]:
         "seed": found.seed,
         "updates": found.updates,
         "best": found.best,
+        "covers": found.covers,
         "metrics": found.metrics,
         "alone": found.worth.alone,
         "gain": found.worth.gain,
@@ -261,8 +274,11 @@ def setting(options: argparse.Namespace, recipe: TrainConfig, data: Dataset) -> 
     )
 
 
-def part_table(found: Sequence[Generator], data: Dataset, updates: int) -> str:
-    """Return a row for each arm, and one for CNNs trained on the real images."""
+def part_table(found: Sequence[Generator], real: Sequence[float]) -> str:
+    """Return a row for each arm, and one for CNNs trained on the real images.
+
+    real: their balanced accuracies
+    """
     names = ("val/diversity", "val/recall", "val/coverage", "val/fd_cnn", "val/intra_fd_cnn")
     rows = []
     for arm in dict.fromkeys(each.arm for each in found):
@@ -270,9 +286,38 @@ def part_table(found: Sequence[Generator], data: Dataset, updates: int) -> str:
         cells = [_cell([each.metrics[name] for each in own]) for name in names]
         worth = [_cell([each.accuracy for each in own]), _cell([each.gain for each in own])]
         rows.append([arm, _cell([each.updates for each in own]), *cells, *worth])
-    real = accuracies(data.train.images[:], data.train.labels, data, updates=updates)
     rows.append(["real images", "", *[""] * len(names), _cell(real), ""])
     return table(["", "update", *(f"`{name}`" for name in names), "CNN", "gain"], rows)
+
+
+def time_table(found: Sequence[Generator], real: float) -> str:
+    """Return after how many updates each arm is of some use, seed by seed.
+
+    real: the balanced accuracy of CNNs trained on the real images
+    """
+    rows = []
+    for arm in dict.fromkeys(each.arm for each in found):
+        own = [each for each in found if each.arm == arm]
+        seeds = sorted({each.seed for each in own})
+        covers = [next(each.covers for each in own if each.seed == seed) for seed in seeds]
+        teaches = [
+            min(
+                (e.updates for e in own if e.seed == seed and e.accuracy >= TEACHES * real),
+                default=None,
+            )
+            for seed in seeds
+        ]
+        rows.append([arm, *(", ".join(map(_count, each)) for each in (covers, teaches))])
+    head = (
+        f"Updates until `val/coverage` first is {COVERED:g} or more, and until the first measured "
+        f"generator whose images teach a CNN {TEACHES:g} of what real images do, seed by seed:"
+    )
+    columns = ["", f"coverage {COVERED:g}", f"CNN {TEACHES:g} of the real-trained"]
+    return f"{head}\n\n{table(columns, rows)}"
+
+
+def _count(updates: int | None) -> str:
+    return "never" if updates is None else f"{updates:,}"
 
 
 def _cell(values: Sequence[float]) -> str:
