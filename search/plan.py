@@ -19,10 +19,11 @@ from acgan.data.source import PHANTOM, DataSource, named_source
 from acgan.data.table import TEST
 from acgan.device import default_device
 from acgan.errors import InputError
+from acgan.evaluation.evaluate import check_numbers
 from acgan.gan.networks import check_networks
 from acgan.run.machine import CPU
 from acgan.run.records import grace_epochs
-from acgan.training import METRIC_NAMES, check_fits
+from acgan.training import check_fits, metric_names
 from search import space
 from search.settings import SearchConfig, identity
 from search.study import estimate
@@ -146,10 +147,10 @@ def read_asked(arguments: argparse.Namespace) -> Asked:
     flags = vars(arguments)
     config = _train_config(content.get("train"), flags)
     settings = resolve(SearchConfig, "search", content.get("search"), flags)
-    if settings.objective not in METRIC_NAMES:
+    if settings.objective not in (recorded := metric_names(config)):
         raise InputError(
             f"--objective {settings.objective!r} is not recorded; "
-            f"recorded are {', '.join(METRIC_NAMES)}"
+            f"recorded are {', '.join(recorded)}"
         )
     searched = space.read(content.get("space"), config)
     space.check_size(searched, settings.num_samples)
@@ -186,6 +187,7 @@ def load_images(asked: Asked, source: DataSource) -> Dataset:
     """Load the images of a search; `InputError` if they cannot serve it."""
     data = load_for(source, asked.train)
     check_networks(asked.train, len(data.classes))
+    check_numbers(asked.train, data)
     check_fits(largest(asked.train, asked.space), data)
     return data
 

@@ -108,7 +108,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def _describe_parent(client: MlflowClient, run_id: str, info: StudyInfo) -> None:
-    sections = {"train": info.train, "space": info.space, "search": info.search}
+    sections = info.model_dump(mode="json", include={"train", "space", "search"})
     params = [Param(key, str(value)) for key, value in flatten(sections).items()]
     client.log_batch(run_id, params=params, synchronous=True)
     client.log_text(run_id, info.model_dump_json(indent=1), "study.json")

@@ -13,9 +13,10 @@ from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.generation.generator import load_generator
+from acgan.plugins import EXTRACTORS, origin
 from search.study.folder import BASELINE, Study, trial_name
 from search.tracking import connection
-from selection.extractors.choose import check_request, check_weights, plugin_version, settled
+from selection.extractors.choose import check_request, check_weights, settled
 from selection.jobs.store import Weights, without_test
 from selection.ledgers.reviews import Review, read_reviews, review_standing
 from selection.metrics.confounding import DataFacts
@@ -77,7 +78,7 @@ class PickPlan:
         # A metric that is new or changed makes a pick anew; versions 1 and 2 did not count here.
         version = PICK_FORMAT if VERSION <= 2 else (PICK_FORMAT, VERSION)
         parts = (version, self.study.info.uuid, self.scope, sorted(settings.items()), weights)
-        extractor = (self.inception_sha256, plugin_version(self.settings.extractor))
+        extractor = (self.inception_sha256, origin(EXTRACTORS, self.settings.extractor))
         return f"{derive_seed(*parts, self.look_at_test, *extractor):016x}"[-8:]
 
     @property
