@@ -29,6 +29,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -111,8 +112,8 @@ def _listed(value: object) -> object:
     return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-"""A list that may be typed with commas, or by giving its flag several times."""
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed), PlainSerializer(list)]
+"""A list that may be typed with commas, or by giving its flag several times; a list in JSON."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 

@@ -10,11 +10,11 @@ A package names its object in one of four groups, and users name the object by i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-from acgan.config import nearest_name
+from acgan.config import TrainConfig, nearest_name
 from acgan.errors import InputError
 
 NETWORKS = "acgan_search.networks"
@@ -82,3 +82,24 @@ def origin(group: str, name: str) -> str:
     plugin = installed(group).get(name)
     dist = None if plugin is None else plugin.dist
     return "" if dist is None else f"{dist.name} {dist.version}"
+
+
+def versions(config: TrainConfig, *, layout: str = "") -> dict[str, str]:
+    """Return package and version of each plug-in that a training depends on: `networks mine`.
+
+    layout: as which its data folder was read
+    """
+    numbers = ((NUMBERS, name) for name in config.numbers)
+    used = [(NETWORKS, config.networks), *numbers, (LAYOUTS, layout)]
+    found = {f"{kind_of(group)} {name}": origin(group, name) for group, name in used}
+    return {name: version for name, version in found.items() if version}
+
+
+def other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Name each plug-in that comes from another package or version than before, in a sentence."""
+    return [
+        f"{name} are of {now[name]} here, and the study was begun with {version}: what they give "
+        "may differ; install that version, or name a new study with --study NAME"
+        for name, version in before.items()
+        if name in now and now[name] != version
+    ]

@@ -90,7 +90,7 @@ def train(
     if len(records) >= config.epochs:
         return
     run.check_owner()
-    note_machine(run.path, len(records) + 1, this_machine(device))
+    note_machine(run.path, len(records) + 1, this_machine(device, config))
     path = scorer or cached_scorer(data, config, device)
     evaluation = Evaluation(
         data,

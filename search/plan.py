@@ -21,6 +21,7 @@ from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import check_numbers
 from acgan.gan.networks import check_networks
+from acgan.plugins import other_versions, versions
 from acgan.run.machine import CPU
 from acgan.run.records import grace_epochs
 from acgan.training import check_fits, metric_names
@@ -33,6 +34,7 @@ from search.study.folder import (
     STUDY_FORMAT,
     LastStart,
     StudyInfo,
+    begun_with,
     new_uuid,
     study_path,
 )
@@ -75,7 +77,9 @@ class SearchPlan:
     @property
     def warnings(self) -> list[str]:
         """What a person should know before the search starts."""
-        return [*self.data.warnings, *unpickable(self.train, self.data)]
+        now = versions(self.train, layout=self.data.layout)
+        others = other_versions(self.last_start.plugins, now)
+        return [*self.data.warnings, *unpickable(self.train, self.data), *others]
 
     def ledger(self, path: Path | None) -> Ledger:
         """Open the study's ledger at `path`; None: one in memory, as of a study that is new."""
@@ -129,7 +133,11 @@ def make_search_plan(arguments: argparse.Namespace) -> SearchPlan:
         train=asked.train,
         search=asked.search,
         space=asked.space,
-        last_start=LastStart(source=source, selection=asked.content.get("selection") or {}),
+        last_start=LastStart(
+            source=source,
+            selection=asked.content.get("selection") or {},
+            plugins=begun_with(folder, versions(asked.train, layout=data.layout)),
+        ),
         data=data,
         info=study_info(folder.name, asked, data),
         folder=folder,

@@ -92,7 +92,7 @@ class RunDir:
         Raises `InputError` if the directory holds a run with another configuration or data set,
         or cannot be a run's.
         """
-        train = config.model_dump(mode="json")
+        train = config.model_dump()
         content = {"train": train, "classes": list(classes), "fingerprint": fingerprint}
         self._make_folders()
         if self.epochs_path.exists() and not self.epochs_path.is_file():
@@ -119,8 +119,7 @@ class RunDir:
     def _refuse_other(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
         if there["fingerprint"] != wanted["fingerprint"]:
             raise InputError(f"{self.path} holds a run on other images; name another folder")
-        # With the fields that an older version lacked.
-        train = TrainConfig().model_dump(mode="json") | there["train"]
+        train = TrainConfig().model_dump() | there["train"]  # fields that an older version lacked
         different = [
             f"{key}: {train[key]} → {value}"
             for key, value in wanted["train"].items()

@@ -1,6 +1,6 @@
 """A study's runs in MLflow: what is written where, and what is there already.
 
-    parent   one study   tags study_id (its uuid), stage=search, study_dir
+    parent   one study   tags study_id (its uuid), stage=search, study_dir, plugins (if any)
     child    one trial   tags study_id, trial (t0007), mlflow.parentRunId
 
 Steps are epochs and times come from the records, so sending again changes nothing. An infinite
@@ -77,6 +77,10 @@ def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
         "study_dir": str(study.path),
         "code_version": study.info.code_version,
     }
+    started = study.last_start()
+    if started is not None and started.plugins:
+        pairs = (f"{name}: {version}" for name, version in started.plugins.items())
+        tags["plugins"] = "; ".join(pairs)
     revision = _git_revision()
     if revision:
         tags["mlflow.source.git.commit"] = revision
@@ -108,7 +112,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def _describe_parent(client: MlflowClient, run_id: str, info: StudyInfo) -> None:
-    sections = info.model_dump(mode="json", include={"train", "space", "search"})
+    sections = {"train": info.train, "space": info.space, "search": info.search}
     params = [Param(key, str(value)) for key, value in flatten(sections).items()]
     client.log_batch(run_id, params=params, synchronous=True)
     client.log_text(run_id, info.model_dump_json(indent=1), "study.json")

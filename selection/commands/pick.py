@@ -33,7 +33,7 @@ from selection.wording import counted, interval_text, number
 def pick(arguments: argparse.Namespace, again: str) -> int:
     """Pick, register and report; return the exit code. again: as typed."""
     plan = make_pick_plan(arguments)
-    for warning in plan.data.warnings:
+    for warning in plan.warnings:
         print(f"warning: {warning}")
     print(_filtered(plan))
     if arguments.dry_run:

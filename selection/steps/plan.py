@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from acgan.command import typed
-from acgan.config import derive_seed
+from acgan.config import TrainConfig, derive_seed, validate
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.generation.generator import load_generator
-from acgan.plugins import EXTRACTORS, origin
+from acgan.plugins import EXTRACTORS, origin, other_versions, versions
 from search.study.folder import BASELINE, Study, trial_name
 from search.tracking import connection
 from selection.extractors.choose import check_request, check_weights, settled
@@ -65,6 +65,15 @@ class PickPlan:
     address: str | None
     inception_weights: Path | None
     inception_sha256: str
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before the pick starts."""
+        started = self.study.last_start()
+        config = validate(TrainConfig, "train", self.study.info.train)
+        now = versions(config, layout=self.data.layout)
+        others = other_versions(started.plugins, now) if started else []
+        return [*self.data.warnings, *others]
 
     @property
     def id(self) -> str:

@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.plugins import NUMBERS, find, installed, origin
+from acgan.plugins import (
+    LAYOUTS,
+    NETWORKS,
+    NUMBERS,
+    find,
+    installed,
+    origin,
+    other_versions,
+    versions,
+)
 from tests.plugins import on_the_path, plugin_installed, write_plugin
 
 
@@ -46,3 +56,23 @@ def test_a_module_that_fails_is_one_sentence(tmp_path: Path) -> None:
         pytest.raises(InputError, match=r"\(RuntimeError: no licence\); mend the package"),
     ):
         find(NUMBERS, "one", int)
+
+
+def test_another_version_than_that_of_a_beginning_is_named(tmp_path: Path) -> None:
+    groups = {NETWORKS: {"mine": "x"}, NUMBERS: {"one": "x", "two": "x"}, LAYOUTS: {"own": "x"}}
+    config = TrainConfig(networks="mine", numbers=("two",))
+    write_plugin(tmp_path, groups, "")
+    with on_the_path(tmp_path):
+        assert versions(TrainConfig(), layout="class folders") == {}
+        before = versions(config, layout="own")
+        assert before == dict.fromkeys(
+            ("networks mine", "numbers two", "layouts own"), "plugin 1.0"
+        )
+        assert other_versions(before, versions(config, layout="own")) == []
+        write_plugin(tmp_path, groups, "", version="1.1")
+        found = other_versions(before, versions(config))  # of other images
+    assert [text.partition(":")[0] for text in found] == [
+        "networks mine are of plugin 1.1 here, and the study was begun with plugin 1.0",
+        "numbers two are of plugin 1.1 here, and the study was begun with plugin 1.0",
+    ]
+    assert other_versions(before, versions(config)) == []  # not installed: others refuse that
