@@ -78,7 +78,9 @@ class PickPlan:
     @property
     def id(self) -> str:
         """The pick's name: the same request over the same candidates has the same."""
-        settings = self.settings.model_dump(mode="json", exclude=PLACEMENT)
+        # Without a requirement it is that of a pick of an earlier version.
+        left_out = PLACEMENT if self.settings.require else PLACEMENT | {"require"}
+        settings = self.settings.model_dump(mode="json", exclude=left_out)
         # As long as nobody has decided anything, the name is that of a pick without people.
         weights = [
             (c.weights.sha256, c.competes, *([c.review] if c.review else []))
