@@ -24,7 +24,7 @@ class Requirement(NamedTuple):
 
     def __str__(self) -> str:
         """Return it as it may be typed."""
-        return f"{self.name} {self.sign} {self.bound:.15g}"
+        return f"{self.name} {self.sign} {self.bound!r}".removesuffix(".0")
 
     def holds(self, value: float) -> bool:
         """Whether a value is as required, which one that is not finite never is."""

@@ -12,9 +12,14 @@ import pytest
 
 
 def write_plugin(
-    folder: Path, groups: Mapping[str, Mapping[str, str]], code: str, *, version: str = "1.0"
+    folder: Path,
+    groups: Mapping[str, Mapping[str, str]],
+    code: str,
+    *,
+    version: str = "1.0",
+    module: str = "my_plugin",
 ) -> None:
-    """Write a package `plugin` with a module `my_plugin` whose objects are entry points.
+    """Write a package `plugin` with a module whose objects are entry points.
 
     groups: by group, names of entry points, and which object of the module each is. Another
     version that is there is replaced.
@@ -26,9 +31,9 @@ def write_plugin(
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plugin\nVersion: {version}\n")
     lines = []
     for group, entries in groups.items():
-        lines += [f"[{group}]", *(f"{name} = my_plugin:{own}" for name, own in entries.items())]
+        lines += [f"[{group}]", *(f"{name} = {module}:{own}" for name, own in entries.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    (folder / "my_plugin.py").write_text(code)
+    (folder / f"{module}.py").write_text(code)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from acgan.data.table import Labelled, Row
 def read(root, reading):
     rows = []
     for path in sorted((root / "images").glob("*.png")):
-        name, patient, _ = path.stem.split("-")
+        name, patient, _ = path.stem.rsplit("-", 2)
         found = path.stat()
         stamp = found.st_size, found.st_mtime_ns
         rows.append(Row(f"images/{path.name}", "train", name, patient, "mine", stamp))
