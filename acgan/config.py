@@ -16,6 +16,7 @@ import argparse
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -25,8 +26,10 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -101,6 +104,26 @@ Gpus = Annotated[
 ]
 
 
+def _listed(value: object) -> object:
+    """Return a text, or each of a list, cut at commas: as it is typed after a flag."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):
+        return value
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed), PlainSerializer(list)]
+"""A list that may be typed with commas, or by giving its flag several times; a list in JSON."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def _plain_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(map(_NAME.fullmatch, value)) or len(set(value)) < len(value):
+        raise ValueError("must be different names of letters, digits, '_', '.' and '-'")
+    return value
+
+
 PUBLISHED = "published"  # the networks of the paper
 
 
@@ -109,6 +132,9 @@ class TrainConfig(Section):
 
     networks: str = Field(
         PUBLISHED, min_length=1, description="whose networks: published, or a plug-in's"
+    )
+    numbers: Annotated[Texts, AfterValidator(_plain_names)] = Field(
+        (), description="plug-ins' numbers that each epoch records as val/NAME"
     )
     colour: Literal["auto", "grey", "rgb"] = Field(
         "auto", description="how images are read: auto (in colour if most have any), grey, rgb"
@@ -449,7 +475,7 @@ def _flag_help(field: FieldInfo) -> str:
         default = ",".join(map(str, default))
     elif isinstance(default, bool):
         default = "yes" if default else "no"
-    shown_default = "" if default is None else f" [{default}]"
+    shown_default = "" if default in (None, "") else f" [{default}]"
     return f"{field.description or ''}{shown_default}".replace("%", "%%")
 
 
@@ -461,6 +487,8 @@ def _flag_kind(field: FieldInfo) -> dict[str, Any]:
     if get_origin(annotation) is Literal:
         return {"metavar": "{" + ",".join(get_args(annotation)) + "}"}
     kinds = {annotation, *get_args(annotation)} - {NoneType}
+    if get_origin(annotation) is tuple and str in kinds:
+        return {"metavar": "TEXT,TEXT", "action": "append"}
     if get_origin(annotation) is tuple:
         return {"metavar": "INT,INT"}
     return {"metavar": "INT" if int in kinds else "NUM" if float in kinds else "TEXT"}

@@ -28,7 +28,13 @@ from acgan.data.pack import load_for
 from acgan.data.source import named_source
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
-from acgan.evaluation.evaluate import VALIDATION_METRICS, Evaluation, to_signed_rgb
+from acgan.evaluation.evaluate import (
+    VALIDATION_METRICS,
+    Evaluation,
+    check_numbers,
+    to_signed_rgb,
+)
+from acgan.evaluation.numbers import recorded_name
 from acgan.evaluation.scorer import Scorer, cached_scorer
 from acgan.gan.augment import augment
 from acgan.gan.networks import check_networks
@@ -46,6 +52,11 @@ METRIC_NAMES = (
     *VALIDATION_METRICS,
     "best/fd_cnn",
 )
+
+
+def metric_names(config: TrainConfig) -> tuple[str, ...]:
+    """Return what each epoch of a configuration records."""
+    return (*METRIC_NAMES, *map(recorded_name, config.numbers))
 
 
 def train(
@@ -67,6 +78,7 @@ def train(
     """
     check_fits(config, data)
     check_networks(config, len(data.classes))
+    check_numbers(config, data)
     device = device or default_device()
     check_precision(config, device)
     classes = len(data.classes)
@@ -78,7 +90,7 @@ def train(
     if len(records) >= config.epochs:
         return
     run.check_owner()
-    note_machine(run.path, len(records) + 1, this_machine(device))
+    note_machine(run.path, len(records) + 1, this_machine(device, config))
     path = scorer or cached_scorer(data, config, device)
     evaluation = Evaluation(
         data,

@@ -19,10 +19,12 @@ from acgan.data.source import PHANTOM, DataSource, named_source
 from acgan.data.table import TEST
 from acgan.device import default_device
 from acgan.errors import InputError
+from acgan.evaluation.evaluate import check_numbers
 from acgan.gan.networks import check_networks
+from acgan.plugins import other_versions, versions
 from acgan.run.machine import CPU
 from acgan.run.records import grace_epochs
-from acgan.training import METRIC_NAMES, check_fits
+from acgan.training import check_fits, metric_names
 from search import space
 from search.settings import SearchConfig, identity
 from search.study import estimate
@@ -32,6 +34,7 @@ from search.study.folder import (
     STUDY_FORMAT,
     LastStart,
     StudyInfo,
+    begun_with,
     new_uuid,
     study_path,
 )
@@ -119,7 +122,9 @@ class SearchPlan:
     @property
     def warnings(self) -> list[str]:
         """What a person should know before the search starts."""
-        return [*self.data.warnings, *unpickable(self.train, self.data)]
+        now = versions(self.train, layout=self.data.layout)
+        others = other_versions(self.last_start.plugins, now)
+        return [*self.data.warnings, *unpickable(self.train, self.data), *others]
 
     def ledger(self, path: Path | None) -> Ledger:
         """Open the study's ledger at `path`; None: one in memory, as of a study that is new."""
@@ -181,7 +186,11 @@ def make_search_plan(
         train=asked.train,
         search=asked.search,
         space=asked.space,
-        last_start=LastStart(source=source, selection=asked.content.get("selection") or {}),
+        last_start=LastStart(
+            source=source,
+            selection=asked.content.get("selection") or {},
+            plugins=begun_with(folder, versions(asked.train, layout=data.layout)),
+        ),
         data=data,
         info=study_info(folder.name, asked, data),
         folder=folder,
@@ -197,10 +206,10 @@ def read_asked(request: SearchRequest) -> Asked:
     configuration, note, content = _configuration(request)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
-    if settings.objective not in METRIC_NAMES:
+    if settings.objective not in (recorded := metric_names(config)):
         raise InputError(
             f"--objective {settings.objective!r} is not recorded; "
-            f"recorded are {', '.join(METRIC_NAMES)}"
+            f"recorded are {', '.join(recorded)}"
         )
     named = content.get("space") if request.space is None else request.space
     searched = space.read(named, config)
@@ -250,6 +259,7 @@ def load_images(asked: Asked, source: DataSource) -> Dataset:
     """Load the images of a search; `InputError` if they cannot serve it."""
     data = load_for(source, asked.train)
     check_networks(asked.train, len(data.classes))
+    check_numbers(asked.train, data)
     check_fits(largest(asked.train, asked.space), data)
     return data
 

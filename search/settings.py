@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from acgan.config import Cpus, Gpus, Section
+from acgan.evaluation.numbers import more_is_better
 from acgan.evaluation.variety import ONE_PICTURE_BELOW
 from acgan.run.records import QUALITY
 
@@ -66,7 +67,8 @@ class SearchConfig(Section):
     @classmethod
     def _fitting_direction(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values.get("direction") is None:
-            more = values.get("objective") in MORE_IS_BETTER
+            objective = values.get("objective")
+            more = objective in MORE_IS_BETTER or more_is_better(objective)
             return {**values, "direction": "maximize" if more else "minimize"}
         return values
 

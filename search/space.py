@@ -29,6 +29,7 @@ from search.settings import Value
 _SHARED = {
     "colour": "the packed images and the scoring CNN of all trials are of one kind",
     "networks": "a study compares trials of one kind of networks",
+    "numbers": "it changes what is recorded, not what is learned",
     "image_size": "the packed images and the scoring CNN of all trials have one size",
     "epochs": "rungs and grace period count epochs, and a longer trial has more tries at its best",
     "seed": "each trial has its own; --repeats trains with more of them",

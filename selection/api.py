@@ -212,7 +212,7 @@ def pick(  # noqa: PLR0913 - one for each thing that a user may say
             test=test,
         )
         plan = make_pick_plan(request)
-        for warning in plan.data.warnings:
+        for warning in plan.warnings:
             warn(warning, tell)
         say = tell or nobody
         say(body.filtered(plan))

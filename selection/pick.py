@@ -23,8 +23,9 @@ from selection.flags import add_request_flags
 from selection.settings import SelectionConfig
 
 COMMON = {
-    *("per_trial", "max_candidates", "collapsed_below", "cnn_images", "cnn_epochs", "cnn_seeds"),
-    *("extractor", "fidelity_images", "memorised_above", "seed", "cpus_per_task", "gpus_per_task"),
+    *("per_trial", "max_candidates", "require", "collapsed_below"),
+    *("cnn_images", "cnn_epochs", "cnn_seeds", "extractor", "fidelity_images", "memorised_above"),
+    *("seed", "cpus_per_task", "gpus_per_task"),
 }
 
 

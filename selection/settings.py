@@ -1,10 +1,50 @@
 """The `selection:` section of a configuration: thresholds, budgets and seeds of the three steps."""
 
-from pydantic import Field, field_validator
+import math
+import operator
+import re
+from typing import Annotated, NamedTuple
 
-from acgan.config import Cpus, Gpus, Section
+from pydantic import AfterValidator, Field, field_validator
+
+from acgan.config import Cpus, Gpus, Section, Texts
 from acgan.evaluation.fit import FitConfig
 from acgan.evaluation.variety import ONE_PICTURE_BELOW
+
+_SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_REQUIREMENT = re.compile(r"([^\s<>=]+)\s*(<=|>=|<|>)\s*([^\s<>=]+)")
+
+
+class Requirement(NamedTuple):
+    """What a recorded number of an epoch must be: `val/recall > 0.1`."""
+
+    name: str
+    sign: str
+    bound: float
+
+    def __str__(self) -> str:
+        """Return it as it may be typed."""
+        return f"{self.name} {self.sign} {self.bound!r}".removesuffix(".0")
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is as required, which one that is not finite never is."""
+        return math.isfinite(value) and bool(_SIGNS[self.sign](value, self.bound))
+
+
+def _requirement(text: str) -> Requirement:
+    match = _REQUIREMENT.fullmatch(text)
+    try:
+        bound = float(match[3]) if match else math.nan
+    except ValueError:
+        bound = math.nan
+    if match is None or not math.isfinite(bound):
+        raise ValueError("must be numbers with a bound such as val/recall>0.1 (or <, <=, >=)")
+    return Requirement(match[1], match[2], bound)
+
+
+def _requirements(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return them in one form and order: they are part of a pick's name."""
+    return tuple(sorted({str(_requirement(text)) for text in texts}))
 
 
 class SelectionConfig(Section):
@@ -23,6 +63,9 @@ class SelectionConfig(Section):
     )
     class_margin: float = Field(
         0.02, ge=0, le=1, description="step 1: class accuracy this near to chance: dead"
+    )
+    require: Annotated[Texts, AfterValidator(_requirements)] = Field(
+        (), description="step 1: what recorded numbers must be, such as 'val/recall>0.1'"
     )
     collapsed_below: float = Field(
         ONE_PICTURE_BELOW, ge=0, description="val/diversity below: one picture per class"
@@ -67,6 +110,11 @@ class SelectionConfig(Section):
         if not value or value[0] < 3 or sorted(set(value)) != list(value):
             raise ValueError("must be growing numbers from 3 on, for example 3,5")
         return value
+
+    @property
+    def required(self) -> list[Requirement]:
+        """What step 1 requires of an epoch's recorded numbers."""
+        return [*map(_requirement, self.require)]
 
     @property
     def fit(self) -> FitConfig:

@@ -53,6 +53,7 @@ class Dataset:
     selection may look at; `test` is for the final report. `fingerprint` is the SHA-256 of the
     pixels, labels, patients, sources, classes and splits. `warnings` belong into every report.
     `generated`: how many images of each class were generated and are left out beside real ones.
+    `layout`: as which its folder was read, "" for none.
     """
 
     name: str
@@ -63,3 +64,4 @@ class Dataset:
     fingerprint: str
     warnings: tuple[str, ...] = ()
     generated: tuple[int, ...] = ()
+    layout: str = ""

@@ -1,14 +1,15 @@
 """The layouts in which data folders come, and the one table that each becomes.
 
 Another layout is a module with `NAME`, `EXPECTED`, and functions that match and read it, and a line
-in `LAYOUTS`.
+in `LAYOUTS`. A package adds its own by an entry point in the group `acgan_search.layouts`, which
+has the layout's name and whose value is a `Layout`; it is asked before those that are built in.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from acgan.data.folders import is_hidden
 from acgan.data.patients import name_patients
 from acgan.data.table import (
     GENERATED,
+    SPLITS,
     TEST,
     TRAIN,
     VALIDATION,
@@ -31,6 +33,8 @@ from acgan.data.table import (
     why_absent,
 )
 from acgan.errors import InputError
+from acgan.plugins import LAYOUTS as PLUGINS
+from acgan.plugins import installed, load, reason
 
 FEW_PATIENTS = 20  # of a class: a validation split with fewer is joined with train and cut anew
 AS_FOUND = Reading()
@@ -39,8 +43,9 @@ AS_FOUND = Reading()
 class Layout(NamedTuple):
     """A way in which images and their labels lie in a folder.
 
+    expected: what a user has to have, as a phrase
     matches: whether a folder, whose real path is given, is of this layout
-    read: its images; `InputError` for what cannot be read
+    read: its images, with paths relative to it; `InputError` for what cannot be read
     """
 
     name: str
@@ -111,7 +116,63 @@ LAYOUTS = (
         _read_folders,
     ),
 )
-EXPECTED = f"expected {', or '.join(layout.expected for layout in LAYOUTS)}"
+
+
+def expected(layouts: Sequence[Layout] = LAYOUTS) -> str:
+    """Return which layouts a data folder may have, for a message."""
+    return f"expected {', or '.join(layout.expected for layout in layouts)}"
+
+
+def all_layouts() -> tuple[Layout, ...]:
+    """Return the layouts that are there, plug-ins first; `InputError` for one that is none."""
+    own = []
+    for name, plugin in installed(PLUGINS).items():
+        layout = load(plugin, Layout)
+        if layout.name != name or name in {known.name for known in LAYOUTS}:
+            raise InputError(
+                f"the entry point {name!r} of {PLUGINS} must have the name of its layout "
+                f"({layout.name!r}) and of no other; mend the package that has it"
+            )
+        own.append(layout._replace(matches=_matching(layout), read=_reading(layout)))
+    return (*own, *LAYOUTS)
+
+
+def _matching(layout: Layout) -> Callable[[Path, Reading], bool]:
+    def matches(root: Path, reading: Reading) -> bool:
+        try:
+            return bool(layout.matches(root, reading))
+        except (OSError, MemoryError, InputError):
+            raise
+        except Exception as error:  # whatever another's code may raise
+            raise _failed(layout, root, reason(error)) from error
+
+    return matches
+
+
+def _reading(layout: Layout) -> Callable[[Path, Reading], Labelled]:
+    def read(root: Path, reading: Reading) -> Labelled:
+        try:
+            found = layout.read(root, reading)
+        except (OSError, MemoryError, InputError):
+            raise
+        except Exception as error:  # whatever another's code may raise
+            raise _failed(layout, root, reason(error)) from error
+        if not isinstance(found, Labelled):
+            raise _failed(layout, root, f"it returns no {Labelled.__module__}.Labelled")
+        for row in found.rows:
+            if not isinstance(row, Row) or row.split not in SPLITS:
+                raise _failed(layout, root, f"it is no Row of {', '.join(SPLITS)}: {shown(row)}")
+            if os.path.isabs(row.path) or ".." in Path(row.path).parts:
+                raise _failed(layout, root, f"{shown(row.path)} lies outside of the folder")
+        return found
+
+    return read
+
+
+def _failed(layout: Layout, root: Path, why: str) -> InputError:
+    return InputError(
+        f"the layout {layout.name!r} cannot read {root} ({why}); mend the package that has it"
+    )
 
 
 def read_table(folder: Path, reading: Reading = AS_FOUND) -> Table:
@@ -121,23 +182,25 @@ def read_table(folder: Path, reading: Reading = AS_FOUND) -> Table:
     whatever its layout's reader refuses, fewer than two classes, and a class without a file in
     train.
     """
+    layouts = all_layouts()
+    known = expected(layouts)
     if not os.path.isdir(folder):  # False, too, for what can be no path at all
-        raise InputError(f"there is no data folder {shown(str(folder))}; {EXPECTED}")
+        raise InputError(f"there is no data folder {shown(str(folder))}; {known}")
     root = Path(os.path.realpath(folder))
     try:
-        layout = _layout(root, reading)
+        layout = _layout(root, reading, layouts)
         if layout is None:
-            raise InputError(f"{folder} holds no labelled images{_nearby(root)}; {EXPECTED}")
+            raise InputError(f"{folder} holds no labelled images{_nearby(root, layouts)}; {known}")
         found = layout.read(root, reading)
     except PermissionError as error:
         raise InputError(f"may not read {error.filename}; change its permissions") from error
     if not found.rows:
-        raise InputError(f"{folder} holds no labelled images{_nearby(root)}; {EXPECTED}")
+        raise InputError(f"{folder} holds no labelled images{_nearby(root, layouts)}; {known}")
     table = _table(root, layout.name, found, reading)
     if len(table.classes) < 2:
         raise InputError(
             f"{folder}, read as {layout.name}, has the one class {table.classes[0]!r}; a search "
-            f"needs two or more; {EXPECTED}"
+            f"needs two or more; {known}"
         )
     there = [row for row in table.rows if row.stamp]
     test = any(row.split == TEST for row in table.rows)
@@ -145,15 +208,15 @@ def read_table(folder: Path, reading: Reading = AS_FOUND) -> Table:
     return table
 
 
-def _layout(root: Path, reading: Reading) -> Layout | None:
-    return next((layout for layout in LAYOUTS if layout.matches(root, reading)), None)
+def _layout(root: Path, reading: Reading, layouts: Sequence[Layout]) -> Layout | None:
+    return next((layout for layout in layouts if layout.matches(root, reading)), None)
 
 
-def _nearby(root: Path) -> str:
+def _nearby(root: Path, layouts: Sequence[Layout]) -> str:
     """Name a folder that may be meant, inside a folder or around it."""
     inside = [root / name for name in sorted(os.listdir(root)) if not is_hidden(name)]
     for folder in (*inside, root.parent):
-        if os.path.isdir(folder) and _layout(folder, AS_FOUND):
+        if os.path.isdir(folder) and _layout(folder, AS_FOUND, layouts):
             return f", but {shown(str(folder))} does; give that"
     return ""
 

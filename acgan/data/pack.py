@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -81,7 +82,7 @@ def load(
                 _make_pack(pack, table, settings, workers=workers)
                 opened = _open_pack(pack, name=table.folder.name)
     assert opened is not None, f"{pack}"
-    return opened
+    return dataclasses.replace(opened, layout=table.layout)
 
 
 def load_for(source: DataSource | str, config: TrainConfig) -> Dataset:

@@ -21,7 +21,7 @@ from acgan.errors import InputError
 
 MERGED = "merged-train.txt"  # not train….txt: a folder has one label file of train
 GENERATED = "generated"  # what `acgan.generate` writes: no patient's image
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_OF = {  # what people call them, in lower case
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),

@@ -18,8 +18,9 @@ from acgan.config import TrainConfig, derive_seed
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.evaluation.classifier import predict
 from acgan.evaluation.frechet import frechet_distance, moments
-from acgan.evaluation.grids import GRID_COLUMNS, grid, to_uint8
+from acgan.evaluation.grids import GRID_COLUMNS, as_grey, grid, to_uint8
 from acgan.evaluation.neighbours import nearest, overlap
+from acgan.evaluation.numbers import Number, compute, find_number, recorded_name, unknown
 from acgan.evaluation.scorer import BATCH, Scorer
 from acgan.gan.interface import DiscriminatorNetwork, GeneratorNetwork
 from acgan.gan.models import draw_latents
@@ -46,6 +47,34 @@ VALIDATION_METRICS = (
 )
 
 Array = NDArray[np.float64]
+
+
+def find_numbers(config: TrainConfig) -> dict[str, Number]:
+    """Return the plug-ins' numbers of a configuration; `InputError` as `find_number`."""
+    return {name: find_number(name, VALIDATION_METRICS) for name in config.numbers}
+
+
+def check_numbers(config: TrainConfig, data: Dataset) -> None:
+    """Try the plug-ins' numbers, before any long work.
+
+    Training images are in the place of generated ones, as many as there are validation images.
+    Raises `InputError` as `find_number` and `compute`.
+    """
+    found = find_numbers(config)
+    if not found:
+        return
+    real = _some_training(data, config)
+    for name, number in found.items():
+        compute(name, number, real.images, real.labels, data.val)
+
+
+def _some_training(data: Dataset, config: TrainConfig) -> ImageSet:
+    """Return training images, as many as there are validation images."""
+    random = np.random.default_rng(derive_seed(config.evaluation_seed, "floor"))
+    count = min(len(data.val), len(data.train))
+    chosen = np.zeros(len(data.train), bool)
+    chosen[random.choice(len(data.train), count, replace=False)] = True
+    return data.train.where(chosen)
 
 
 def class_spread(features: Array, labels: NDArray[np.int64], classes: int) -> Array:
@@ -112,7 +141,7 @@ class Evaluation:
         self, data: Dataset, config: TrainConfig, scorer: Scorer, device: torch.device
     ) -> None:
         self.scorer, self.device = scorer, device
-        self.classes, self.val = len(data.classes), data.val
+        self.classes, self.val, self.numbers = len(data.classes), data.val, find_numbers(config)
         self.pool = make_pool(config, data.val, self.classes)
         real = scorer.project(data.val.images)
         self.real_moments = moments(real)
@@ -154,6 +183,7 @@ class Evaluation:
             "val/acc_class": real["correct"],
             "val/acc_class_balanced": real["balanced"],
             **self._quality(images, finite=generated["finite"] == 1),
+            **self._plugged(images, finite=generated["finite"] == 1),
         }
 
     def _on_generated(
@@ -199,6 +229,17 @@ class Evaluation:
             **self._within_classes(features),
         }
 
+    def _plugged(self, images: Tensor, *, finite: bool) -> dict[str, float]:
+        """Return the plug-ins' numbers of the pool's images, in grey where the real ones are."""
+        if not self.numbers or not finite:
+            return unknown(self.numbers)
+        shown, labels = images.numpy(), self.pool.labels.numpy()
+        shown = shown if self.val.in_colour else as_grey(shown)
+        return {
+            recorded_name(name): compute(name, number, shown, labels, self.val)
+            for name, number in self.numbers.items()
+        }
+
     def _within_classes(self, features: Array) -> dict[str, float]:
         """Return the means over the classes of what compares a class's images with its real ones.
 
@@ -226,10 +267,7 @@ class Evaluation:
 
     def floor(self, data: Dataset, config: TrainConfig) -> float:
         """Return the score of real training images, as many as there are validation images."""
-        random = np.random.default_rng(derive_seed(config.evaluation_seed, "floor"))
-        count = min(len(self.val), len(data.train))
-        chosen = np.sort(random.choice(len(data.train), count, replace=False))
-        features = self.scorer.project(data.train.images[chosen])
+        features = self.scorer.project(_some_training(data, config).images)
         return frechet_distance(moments(features), self.real_moments)
 
     def classifier_accuracy(self) -> float:

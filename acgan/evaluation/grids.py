@@ -26,6 +26,12 @@ def as_colour(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images if images.ndim == 4 else images[:, None].repeat(3, axis=1)
 
 
+def as_grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images [N, 3, H, W] as [N, H, W], as they would be read in grey from their files."""
+    pictures = (Image.fromarray(image.transpose(1, 2, 0)) for image in images)
+    return np.stack([np.asarray(picture.convert("L")) for picture in pictures])
+
+
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     """Lay out images [N, 3, H, W] row by row as one picture [rows · H, columns · W, 3]."""
     count, channels, height, width = images.shape

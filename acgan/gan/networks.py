@@ -8,17 +8,15 @@ through here, so weights of a plug-in are refused, and not misread, where it is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import NamedTuple
 
 import torch
 
-from acgan.config import PUBLISHED, TrainConfig, nearest_name
+from acgan.config import PUBLISHED, TrainConfig
 from acgan.errors import InputError
 from acgan.gan.interface import DiscriminatorNetwork, GeneratorNetwork
 from acgan.gan.models import Discriminator, Generator
-
-PLUGINS = "acgan_search.networks"
+from acgan.plugins import NETWORKS, find, reason
 
 
 class Networks(NamedTuple):
@@ -55,11 +53,10 @@ def check_networks(config: TrainConfig, classes: int) -> None:
             source, label = discriminator(images[:, :1] if config.grey else images)
             logits = discriminator.class_logits(label)
         except Exception as error:  # whatever another's code may raise
-            reason = str(error).partition("\n")[0]
             hint = "; with grey: true images have one channel" if config.grey else ""
             raise InputError(
                 f"networks {config.networks!r} cannot be trained with this configuration "
-                f"({type(error).__name__}: {reason}{hint}); mend them, or change it"
+                f"({reason(error)}{hint}); mend them, or change it"
             ) from error
     side = config.image_size
     for what, own, wanted in (
@@ -78,16 +75,4 @@ def find_networks(name: str) -> Networks:
     """Return networks by name; `InputError` where no installed package has any of this name."""
     if name == PUBLISHED:
         return Networks(Generator, Discriminator)
-    plugins = {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}
-    if name not in plugins:
-        raise InputError(
-            f"networks {name!r} are not installed here{nearest_name(name, [PUBLISHED, *plugins])}; "
-            "install the package that has them, on every node"
-        )
-    found = plugins[name].load()
-    if not isinstance(found, Networks):
-        raise InputError(
-            f"the entry point {name!r} of {PLUGINS} must name an acgan.gan.networks.Networks; "
-            "mend the package that has it"
-        )
-    return found
+    return find(NETWORKS, name, Networks, also=[PUBLISHED])

@@ -15,7 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import acgan
+from acgan.config import TrainConfig
 from acgan.files import replace_text
+from acgan.plugins import versions
 
 FILE = "machines.jsonl"
 CPU = "cpu"
@@ -26,6 +28,7 @@ class Machine(BaseModel):
 
     code: the first digits of the SHA-256 of this package's source
     device: "cpu", or the GPU's name; threads: of PyTorch on the CPU
+    plugins: package and version of each plug-in that takes part, see `acgan.plugins.versions`
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +42,7 @@ class Machine(BaseModel):
     instructions: str
     device: str
     threads: int
+    plugins: dict[str, str] = Field(default_factory=dict)  # not there in notes of earlier versions
 
 
 class Since(BaseModel):
@@ -50,8 +54,8 @@ class Since(BaseModel):
     machine: Machine
 
 
-def this_machine(device: torch.device) -> Machine:
-    """Return what this process computes with."""
+def this_machine(device: torch.device, config: TrainConfig) -> Machine:
+    """Return what this process computes a configuration with."""
     on_cpu = device.type == CPU
     return Machine(
         acgan_search=importlib.metadata.version("acgan-search"),
@@ -63,6 +67,7 @@ def this_machine(device: torch.device) -> Machine:
         instructions=torch.backends.cpu.get_cpu_capability(),
         device=CPU if on_cpu else torch.cuda.get_device_name(device),
         threads=torch.get_num_threads(),
+        plugins=versions(config),
     )
 
 

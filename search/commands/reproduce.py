@@ -65,7 +65,7 @@ class Reproduced(Stored):
 def reproduce(arguments: argparse.Namespace) -> int:
     """Train the trial again and compare; return the exit code: 1 where it differs."""
     plan = _make_plan(arguments)
-    here = this_machine(plan.device)
+    here = this_machine(plan.device, plan.config)
     print(
         f"training {plan.trial.name} of study {plan.study.info.name} again, "
         f"epochs 1 to {plan.epochs}, in {plan.out}"
@@ -191,7 +191,7 @@ def _compared(plan: ReproductionPlan) -> Iterator[Compared]:
         last = min(latest.epoch, plan.epochs)
         for again in read_records(run.epochs_path)[shown:last]:
             recorded = plan.recorded[again.epoch - 1]
-            machine = machine_at(own, again.epoch) or this_machine(plan.device)
+            machine = machine_at(own, again.epoch) or this_machine(plan.device, plan.config)
             exact = same_bits(machine_at(there, again.epoch), machine)
             yield compare_records(
                 recorded,

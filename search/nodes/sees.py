@@ -2,6 +2,7 @@
 
 import functools
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from acgan.data.dataset import Dataset
 from acgan.data.pack import load
 from acgan.data.source import DataSource
 from acgan.errors import InputError
+from acgan.plugins import versions
 from search.study.folder import Study, open_study
 
 
@@ -47,6 +49,20 @@ def same_study(at: StudyAt) -> Study:
             "that all nodes share"
         )
     return study
+
+
+def same_plugins(config: TrainConfig, layout: str, plugins: Mapping[str, str]) -> None:
+    """Raise `InputError` if this node has not the plug-ins in the versions that the driver has.
+
+    layout: as which the driver read the data folder; plugins: see `acgan.plugins.versions`
+    """
+    own = versions(config, layout=layout)
+    for name, version in plugins.items():
+        if own.get(name) != version:
+            raise InputError(
+                f"node {platform.node()} has {own.get(name, 'no package')} for {name}, and the "
+                f"driver has {version}; install the same on every node"
+            )
 
 
 def same_data(at: StudyAt, study: Study, config: TrainConfig) -> Dataset:

@@ -112,10 +112,12 @@ class LastStart(Stored):
 
     source: "phantom", or the folder of the images; what identifies them is their fingerprint
     selection: the configuration's section `selection:`, as it was read
+    plugins: the versions of plug-ins with which the study was begun, see `acgan.plugins.versions`
     """
 
     source: DataSource
     selection: dict[str, Any] = Field(default_factory=dict)
+    plugins: dict[str, str] = Field(default_factory=dict)  # not there in earlier versions
 
 
 class StudyInfo(Stored):
@@ -323,6 +325,19 @@ def open_or_create(path: Path, wanted: StudyInfo) -> Study:
         (path / name).unlink(missing_ok=True)
     write_json(path / "study.json", wanted)
     return Study(path, wanted)
+
+
+def begun_with(path: Path, plugins: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions of these plug-ins with which the study at `path` was begun.
+
+    Those of a study that has no trial yet, or does not say, are as given.
+    """
+    started = None
+    if _has_trials(path):
+        with contextlib.suppress(InputError):  # damaged: this start writes it anew
+            started = _read(LastStart, path / "start.json")
+    known = {} if started is None else started.plugins
+    return {name: known.get(name, version) for name, version in plugins.items()}
 
 
 def _has_trials(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """A study's runs in MLflow: what is written where, and what is there already.
 
-    parent   one study   tags study_id (its uuid), stage=search, study_dir
+    parent   one study   tags study_id (its uuid), stage=search, study_dir, plugins (if any)
     child    one trial   tags study_id, trial (t0007), mlflow.parentRunId
 
 Steps are epochs and times come from the records, so sending again changes nothing. An infinite
@@ -76,6 +76,10 @@ def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
         "study_dir": str(study.path),
         "code_version": study.info.code_version,
     }
+    started = study.last_start()
+    if started is not None and started.plugins:
+        pairs = (f"{name}: {version}" for name, version in started.plugins.items())
+        tags["plugins"] = "; ".join(pairs)
     revision = _git_revision()
     if revision:
         tags["mlflow.source.git.commit"] = revision

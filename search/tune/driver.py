@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from ray.tune.execution import tune_controller
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.evaluation.variety import DIVERSITY
 from acgan.files import DISK_ERRORS, replace_text
 from acgan.jsonfile import write_json
+from acgan.plugins import versions
 from acgan.run.records import EpochRecord, grace_epochs
 from acgan.streams import without_passwords
 from search import space
 from search.nodes.cluster import Node, needs, ray_cluster
-from search.nodes.sees import StudyAt, same_study
+from search.nodes.sees import StudyAt, same_plugins, same_study
 from search.plan import SearchPlan
 from search.settings import SearchConfig
 from search.study import table
@@ -85,10 +87,15 @@ class Driver:
             self._repeat()
 
     def _check_nodes(self, nodes: Sequence[Node]) -> None:
-        """Raise `InputError` for a node that does not see this study: no trial would do there."""
+        """Raise `InputError` for a node on which no trial would do.
+
+        It does not see this study, or has not the driver's plug-ins.
+        """
+        config, layout = self._plan.train, self._plan.data.layout
+        what = self._at, config, layout, versions(config, layout=layout)
         check = ray.remote(num_cpus=0, max_retries=0)(_check_node)
         pins = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
-        _get([check.options(scheduling_strategy=pin).remote(self._at) for pin in pins])
+        _get([check.options(scheduling_strategy=pin).remote(*what) for pin in pins])
 
     def _prepare(self) -> None:
         """Have the scoring CNN trained where the trials will run."""
@@ -208,8 +215,9 @@ class Driver:
         self._progress.crashed(name)
 
 
-def _check_node(at: StudyAt) -> None:
+def _check_node(at: StudyAt, config: TrainConfig, layout: str, plugins: Mapping[str, str]) -> None:
     same_study(at)
+    same_plugins(config, layout, plugins)
 
 
 def _get(references: list[ray.ObjectRef[None]]) -> None:

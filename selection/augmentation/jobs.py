@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from acgan.config import derive_seed
 from acgan.errors import InputError
+from acgan.evaluation.grids import as_grey
 from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate
 from search.nodes.sees import set_aside
 from selection.augmentation.arms import Arm, keep, pool
@@ -105,8 +105,4 @@ def _generate(
         images = generate(generator, label, count=count, seed=seed)
     except NotFiniteError as error:
         raise InputError(f"{error}; pick again") from error
-    if colour:
-        return images
-    return np.stack(
-        [np.asarray(Image.fromarray(i.transpose(1, 2, 0)).convert("L")) for i in images]
-    )
+    return images if colour else as_grey(images)

@@ -44,7 +44,7 @@ class Published:
 def pick(arguments: argparse.Namespace, again: str) -> int:
     """Pick, register and report; return the exit code. again: as typed."""
     plan = make_pick_plan(PickRequest.of(arguments))
-    for warning in plan.data.warnings:
+    for warning in plan.warnings:
         print(f"warning: {warning}")
     print(filtered(plan))
     if arguments.dry_run:

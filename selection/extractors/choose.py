@@ -7,7 +7,7 @@ device that returns an `Extractor`.
 """
 
 import hashlib
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import torch
@@ -16,12 +16,12 @@ from acgan.config import nearest_name
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluation.inception_file import STANDARD_SHA256, URL, checked_file
+from acgan.plugins import EXTRACTORS, installed, load_any
 from selection.extractors.base import Extractor
 from selection.extractors.cnn3 import CNN3, Cnn3
 from selection.extractors.inception import INCEPTION, load_inception, standard_weights
 
 AUTO = "auto"
-PLUGINS = "acgan_search.extractors"
 
 
 def open_extractor(
@@ -53,7 +53,7 @@ def open_extractor(
         )
     if name not in plugins:
         return Cnn3(data, device, folder)
-    made = plugins[name].load()(data, device)
+    made = load_any(plugins[name])(data, device)
     if not isinstance(made, Extractor) or made.name != name:
         raise InputError(
             f"the plug-in {name!r} must return a selection.extractors.base.Extractor "
@@ -64,7 +64,7 @@ def open_extractor(
 
 def check_request(name: str, weights: Path | None) -> dict[str, EntryPoint]:
     """Return the plug-ins by name; `InputError` for an unknown extractor or one that needs none."""
-    plugins = {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}
+    plugins = installed(EXTRACTORS)
     known = (AUTO, INCEPTION, CNN3, *plugins)
     if name not in known:
         raise InputError(f"unknown extractor {name!r}{nearest_name(name, known)}")
@@ -80,14 +80,6 @@ def settled(name: str, weights: Path | None) -> str:
     if name != AUTO:
         return name
     return INCEPTION if weights is not None or standard_weights() is not None else CNN3
-
-
-def plugin_version(name: str) -> str:
-    """Return package and version that a plug-in comes from; nothing for any other extractor."""
-    for plugin in entry_points(group=PLUGINS, name=name):
-        if plugin.dist is not None:
-            return f"{plugin.dist.name} {plugin.dist.version}"
-    return ""
 
 
 def check_weights(path: Path, sha256: str | None) -> str:

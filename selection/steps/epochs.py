@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
+from acgan.config import TrainConfig, nearest_name, validate
 from acgan.data.dataset import ImageSet
 from acgan.errors import InputError
 from acgan.run.records import EpochRecord
 from acgan.run.rundir import RunDir
+from acgan.training import metric_names
 from search.study.folder import Study
 from selection.settings import SelectionConfig
 from selection.steps.filter import Chance, Epoch, judge_epochs
@@ -36,7 +38,17 @@ class Records(Mapping[str, list[EpochRecord]]):
 def judging(
     study: Study, records: Records, val: ImageSet, settings: SelectionConfig
 ) -> Callable[[str], list[Epoch]]:
-    """Return what judges a trial's epochs as step 1 sees them, by its name."""
+    """Return what judges a trial's epochs as step 1 sees them, by its name.
+
+    Raises `InputError` where the settings require a number that the study does not record.
+    """
+    recorded = metric_names(validate(TrainConfig, "train", study.info.train))
+    for required in settings.required:
+        if required.name not in recorded:
+            raise InputError(
+                f"--require: {required.name!r} is not recorded in this study"
+                f"{nearest_name(required.name, recorded)}"
+            )
     chance = Chance.of(val.per_class(len(study.info.classes)))
 
     def judge(name: str) -> list[Epoch]:

@@ -131,6 +131,9 @@ def fault(record: EpochRecord, *, chance: Chance, config: SelectionConfig) -> st
         name, least = "val/acc_class", chance.accuracy
     if value(name, 1.0) < least + config.class_margin:
         return "class accuracy at chance"
+    for required in config.required:
+        if not required.holds(value(required.name, math.nan)):
+            return f"without {required}"
     return ""
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
+from acgan.plugins import EXTRACTORS, origin
 from acgan.run.records import EpochRecord
 from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
-from selection.extractors.choose import plugin_version
 from selection.jobs.store import Result, StoredJob, Work
 from selection.jobs.workers import Results, Workers
 from selection.ledgers import test_looks
@@ -114,7 +114,7 @@ class Funnel:
             plan.settings,
             plan.data.fingerprint,
             plan.inception_weights,
-            plugin_version(plan.settings.extractor),
+            origin(EXTRACTORS, plan.settings.extractor),
         )
         infos = [plan.study.trial(chosen.epoch.trial).info for chosen in plan.candidates]
         params = [info.params | {"seed": info.seed} for info in infos]

@@ -9,14 +9,15 @@ from typing import Any, Self
 import torch
 
 from acgan.command import typed
-from acgan.config import derive_seed
+from acgan.config import TrainConfig, derive_seed, validate
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.generation.generator import load_generator
+from acgan.plugins import EXTRACTORS, origin, other_versions, versions
 from search.study.folder import BASELINE, Study, trial_name
 from search.tracking import connection
-from selection.extractors.choose import check_request, check_weights, plugin_version, settled
+from selection.extractors.choose import check_request, check_weights, settled
 from selection.jobs.store import Weights, without_test
 from selection.ledgers.reviews import Review, read_reviews, review_standing
 from selection.metrics.confounding import DataFacts
@@ -92,9 +93,20 @@ class PickPlan:
     inception_sha256: str
 
     @property
+    def warnings(self) -> list[str]:
+        """What a person should know before the pick starts."""
+        started = self.study.last_start()
+        config = validate(TrainConfig, "train", self.study.info.train)
+        now = versions(config, layout=self.data.layout)
+        others = other_versions(started.plugins, now) if started else []
+        return [*self.data.warnings, *others]
+
+    @property
     def id(self) -> str:
         """The pick's name: the same request over the same candidates has the same."""
-        settings = self.settings.model_dump(mode="json", exclude=PLACEMENT)
+        # Without a requirement it is that of a pick of an earlier version.
+        left_out = PLACEMENT if self.settings.require else PLACEMENT | {"require"}
+        settings = self.settings.model_dump(mode="json", exclude=left_out)
         # As long as nobody has decided anything, the name is that of a pick without people.
         weights = [
             (c.weights.sha256, c.competes, *([c.review] if c.review else []))
@@ -103,7 +115,7 @@ class PickPlan:
         # A metric that is new or changed makes a pick anew; versions 1 and 2 did not count here.
         version = PICK_FORMAT if VERSION <= 2 else (PICK_FORMAT, VERSION)
         parts = (version, self.study.info.uuid, self.scope, sorted(settings.items()), weights)
-        extractor = (self.inception_sha256, plugin_version(self.settings.extractor))
+        extractor = (self.inception_sha256, origin(EXTRACTORS, self.settings.extractor))
         return f"{derive_seed(*parts, self.look_at_test, *extractor):016x}"[-8:]
 
     @property

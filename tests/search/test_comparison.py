@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
+from acgan.config import TrainConfig
 from acgan.run.machine import this_machine
 from acgan.run.records import EpochRecord
 from search.study.comparison import Match, compare_records, same_bits, sizes
 
-HERE = this_machine(torch.device("cpu"))
+HERE = this_machine(torch.device("cpu"), TrainConfig())
 METRICS = {"val/fd_cnn": 100.0, "val/acc_real": 0.5, "perf/images_per_s": 7.0}
 SIZES = {"val/fd_cnn": 200.0, "val/acc_real": 1.0}
 

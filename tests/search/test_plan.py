@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from acgan.errors import InputError
+from acgan.plugins import NUMBERS
 from search import plan, space
 from search.flags import search_parser
 from search.plan import (
@@ -20,6 +21,7 @@ from search.plan import (
 )
 from tests.folders import make_files
 from tests.kit import ROOT, tiny_config
+from tests.plugins import plugin_installed
 from tests.searches import write_images
 
 
@@ -84,9 +86,24 @@ def test_what_cannot_be_searched_is_refused_before_a_study_is_made(tmp_path: Pat
     for more, reason in (
         (["--objective", "val/unknown"], "'val/unknown' is not recorded; recorded are"),
         (["--networks", "mine"], "networks 'mine' are not installed here"),
+        (["--numbers", "mine"], "numbers 'mine' are not installed here"),
         (["--batch-size", "512"], "larger than the"),
         (["--study", "a/b"], "a/b"),
     ):
         with pytest.raises(InputError, match=reason):
             make_search_plan(request([*flags, *more]))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plug_ins_number_is_an_objective_where_it_is_recorded(tmp_path: Path) -> None:
+    code = "from acgan.evaluation.numbers import Number\n"
+    code += "size = Number(lambda generated, labels, validation: generated.size / 1, 'higher')"
+    with plugin_installed(tmp_path, NUMBERS, {"size": "size"}, code):
+        found = asked("--numbers", "size", "--objective", "val/size").search
+        assert (found.objective, found.direction) == ("val/size", "maximize")
+        flags = ("--numbers", "size", "--objective", "val/size", "--direction", "minimize")
+        assert asked(*flags).search.direction == "minimize"
+        with pytest.raises(InputError, match="'val/size' is not recorded; recorded are train/"):
+            asked("--objective", "val/size")
+        with pytest.raises(InputError, match="best/fd_cnn, val/size"):
+            asked("--numbers", "size", "--objective", "val/sise")

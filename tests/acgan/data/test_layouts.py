@@ -4,14 +4,49 @@ from pathlib import Path
 
 import pytest
 
-from acgan.data.layouts import EXPECTED, FEW_PATIENTS, LAYOUTS, read_table
+from acgan.data.layouts import FEW_PATIENTS, LAYOUTS, all_layouts, expected, read_table
 from acgan.data.table import Reading
 from acgan.errors import InputError
+from acgan.plugins import LAYOUTS as PLUGINS
 from tests.folders import make_files
+from tests.plugins import plugin_installed
+
+# Images `CLASS-PATIENT-NUMBER.png` in a folder beside a file `by-name`.
+BY_NAME = """
+from acgan.data.layouts import Layout
+from acgan.data.table import Labelled, Row
+
+def read(root, reading):
+    rows = []
+    for path in sorted((root / "images").glob("*.png")):
+        name, patient, _ = path.stem.rsplit("-", 2)
+        found = path.stat()
+        stamp = found.st_size, found.st_mtime_ns
+        rows.append(Row(f"images/{path.name}", "train", name, patient, "mine", stamp))
+    return Labelled(rows, patients=True)
+
+by_name = Layout("by name", "a file by-name", lambda root, _: (root / "by-name").exists(), read)
+"""
+OTHERS = (
+    BY_NAME
+    + """
+def other(**changes):
+    return by_name._replace(name="other", **changes)
+
+fails = other(read=lambda root, reading: reading["x"])
+unsure = other(matches=lambda root, reading: root / 2)
+dict_of = other(read=lambda root, reading: {})
+row_of = other(read=lambda root, reading: Labelled(["a.png"]))
+split_of = other(read=lambda root, reading: Labelled([Row("a.png", "dev", "a", "", "", None)]))
+outside = other(read=lambda root, reading: Labelled([Row("../a.png", "test", "a", "", "", None)]))
+taken = by_name._replace(name="class folders")
+"""
+)
 
 
 def test_what_is_expected_names_every_layout() -> None:
-    assert all(layout.expected in EXPECTED for layout in LAYOUTS)
+    assert all(layout.expected in expected() for layout in LAYOUTS)
+    assert all_layouts() == LAYOUTS
     assert [layout.name for layout in LAYOUTS] == [
         "COVIDx label files",
         "table of labels",
@@ -39,3 +74,49 @@ def test_a_pattern_of_patients_goes_before_what_is_known(tmp_path: Path) -> None
     assert [row.patient for row in table.rows] == ["1", "2"] * 2
     with pytest.raises(InputError, match="must have one group"):
         read_table(folder, Reading(patient_pattern="x"))
+
+
+def test_a_packages_layout_is_asked_before_those_that_are_built_in(tmp_path: Path) -> None:
+    names = [f"{c}-{patient}-{n}.png" for c in "ab" for patient in range(9) for n in range(2)]
+    folder = make_files(tmp_path / "data", ["by-name", *(f"images/{name}" for name in names)])
+    plain = make_files(tmp_path / "plain", [f"{c}/{n}.png" for c in "ab" for n in range(4)])
+    before = read_table(plain)
+    with pytest.raises(InputError, match="/data holds no labelled images"):
+        read_table(folder)
+    with plugin_installed(tmp_path / "own", PLUGINS, {"by name": "by_name"}, BY_NAME):
+        table = read_table(folder)
+        assert (table.layout, table.classes) == ("by name", ("a", "b"))
+        assert [row.path for row in table.rows] == [f"images/{name}" for name in sorted(names)]
+        assert {row.patient for row in table.rows} == set(map(str, range(9)))
+        assert read_table(plain) == before
+        with pytest.raises(InputError, match=r"^there is no data folder .*; expected a file by-n"):
+            read_table(tmp_path / "none")
+        with pytest.raises(InputError, match=r"but '.*/data' does; give that"):
+            read_table(tmp_path / "data" / "images")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("other", "fails", r"layout 'other' cannot read .* \(TypeError: .*\); mend the package"),
+        ("other", "unsure", r"layout 'other' cannot read .* \(TypeError: unsupported operand"),
+        ("other", "dict_of", r"\(it returns no acgan\.data\.table\.Labelled\)"),
+        ("other", "row_of", r"\(it is no Row of train, validation, test: 'a\.png'\)"),
+        ("other", "split_of", r"\(it is no Row of train, validation, test: Row\(path='a\.png'"),
+        ("other", "outside", r"\('\.\./a\.png' lies outside of the folder\)"),
+        ("another", "fails", r"'another' of .* must have the name of its layout \('other'\)"),
+        ("class folders", "taken", r"'class folders' of .* and of no other; mend the package"),
+        ("other", "read", r"must name an acgan\.data\.layouts\.Layout; mend"),
+        ("other", "nowhere", r"cannot be loaded \(AttributeError: "),
+    ],
+)
+def test_a_layout_that_fails_is_one_sentence(
+    tmp_path: Path, name: str, value: str, problem: str
+) -> None:
+    folder = make_files(tmp_path / "data", ["by-name", "images/a-1-1.png", "images/b-1-1.png"])
+    with (
+        plugin_installed(tmp_path / "own", PLUGINS, {name: value}, OTHERS),
+        pytest.raises(InputError, match=problem) as caught,
+    ):
+        read_table(folder)
+    assert "\n" not in str(caught.value)

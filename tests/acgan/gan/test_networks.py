@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from acgan.errors import InputError
-from acgan.gan import networks
 from acgan.gan.models import Discriminator, Generator
 from acgan.gan.networks import (
     build_discriminator,
@@ -19,6 +18,7 @@ from acgan.gan.networks import (
 )
 from acgan.gan.step import Training, train_step
 from acgan.generation.generator import generate, load_generator
+from acgan.plugins import NETWORKS
 from acgan.run.rundir import RunDir
 from acgan.training import generator_bytes, train
 from search.space import read
@@ -71,7 +71,7 @@ def _plugin(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "installed"
     folder.mkdir()
     entries = {"flat": "flat", "short": "short", "broken": "Flat"}
-    with plugin_installed(folder, networks.PLUGINS, entries, CODE):
+    with plugin_installed(folder, NETWORKS, entries, CODE):
         yield folder
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from acgan.config import TrainConfig
+from acgan.plugins import NUMBERS
 from acgan.run.machine import (
     FILE,
     Machine,
@@ -19,8 +21,9 @@ from acgan.run.machine import (
     this_machine,
     what_differs,
 )
+from tests.plugins import on_the_path, write_plugin
 
-HERE = this_machine(torch.device("cpu"))
+HERE = this_machine(torch.device("cpu"), TrainConfig())
 OTHER = HERE.model_copy(update={"torch": "9.9.9", "threads": HERE.threads + 1})
 
 
@@ -32,7 +35,7 @@ def test_this_machine_is_what_python_and_pytorch_say() -> None:
     )
     assert (HERE.device, HERE.threads) == ("cpu", torch.get_num_threads())
     assert len(HERE.code) == 12
-    assert this_machine(torch.device("cpu")) == HERE
+    assert this_machine(torch.device("cpu"), TrainConfig()) == HERE
     assert HERE.processor
 
 
@@ -87,3 +90,20 @@ def test_each_difference_is_named() -> None:
         f"torch: {torch.__version__} → 9.9.9",
         f"threads: {HERE.threads} → {HERE.threads + 1}",
     ]
+
+
+def test_a_plug_ins_version_is_part_of_what_computed_an_epoch(tmp_path: Path) -> None:
+    groups = {NUMBERS: {"one": "one"}}
+    config = TrainConfig(numbers=("one",))
+    write_plugin(tmp_path, groups, "")
+    with on_the_path(tmp_path):
+        before = this_machine(torch.device("cpu"), config)
+        assert this_machine(torch.device("cpu"), TrainConfig()) == HERE
+        write_plugin(tmp_path, groups, "", version="1.1")
+        after = this_machine(torch.device("cpu"), config)
+    assert what_differs(before, after) == [
+        "plugins: {'numbers one': 'plugin 1.0'} → {'numbers one': 'plugin 1.1'}"
+    ]
+    known = HERE.model_dump()
+    del known["plugins"]  # as an earlier version noted it
+    assert Machine.model_validate(known) == HERE

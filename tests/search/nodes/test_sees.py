@@ -11,10 +11,12 @@ from acgan.data.pack import load
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
-from search.nodes.sees import StudyAt, same_data, same_study, set_aside
+from acgan.plugins import LAYOUTS, NETWORKS
+from search.nodes.sees import StudyAt, same_data, same_plugins, same_study, set_aside
 from search.study.folder import Study, new_uuid
 from tests import studies
 from tests.picks import write_covidx
+from tests.plugins import on_the_path, write_plugin
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -63,3 +65,18 @@ def test_only_the_images_that_the_study_was_begun_with_will_do(
 
 def test_without_a_gpu_set_aside_a_task_computes_on_the_cpu() -> None:
     assert set_aside(gpu=False).type == "cpu"
+
+
+def test_a_node_has_the_plug_ins_of_the_driver(tmp_path: Path) -> None:
+    config = TrainConfig(networks="mine")
+    same_plugins(TrainConfig(), "class folders", {})
+    wanted = {"networks mine": "plugin 1.0", "layouts own": "plugin 1.0"}
+    with pytest.raises(InputError, match=r"node \S+ has no package for networks mine, and the dri"):
+        same_plugins(config, "own", wanted)
+    groups = {NETWORKS: {"mine": "x"}, LAYOUTS: {"own": "x"}}
+    write_plugin(tmp_path, groups, "")
+    with on_the_path(tmp_path):
+        same_plugins(config, "own", wanted)
+        write_plugin(tmp_path, groups, "", version="1.1")
+        with pytest.raises(InputError, match=r"has plugin 1\.1 for networks mine, and the dri"):
+            same_plugins(config, "own", wanted)

@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 
 from acgan.config import TrainConfig
+from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
 from search.settings import SearchConfig, identity
 from search.study.folder import (
     STUDY_FORMAT,
+    LastStart,
     Outcome,
     Quality,
     Study,
     StudyInfo,
     TrialEnd,
+    begun_with,
     check_same,
     differences,
     new_uuid,
@@ -303,3 +306,22 @@ def test_quality_and_ends_that_are_not_finite_survive_the_disk(tmp_path: Path) -
     end = TrialEnd(outcome=Outcome.DISCRIMINATOR_WON, reason="3 epochs", time=1 / 3)
     write_json(study.trials()[0].path / "end.json", end)
     assert study.trials()[0].end() == end
+
+
+def test_plug_ins_are_those_of_the_studys_beginning(tmp_path: Path) -> None:
+    now = {"networks mine": "plugin 1.1", "numbers one": "plugin 1.1"}
+    study = open_or_create(tmp_path, info())
+    assert begun_with(study.path, now) == now
+    begun = LastStart(source=DataSource(folder="x"), plugins={"networks mine": "plugin 1.0"})
+    write_json(study.path / "start.json", begun)
+    assert begun_with(study.path, now) == now  # a study without a trial begins anew
+    write_trial(study, 0)
+    assert begun_with(study.path, now) == now | {"networks mine": "plugin 1.0"}
+    assert begun_with(study.path, {}) == {}
+    older = begun.model_dump(mode="json")
+    del older["plugins"]
+    (study.path / "start.json").write_text(json.dumps(older))
+    assert study.last_start() == LastStart(source=DataSource(folder="x"))
+    assert begun_with(study.path, now) == now
+    (study.path / "start.json").write_text("{")
+    assert begun_with(study.path, now) == now

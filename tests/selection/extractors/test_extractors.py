@@ -25,7 +25,7 @@ from acgan.evaluation import inception_file
 from acgan.evaluation.classifier import Images, predict
 from acgan.evaluation.fit import FitConfig
 from acgan.evaluation.scorer import Scorer, cached_scorer
-from selection.extractors import choose
+from acgan.plugins import EXTRACTORS
 from selection.extractors import inception as inception_extractor
 from selection.extractors.base import Extractor, View
 from selection.extractors.cache import cached_views
@@ -346,7 +346,7 @@ def bad(data, device):
 
 def test_a_package_adds_an_extractor_by_an_entry_point(data: Dataset, tmp_path: Path) -> None:
     entries = {"plain-mean": "good", "other-name": "good", "broken": "bad"}
-    with plugin_installed(tmp_path, choose.PLUGINS, entries, PLUGIN):
+    with plugin_installed(tmp_path, EXTRACTORS, entries, PLUGIN):
         extractor = open_extractor("plain-mean", data=data, device=CPU)
         assert extractor.suffix == "plain-mean"
         assert extractor.extract(data.val.images)[0].features.shape == (24, 4)

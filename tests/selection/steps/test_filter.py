@@ -183,3 +183,16 @@ def test_a_study_of_nothing_passes_nothing() -> None:
     found = choose([[], judged("t0001", [record(3, val__acc_real=0.0)])], CONFIG)
     assert found.chosen == ()
     assert found.report.reasons == {"dead discriminator": 1}
+
+
+def test_an_epoch_without_a_required_number_does_not_pass_and_is_counted() -> None:
+    config = SelectionConfig(require=("val/own > 0.2",))
+    values = [0.1, 0.2, 0.3, math.nan]
+    records = [record(epoch, val__own=value) for epoch, value in enumerate(values, start=1)]
+    records += [record(5), record(6, young=True, val__own=0.1)]  # the fifth has none
+    epochs = judged("t0000", records, config=config)
+    without = "without val/own > 0.2"
+    assert [epoch.reason for epoch in epochs] == [without, without, "", without, without, "young"]
+    found = choose([epochs], config)
+    assert names(found.chosen) == [("t0000", 3)]
+    assert found.report.reasons == {without: 4, "young": 1}

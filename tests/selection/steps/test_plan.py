@@ -14,6 +14,7 @@ from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import file_sha256
 from acgan.jsonfile import write_json
+from acgan.plugins import NUMBERS
 from acgan.run.records import QUALITY, EpochRecord
 from acgan.run.rundir import RunDir
 from search.settings import SearchConfig, identity
@@ -43,6 +44,7 @@ from selection.steps.result import PICK_FORMAT
 from tests.acgan.test_generate import write_weights
 from tests.kit import tiny_config
 from tests.picks import send, write_covidx
+from tests.plugins import on_the_path, write_plugin
 
 pytest_plugins = ["tests.mlflow_stores"]
 
@@ -309,6 +311,7 @@ def test_the_id_follows_settings_candidates_and_scope_but_not_where_the_work_is_
         {"cnn_seeds": (3,)},
         {"memorised_above": 0.2},
         {"fidelity_images": 99},
+        {"require": ("val/recall > 0.1",)},
     ):
         assert with_settings(**changes) != whole.id, changes
     for changes in ({"cpus_per_task": 2.0}, {"gpus_per_task": 1.0}):
@@ -405,6 +408,34 @@ def test_where_no_epoch_passes_the_filter_the_reasons_are_counted(study: Study, 
     reasons = r"8 epochs of the study .*: 8 class accuracy at chance\); train longer"
     with pytest.raises(InputError, match=reasons):
         plan(uri, study="demo", class_margin=0.9)
+
+
+def test_a_number_can_be_required_that_the_study_records(study: Study, uri: str) -> None:
+    send(study, uri)
+    found = plan(uri, study="demo", require=["val/fd_cnn<80"])
+    assert [c.epoch.trial for c in found.candidates] == ["t0001", "t0001"]
+    assert found.filtered.report.reasons == {"without val/fd_cnn < 80": 4}
+    with pytest.raises(InputError, match=r"8 epochs: 8 without val/diversity > 0\.6\); train lon"):
+        plan(uri, study="demo", require=["val/diversity>0.6"])
+    with pytest.raises(InputError, match=r"--require: 'val/fd_cn' is not recorded in this study"):
+        plan(uri, study="demo", require=["val/fd_cn<80"])
+
+
+def test_another_version_of_a_plug_in_than_the_studys_is_told(
+    study: Study, uri: str, tmp_path: Path
+) -> None:
+    send(study, uri)
+    config = study.info.train | {"numbers": ["one"]}
+    write_json(study.path / "study.json", study.info.model_copy(update={"train": config}))
+    started = study.last_start()
+    assert started is not None
+    begun = started.model_copy(update={"plugins": {"numbers one": "plugin 1.0"}})
+    write_json(study.path / "start.json", begun)
+    before = plan(uri, study="demo").warnings
+    write_plugin(tmp_path / "own", {NUMBERS: {"one": "x"}}, "", version="1.1")
+    with on_the_path(tmp_path / "own"):
+        (text,) = set(plan(uri, study="demo").warnings) - set(before)
+    assert text.startswith("numbers one are of plugin 1.1 here, and the study was begun with")
 
 
 def test_too_few_validation_images_of_a_class_are_refused(tmp_path: Path, uri: str) -> None:
