@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -84,6 +85,31 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def colours(self, scheme: str) -> None:
+        """Make the page believe that the person prefers "light" or "dark"."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def violations(self) -> list[str]:
+        """Return what axe-core finds serious or critical in the page, each in a few words.
+
+        The test is skipped where axe-core is not installed.
+        """
+        found = importlib.util.find_spec("axe_core_python")
+        if found is None or found.origin is None:
+            pytest.skip("axe-core is not installed (pip install axe-core-python)")
+        script = Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+        self.value(f"{script}; 0")
+        asked = {"expression": "axe.run()", "awaitPromise": True, "returnByValue": True}
+        answer = self.call("Runtime.evaluate", **asked)["result"]["value"]
+        assert answer["passes"]  # it did look
+        return [
+            f"{rule['id']} ({rule['impact']}): {node['html'][:200]}"
+            for rule in answer["violations"]
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        ]
 
     def text(self, selector: str = "body") -> str:
         """Return the text that a person sees of an element."""
