@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 WAIT_S = 60
-KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Escape": 27, "Tab": 9, "Enter": 13}
+KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+KEY_CODES |= {"Escape": 27, "Tab": 9, "Enter": 13}
 
 
 class Browser:
@@ -125,6 +126,12 @@ class Browser:
         same = {"key": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **same, **typed)
         self.call("Input.dispatchKeyEvent", type="keyUp", **same)
+
+    def click(self, x: float, y: float) -> None:
+        """Click at a place of the window, in CSS pixels."""
+        same = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        self.call("Input.dispatchMouseEvent", type="mousePressed", **same)
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", **same)
 
     def until(self, true: Callable[[], object], what: str) -> None:
         """Wait until something is so."""
