@@ -93,7 +93,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=features)
 
     def violations(self) -> list[str]:
-        """Return what axe-core finds serious or critical in the page, each in a few words.
+        """Return what axe-core finds wrong in the page, each in a few words.
 
         The test is skipped where axe-core is not installed.
         """
@@ -108,7 +108,6 @@ class Browser:
         return [
             f"{rule['id']} ({rule['impact']}): {node['html'][:200]}"
             for rule in answer["violations"]
-            if rule["impact"] in ("serious", "critical")
             for node in rule["nodes"]
         ]
 

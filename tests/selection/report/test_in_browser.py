@@ -106,5 +106,12 @@ def _tab(chromium: Browser) -> bool:
 
 
 def test_the_check_for_accessibility_finds_what_is_wrong(chromium: Browser) -> None:
-    chromium.open("data:text/html,<html lang=en><title>x</title><p style='color:%23ccc'>pale</p>")
-    assert [found.split(" ")[0] for found in chromium.violations()] == ["color-contrast"]
+    body = "<main><h1>x</h1><p{}>pale</p><div style='width:9em;overflow:auto'>{}</div></main>"
+    for style, text, wrong in (
+        ("", "short", []),
+        (" style='color:%23ccc'", "short", ["color-contrast"]),
+        ("", "long" * 99, ["scrollable-region-focusable"]),
+    ):
+        content = body.format(style, text)
+        chromium.open(f"data:text/html,<html lang=en><title>x</title>{content}")
+        assert [found.split(" ")[0] for found in chromium.violations()] == wrong
