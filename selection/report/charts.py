@@ -38,7 +38,8 @@ def scores_picture(pick: Pick, *, narrow: bool = False) -> bytes:
     axes.set_yticks(range(len(places)), [pick.candidates[place].name for place in places])
     axes.set_ylim(-0.7, len(places) - 0.3)
     where = "\n" if narrow else " "
-    axes.set_xlabel(f"balanced accuracy{where}on real validation images, 95 % interval")
+    text = f"balanced accuracy{where}on real validation images, 95 % interval"
+    figure.supxlabel(text, fontsize=9 if narrow else 10)
     figure.legend(loc="outside upper right", ncols=1 if narrow else 2, frameon=False)
     return figure_png(figure)
 

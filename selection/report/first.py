@@ -51,7 +51,7 @@ def first_scores(pick: Pick) -> Scores:
     constant = Estimate(value=chance, low=chance, high=chance)
     test = pick.test if pick.test and pick.test.rows else None
     lines = list(_on_test(pick, test) if test else _on_validation(pick))
-    lines.append(Line("chance", constant, "other", "the same answer always", exact=True))
+    lines.append(Line("chance", constant, "other", exact=True))
     images = counted(test.images, "test image") if test else ""
     where = images or counted(len(pick.validation.labels), "validation image")
     return Scores(where, test is None, lines, chance)

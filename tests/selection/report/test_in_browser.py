@@ -21,6 +21,7 @@ from tests.selection.report.test_page import (
 
 pytestmark = pytest.mark.browser
 
+ALL_LEFTS = "[...document.querySelectorAll({})].map(e => e.getBoundingClientRect().left)"
 OPEN_ALL = "document.querySelectorAll('details').forEach(each => { each.open = true })"
 
 
@@ -69,6 +70,17 @@ def test_images_and_score_and_what_to_do_stand_on_the_first_screen(
     )
     assert len(edges) == 2
     assert edges[0] == edges[1]  # side by side
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_all_scores_are_drawn_on_one_scale(chromium: Browser, address: str, width: int) -> None:
+    chromium.open(address, width=width)
+    lefts = ALL_LEFTS.format("'.mark'")
+    assert len(chromium.value(lefts)) == 4  # the winner's, the baseline's, of real images, chance
+    assert len(set(chromium.value(lefts))) == 1
+    dots = chromium.value(ALL_LEFTS.format("'.dot'"))
+    assert dots[1] < dots[0] < dots[2]  # 0.55, 0.61, 0.80
+    assert abs(dots[3] + 5 - chromium.value(lefts)[0]) < 1  # chance is what is marked
 
 
 def test_values_of_the_protocol_have_the_width_of_a_phone(chromium: Browser, address: str) -> None:
