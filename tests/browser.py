@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -21,7 +22,8 @@ from typing import Any
 import pytest
 
 WAIT_S = 60
-KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Escape": 27, "Tab": 9, "Enter": 13}
+KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+KEY_CODES |= {"Escape": 27, "Tab": 9, "Enter": 13}
 
 
 class Browser:
@@ -85,6 +87,30 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def colours(self, scheme: str) -> None:
+        """Make the page believe that the person prefers "light" or "dark"."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def violations(self) -> list[str]:
+        """Return what axe-core finds wrong in the page, each in a few words.
+
+        The test is skipped where axe-core is not installed.
+        """
+        found = importlib.util.find_spec("axe_core_python")
+        if found is None or found.origin is None:
+            pytest.skip("axe-core is not installed (pip install axe-core-python)")
+        script = Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+        self.value(f"{script}; 0")
+        asked = {"expression": "axe.run()", "awaitPromise": True, "returnByValue": True}
+        answer = self.call("Runtime.evaluate", **asked)["result"]["value"]
+        assert answer["passes"]  # it did look
+        return [
+            f"{rule['id']} ({rule['impact']}): {node['html'][:200]}"
+            for rule in answer["violations"]
+            for node in rule["nodes"]
+        ]
+
     def text(self, selector: str = "body") -> str:
         """Return the text that a person sees of an element."""
         found = self.value(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
@@ -99,6 +125,12 @@ class Browser:
         same = {"key": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **same, **typed)
         self.call("Input.dispatchKeyEvent", type="keyUp", **same)
+
+    def click(self, x: float, y: float) -> None:
+        """Click at a place of the window, in CSS pixels."""
+        same = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        self.call("Input.dispatchMouseEvent", type="mousePressed", **same)
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", **same)
 
     def until(self, true: Callable[[], object], what: str) -> None:
         """Wait until something is so."""

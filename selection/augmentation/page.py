@@ -15,11 +15,28 @@ from matplotlib.figure import Figure
 
 from acgan.files import replace_bytes, replace_text
 from selection.augmentation.arms import BOTH, CLASSICAL, GAN, REAL
-from selection.augmentation.result import AugmentationStudy
+from selection.augmentation.result import (
+    COMPARED,
+    AugmentationStudy,
+    answer_sentence,
+    comparisons,
+    headline,
+)
 from selection.ledgers.reviews import moment
 from selection.metrics.estimate import Estimate
-from selection.report.charts import BASELINE, CEILING, LEFT, TIED, WINNER, figure_png
-from selection.report.page import template
+from selection.report.charts import (
+    BASELINE,
+    CEILING,
+    LEFT,
+    NARROW_INCHES,
+    TIED,
+    WIDE_INCHES,
+    WINNER,
+    figure_png,
+    narrow_name,
+)
+from selection.report.first import Line
+from selection.report.page import page_template
 from selection.steps.scores import BALANCED
 from selection.wording import counted
 
@@ -28,8 +45,13 @@ COLOURS = {REAL.name: BASELINE, CLASSICAL.name: CEILING, GAN.name: WINNER, BOTH.
 
 
 def write_study_report(study: AugmentationStudy, folder: Path) -> None:
-    """Write `study.csv`, `arms.png`, `curve.png` and `study.html` into a folder."""
+    """Write `study.csv`, `arms.png`, `curve.png` and `study.html` into a folder.
+
+    The two charts are there a second time for a phone's width (`arms-narrow.png`).
+    """
     pictures = {"arms.png": arms_picture(study), "curve.png": curve_picture(study)}
+    pictures[narrow_name("arms.png")] = arms_picture(study, narrow=True)
+    pictures[narrow_name("curve.png")] = curve_picture(study, narrow=True)
     for name, picture in pictures.items():
         replace_bytes(folder / name, picture)
     replace_text(folder / "study.csv", study_csv(study))
@@ -39,14 +61,35 @@ def write_study_report(study: AugmentationStudy, folder: Path) -> None:
 def study_page(study: AugmentationStudy, pictures: dict[str, bytes]) -> str:
     """Return `study.html` with these PNGs inside it."""
     measures = list(study.arms[0].scores)
-    return template(TEMPLATE).render(
+    differences = comparisons({arm.name: arm for arm in study.arms}, study.images)
+    lines = compared(differences)
+    return page_template(TEMPLATE).render(
         study=study,
+        headline=headline(differences),
+        lines=lines,
+        reach=max(abs(end) for each in differences for end in (each.low, each.high)) or 1.0,
         created=moment(study.created),
         measures=[name for name in measures if " of source " not in name],
         by_source=[name for name in measures if " of source " in name],
         seconds=sum(run.seconds for arm in study.arms for run in arm.runs),
         pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
     )
+
+
+THIRD = {"yes": "better", "no, they harm": "worse", "not shown": "no difference shown"}
+VERDICTS = {"yes": "they help", "no, they harm": "they harm", "not shown": "no effect shown"}
+
+
+def compared(differences: Sequence[Estimate]) -> list[Line]:
+    """Return the sentence's three comparisons, each with what it shows."""
+    lines = []
+    for (first, second, how), estimate in zip(COMPARED, differences, strict=True):
+        words = THIRD if (first, second) == (GAN, CLASSICAL) else VERDICTS
+        verdict = words[answer_sentence(estimate)]
+        note = f"{first.title} minus {second.title}"
+        kind = "other" if estimate.low <= 0 <= estimate.high else "picked"
+        lines.append(Line(f"{how[:1].upper()}{how[1:]}: {verdict}", estimate, kind, note))
+    return lines
 
 
 def study_csv(study: AugmentationStudy) -> str:
@@ -68,11 +111,16 @@ def _numbers(estimate: Estimate | None) -> Sequence[float | str]:
     return ("", "", "") if estimate is None else (estimate.value, estimate.low, estimate.high)
 
 
-def arms_picture(study: AugmentationStudy) -> bytes:
-    """Draw each arm's balanced accuracy, and what it is above real only and classical."""
+def arms_picture(study: AugmentationStudy, *, narrow: bool = False) -> bytes:
+    """Draw each arm's balanced accuracy, and what it is above real only and classical.
+
+    The three panels stand side by side, or, narrow, one above another.
+    """
     arms = study.arms[::-1]
-    figure = Figure(figsize=(11, 1.6 + 0.34 * len(arms)), layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True)
+    rows, width = (3, NARROW_INCHES) if narrow else (1, 11.0)
+    height = 0.8 + rows * (0.8 + 0.34 * len(arms) * (0.75 if narrow else 1.0))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, 3 // rows, sharey=True)
     titles = ("balanced accuracy", "minus real only", "minus classical oversampling")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=10)
@@ -88,9 +136,10 @@ def arms_picture(study: AugmentationStudy) -> bytes:
             _draw(axes, found.get(BALANCED), height, COLOURS.get(arm.name, LEFT))
     for axes in panels[1:]:
         axes.axvline(0, color=TIED, linewidth=1)
-    panels[0].set_yticks(range(len(arms)), [arm.title for arm in arms])
+    for axes in panels if narrow else panels[:1]:
+        axes.set_yticks(range(len(arms)), [arm.title for arm in arms])
     panels[0].set_ylim(-0.6, len(arms) - 0.4)
-    figure.supxlabel(f"{_on(study)}; bars: 95 % intervals", fontsize=10)
+    figure.supxlabel(f"{_on(study, narrow)}; bars: 95 % intervals", fontsize=9 if narrow else 10)
     return figure_png(figure)
 
 
@@ -100,9 +149,10 @@ def _draw(axes: Axes, estimate: Estimate | None, height: int, colour: str) -> No
         axes.plot(estimate.value, height, "o", color=colour)
 
 
-def curve_picture(study: AugmentationStudy) -> bytes:
+def curve_picture(study: AugmentationStudy, *, narrow: bool = False) -> bytes:
     """Draw balanced accuracy against the number of generated images that were added."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    size = (NARROW_INCHES, 4.2) if narrow else (WIDE_INCHES, 4.5)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     curve = study.curve
     counts = [sum(arm.generated) for arm in curve]
@@ -121,8 +171,8 @@ def curve_picture(study: AugmentationStudy) -> bytes:
     real = sum(study.arm(REAL.name).real)
     axes.set_xlabel(f"generated images beside the {counted(real, 'real one')}")
     axes.set_ylabel(BALANCED)
-    axes.set_title(f"{_on(study)}, 95 % intervals", fontsize=10)
-    axes.legend(frameon=False, loc="best", fontsize=9)
+    axes.set_title(f"{_on(study, narrow)}, 95 % intervals", fontsize=9 if narrow else 10)
+    axes.legend(frameon=False, loc="best", fontsize=7 if narrow else 9)
     return figure_png(figure)
 
 
@@ -131,6 +181,8 @@ def _draw_bars(axes: Axes, at: Sequence[float], scores: Sequence[Estimate], **lo
     axes.errorbar(at, [s.value for s in scores], yerr=[below, above], capsize=3, **look)
 
 
-def _on(study: AugmentationStudy) -> str:
-    optimistic = " (optimistic: the generator was picked on them)"
-    return f"{study.where}{optimistic if study.split == 'validation' else ''}"
+def _on(study: AugmentationStudy, narrow: bool) -> str:
+    if study.split == "test":
+        return study.where
+    between = "\n" if narrow else " "
+    return f"{study.where}{between}(optimistic: the generator was picked on them)"

@@ -177,6 +177,21 @@ def answer_sentence(estimate: Estimate) -> str:
     return "not shown"
 
 
+def headline(differences: Sequence[Estimate]) -> str:
+    """Return what the comparisons come to in a few words.
+
+    To help or to harm is to be better or worse than the same training without generated images;
+    the third comparison, with classical oversampling in their place, says nothing of that.
+    """
+    ways = [how for _, _, how in COMPARED[:2]]
+    found = list(zip(ways, differences, strict=False))
+    helps = [how for how, estimate in found if estimate.low > 0]
+    harms = [how for how, estimate in found if estimate.high < 0]
+    parts = [f"help {helps[0]}"] if len(helps) == 1 else ["help"] if helps else []
+    parts += [f"harm {harms[0]}"] if len(harms) == 1 else ["harm"] if harms else []
+    return f"They {' and '.join(parts)}" if parts else "No effect shown"
+
+
 def sentence(differences: Sequence[Estimate], *, where: str, seeds: int, caveats: str) -> str:
     """Return the study's one sentence from the comparisons on test images."""
     parts = [

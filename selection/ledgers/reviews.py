@@ -21,6 +21,7 @@ from acgan.jsonfile import Stored
 from search.study.folder import Study
 
 REAL, GENERATED = "R", "G"
+NOTE_LIMIT = 500  # characters
 
 ReviewDecision = Literal["kept", "rejected", "undecided"]
 Review = Literal["", "kept", "rejected"]
@@ -53,6 +54,7 @@ class Entry(Stored):
         "quiz"
     candidate: what it is called; weights: their SHA-256
     blind: the reviewer had not been shown the candidate's trial and numbers before
+    note: why, in the reviewer's words, where a decision has one
     """
 
     time: float
@@ -62,6 +64,7 @@ class Entry(Stored):
     weights: str = Field(pattern="^[0-9a-f]{64}$")
     blind: bool = True
     quiz: Quiz | None = None
+    note: str = Field("", max_length=NOTE_LIMIT)
 
 
 def reviews_path(study: Study) -> Path:
@@ -115,6 +118,7 @@ class Look:
     """What one person saw of one candidate and decided.
 
     decision: the last one, "" for none; blind: it was made without knowing trial and numbers
+    note: that of the last decision
     generated, real: what the quizzes said
     """
 
@@ -127,6 +131,7 @@ class Look:
     blind: bool
     generated: Tally
     real: Tally
+    note: str = ""
 
 
 def looks(entries: Sequence[Entry]) -> list[Look]:
@@ -154,6 +159,7 @@ def _look(entries: Sequence[Entry]) -> Look:
         blind=last.blind,
         generated=_total([quiz.taken_for_real(GENERATED) for quiz in quizzes]),
         real=_total([quiz.taken_for_real(REAL) for quiz in quizzes]),
+        note=last.note,
     )
 
 
@@ -194,5 +200,6 @@ def in_words(own: Sequence[Look]) -> str:
         quiz = ""
         if look.generated[1]:
             quiz = f", took {look.generated[0]} of {look.generated[1]} generated images for real"
-        parts.append(f"{how} {look.reviewer} ({moment(look.last)}{seen}{quiz})")
+        note = f": “{look.note}”" if look.note else ""
+        parts.append(f"{how} {look.reviewer} ({moment(look.last)}{seen}{quiz}){note}")
     return f"{own[0].candidate}: {'; '.join(parts)}"

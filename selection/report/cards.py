@@ -24,7 +24,7 @@ from selection.metrics.confounding import (
 )
 from selection.metrics.reference import ENOUGH_FOR_FID
 from selection.registry.versions import NAME, usage
-from selection.report.page import DATA_CARD, MODEL_CARD, template
+from selection.report.page import DATA_CARD, MODEL_CARD, markdown_template
 from selection.report.tables import metrics_by_class
 from selection.steps.result import Difference, Pick
 from selection.steps.scores import rows
@@ -58,7 +58,7 @@ def cards(
         "model": NAME,
         "code": usage(pick.classes[0]),
     }
-    return {name: template(path, html=False).render(context) for name, path in TEMPLATES.items()}
+    return {name: markdown_template(path).render(context) for name, path in TEMPLATES.items()}
 
 
 def write_cards(folder: Path, texts: Mapping[str, str]) -> None:

@@ -14,10 +14,20 @@ from selection.steps.result import Pick
 WINNER, BASELINE, CEILING, TIED, LEFT = "#d55e00", "#0072b2", "#009e73", "#000000", "#8a8a8a"
 
 
-def scores_picture(pick: Pick) -> bytes:
+WIDE_INCHES, NARROW_INCHES = 8.0, 3.9  # the narrow ones are as wide as a phone
+
+
+def narrow_name(name: str) -> str:
+    """Return what a chart is called that is drawn for a phone's width: `scores-narrow.png`."""
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}-narrow.{ending}"
+
+
+def scores_picture(pick: Pick, *, narrow: bool = False) -> bytes:
     """Draw step 2's scores as dots with their intervals, best on top; return a PNG."""
     places = [place for place in ranked(pick) if pick.candidates[place].utility][::-1]
-    figure = Figure(figsize=(8, 1.2 + 0.27 * len(places)), layout="constrained")
+    width = NARROW_INCHES if narrow else WIDE_INCHES
+    figure = Figure(figsize=(width, 1.2 + 0.27 * len(places)), layout="constrained")
     axes = figure.add_subplot()
     ceiling, chance = pick.ceiling.balanced_accuracy, 1 / len(pick.classes)
     axes.axvspan(ceiling.low, ceiling.high, color=CEILING, alpha=0.15, linewidth=0)
@@ -27,8 +37,10 @@ def scores_picture(pick: Pick) -> bytes:
         _draw_score(axes, pick, place, height=height)
     axes.set_yticks(range(len(places)), [pick.candidates[place].name for place in places])
     axes.set_ylim(-0.7, len(places) - 0.3)
-    axes.set_xlabel("balanced accuracy on real validation images, 95 % interval")
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    where = "\n" if narrow else " "
+    text = f"balanced accuracy{where}on real validation images, 95 % interval"
+    figure.supxlabel(text, fontsize=9 if narrow else 10)
+    figure.legend(loc="outside upper right", ncols=1 if narrow else 2, frameon=False)
     return figure_png(figure)
 
 
@@ -48,12 +60,15 @@ def _colour(pick: Pick, place: int) -> str:
     return TIED if place in pick.decision.tie_set else LEFT
 
 
-def curves_picture(pick: Pick, records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
+def curves_picture(
+    pick: Pick, records: Mapping[str, Sequence[EpochRecord]], *, narrow: bool = False
+) -> bytes:
     """Draw `val/fd_cnn` of all trials and mark the candidates; return a PNG.
 
     The first epochs, in which a trial is not judged, are dotted.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    size = (NARROW_INCHES, 4.2) if narrow else (WIDE_INCHES, 4.5)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set_yscale("log")
     looks = {pick.baseline.trial: (BASELINE, "baseline")} if pick.baseline else {}

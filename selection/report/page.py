@@ -18,7 +18,9 @@ from selection.ledgers.reviews import Entry, Tally, looks, moment
 from selection.metrics.intervals import proportion
 from selection.metrics.reference import ENOUGH_FOR_FID
 from selection.pictures.names import changes_name, film_name, grid_name, walks_name
-from selection.report.charts import curves_picture, scores_picture
+from selection.report.charts import curves_picture, narrow_name, scores_picture
+from selection.report.first import advice, first_scores, on_scale
+from selection.report.glossary import Glossary, code
 from selection.report.tables import (
     candidates_csv,
     finalists,
@@ -27,6 +29,7 @@ from selection.report.tables import (
     metric_tables,
     ranked,
     reference_counts,
+    shorts,
     tested_metrics,
 )
 from selection.settings import SelectionConfig
@@ -35,6 +38,7 @@ from selection.wording import FILTERS, percent
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"  # beside it, see `selection.report.cards`
+LONG = 10  # rows; a longer table of candidates is folded
 PAGE_BYTES = 32_000_000  # of its pictures; beyond, browsers grow slow and mail refuses it
 
 
@@ -70,14 +74,21 @@ def write_report(
 ) -> None:
     """Write `candidates.csv`, `scores.png`, `curves.png` and `report.html` into a folder.
 
+    The two charts are there a second time for a phone's width (`scores-narrow.png`).
+
     records: every trial's epochs; tracking: None where nothing is registered yet. Pictures that
     already stand in the folder are taken into the page: `real.png`, `tsne.png`, `closest.png`,
     the finalists' samples and walks, and their trials' films (see `grid_name` and the like). Cards
     that stand there are linked. reviews: what people saw and decided by now.
     """
     replace_text(folder / "candidates.csv", candidates_csv(pick))
-    replace_bytes(folder / "scores.png", scores_picture(pick))
-    replace_bytes(folder / "curves.png", curves_picture(pick, records))
+    for narrow in (False, True):
+        drawn = {
+            "scores.png": scores_picture(pick, narrow=narrow),
+            "curves.png": curves_picture(pick, records, narrow=narrow),
+        }
+        for name, picture in drawn.items():
+            replace_bytes(folder / (narrow_name(name) if narrow else name), picture)
     files = [*folder.glob("*.png"), *folder.glob("*.webp")]
     pictures = {path.name: path.read_bytes() for path in files}
     cards = [name for name in (MODEL_CARD, DATA_CARD) if (folder / name).exists()]
@@ -99,8 +110,13 @@ def page(
     exceed 32 MB. cards: files beside it that are linked
     """
     inside = fitting(pick, pictures)
-    return template(TEMPLATE).render(
+    seen, tables = looks(reviews), metric_tables(pick)
+    return page_template(TEMPLATE).render(
         pick=pick,
+        advice=advice(pick, seen),
+        scores=first_scores(pick),
+        shorts=shorts(tables),
+        long=LONG,
         tracking=tracking,
         cards=cards,
         descriptions={k: v.description for k, v in SelectionConfig.model_fields.items()},
@@ -110,13 +126,13 @@ def page(
         finalists=finalists(pick),
         funnel=funnel(pick),
         counts=reference_counts(pick),
-        tables=metric_tables(pick),
+        tables=tables,
         checks=memorisation_checks(pick),
         tested=tested_metrics(pick),
         pictures={name: base64.b64encode(pictures[name]).decode() for name in inside},
         left_out=[name for name in pictures if name not in inside],
         grid_name=grid_name,
-        looks=looks(reviews),
+        looks=seen,
         taken_for_real=taken_for_real,
         walks_name=walks_name,
         changes_name=changes_name,
@@ -156,11 +172,25 @@ def films(pick: Pick) -> dict[str, list[int]]:
     return {trial: sorted(epochs) for trial, epochs in found.items()}
 
 
-def template(path: Path, *, html: bool = True) -> Template:
-    """Return a template of HTML, which may include `head.html.j2`, or of Markdown.
+def page_template(path: Path) -> Template:
+    """Return a template of a page, which may use `head.html.j2` and `parts.html.j2`.
 
-    It has the filters of numbers and times. What others have named goes into Markdown by `plain`.
+    It has a glossary of its own: what is linked by `term` and `linked` is listed at its end.
     """
+    environment, glossary = _environment(path, html=True), Glossary()
+    environment.filters |= {"linked": glossary.linked, "code": code}
+    known = {"glossary": glossary, "term": glossary.term}
+    environment.globals |= {**known, "on_scale": on_scale, "narrow_name": narrow_name}
+    return environment.get_template(path.name)
+
+
+def markdown_template(path: Path) -> Template:
+    """Return a template of Markdown. What others have named goes into it by `plain`."""
+    return _environment(path, html=False).get_template(path.name)
+
+
+def _environment(path: Path, *, html: bool) -> Environment:
+    """Return what templates beside this one are read by, with filters of numbers and times."""
     environment = Environment(
         loader=FileSystemLoader([path.parent, TEMPLATE.parent]),
         autoescape=html,
@@ -170,7 +200,7 @@ def template(path: Path, *, html: bool = True) -> Template:
         keep_trailing_newline=not html,
     )
     environment.filters |= FILTERS | {"moment": moment}
-    return environment.get_template(path.name)
+    return environment
 
 
 def taken_for_real(counts: Tally) -> str:

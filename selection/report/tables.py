@@ -137,6 +137,51 @@ class MetricTable:
     name: str
     meaning: str
     columns: tuple[Column, ...]
+    better: str = ""  # "lower" or "higher", where this version knows the metric
+
+    def is_zero(self, pick: Pick) -> bool:
+        """Return whether every finalist has 0 everywhere."""
+        values = [
+            fidelity.metrics.get(column.reference, {}).get(column.name)
+            for fidelity in _fidelities(pick)
+            for column in self.columns
+        ]
+        return all(value == 0 for value in values if value is not None)
+
+
+METRIC_WORDS = {  # keys of `selection.report.glossary`
+    "fid": "fid",
+    "kid": "kid",
+    "precision": "precision",
+    "recall": "precision",
+    "density": "density",
+    "coverage": "coverage",
+}
+
+
+@dataclass(frozen=True)
+class Short:
+    """The one column of a metric's table that stands for it."""
+
+    table: str
+    better: str
+    column: Column
+    word: str = ""  # the glossary's key, where it has the metric
+
+
+def shorts(tables: Sequence[MetricTable]) -> list[Short]:
+    """Return each metric's mean over the classes on validation images, else its first column."""
+
+    def preferred(column: Column) -> tuple[bool, bool]:
+        return column.reference != "validation", column.part != CLASS_MEAN
+
+    found = []
+    for table in tables:
+        column = min(table.columns, key=preferred)
+        key = parse(column.name)
+        word = METRIC_WORDS.get(key.metric.name, "") if key else ""
+        found.append(Short(table.name, table.better, column, word))
+    return found
 
 
 def metric_tables(pick: Pick) -> list[MetricTable]:
@@ -144,14 +189,17 @@ def metric_tables(pick: Pick) -> list[MetricTable]:
 
     A metric that this version does not know has a table of its own under its stored name.
     """
-    columns: dict[tuple[str, str], list[Column]] = {}
+    columns: dict[tuple[str, str, str], list[Column]] = {}
     for reference, name in _stored_metrics(pick):
         key = parse(name)
         part = key.part if key else WHOLE
         column = Column(reference, name, part, _images(pick, reference, part))
-        table = (key.table, key.meaning) if key else (name, "")
+        table = (key.table, key.meaning, key.metric.better) if key else (name, "", "")
         columns.setdefault(table, []).append(column)
-    return [MetricTable(*table, tuple(own)) for table, own in columns.items()]
+    return [
+        MetricTable(name, meaning, tuple(own), better)
+        for (name, meaning, better), own in columns.items()
+    ]
 
 
 def _stored_metrics(pick: Pick) -> list[tuple[str, str]]:
@@ -198,10 +246,20 @@ def memorisation_checks(pick: Pick) -> list[tuple[str, int]]:
     return list(dict.fromkeys((space.space, space.label) for space in spaces))
 
 
-def tested_metrics(pick: Pick) -> list[str]:
+@dataclass(frozen=True)
+class Tested:
+    """The names of the metrics on test images: those that are 0 for all, and the others."""
+
+    names: list[str]
+    zero: list[str]
+
+
+def tested_metrics(pick: Pick) -> Tested:
     """Return the names of the metrics on test images."""
-    values = pick.test.metrics.values() if pick.test else ()
-    return list(dict.fromkeys(name for own in values for name in own))
+    values = list(pick.test.metrics.values()) if pick.test else []
+    names = dict.fromkeys(name for own in values for name in own)
+    zero = [name for name in names if all(own.get(name, 0) == 0 for own in values)]
+    return Tested([name for name in names if name not in zero], zero)
 
 
 # --- candidates.csv ------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from acgan.config import derive_seed
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluation.variety import DIVERSITY
-from acgan.generation.generator import BLOCK, NotFiniteError, generate
+from acgan.generation.generator import NotFiniteError, generate
 from acgan.run.records import QUALITY
 from search.study.folder import Study
 from selection.jobs.store import Weights
 from selection.report.tables import finalists as measured
+from selection.reviewing.quiz import GRID_IMAGES, MOST_PAGES, QUIZ_IMAGES, QUIZZES
 from selection.reviewing.session import Finalist
 from selection.settings import SelectionConfig
 from selection.steps.plan import Chosen, step_1
@@ -32,7 +33,8 @@ from selection.steps.request import weights_path
 from selection.steps.result import Candidate, Pick, read_picks
 from selection.wording import interval_text
 
-GENERATED = BLOCK  # images of each class: what is computed at once
+GENERATED = GRID_IMAGES + QUIZZES * QUIZ_IMAGES  # images of each class: a block, see `generate`
+MORE = (MOST_PAGES - 1) * GRID_IMAGES  # that are in no quiz: another block
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def make_images(found: Sequence[Shown], *, seed: int, device: torch.device) -> l
         except NotFiniteError as error:
             print(f"not shown: {error}")
             continue
-        finalists.append(Finalist(each.name, each.sha256, images, each.facts))
+        own = {label: every[:GENERATED] for label, every in images.items()}
+        more = {label: every[GENERATED:] for label, every in images.items()}
+        finalists.append(Finalist(each.name, each.sha256, own, each.facts, more))
     if not finalists:
         raise InputError("there is no finalist whose images can be shown; search again")
     return finalists
@@ -117,6 +121,6 @@ def _images(found: Shown, *, seed: int, device: torch.device) -> dict[int, NDArr
     loaded = found.load(device)
     own = derive_seed(seed, "images for people")
     return {
-        label: generate(loaded, label, count=GENERATED, seed=own)
+        label: generate(loaded, label, count=GENERATED + MORE, seed=own)
         for label in range(len(loaded.classes))
     }

@@ -19,8 +19,10 @@ from selection.ledgers.reviews import Tally
 from selection.metrics.estimate import Estimate
 from selection.metrics.intervals import proportion, proportion_difference
 
-GRID_IMAGES = 8  # of a class, shown beside the truth
+GRID_IMAGES = 8  # of a class, shown beside the truth at once
+MOST_PAGES = 9  # of such images
 QUIZ_IMAGES = 8  # generated ones of a class in one quiz, and as many real ones
+QUIZZES = 7  # of one candidate, none of whose images comes again
 
 Pixels = NDArray[np.uint8]
 Places = dict[int, NDArray[np.intp]]
@@ -45,7 +47,8 @@ class RealImages:
 def draw_real(images: ImageSet, *, classes: int, seed: int) -> RealImages:
     """Draw one image per patient, and part them into those for the grids and those for quizzes.
 
-    A patient with images of several classes is shown for the rarest of them.
+    A patient with images of several classes is shown for the rarest of them. Beyond the first
+    eight of a class only those are shown that no quiz needs.
     """
     order = np.random.default_rng(derive_seed(seed, "real images")).permutation(len(images))
     counts = images.per_class(classes)
@@ -58,6 +61,8 @@ def draw_real(images: ImageSet, *, classes: int, seed: int) -> RealImages:
     shown, hidden = {}, {}
     for label, own in places.items():
         cut = min(GRID_IMAGES, (len(own) + 1) // 2)
+        spare = len(own) - cut - QUIZZES * QUIZ_IMAGES
+        cut += min(max(spare, 0), (MOST_PAGES - 1) * GRID_IMAGES)
         shown[label], hidden[label] = np.array(own[:cut], int), np.array(own[cut:], int)
     return RealImages(images, shown, hidden)
 

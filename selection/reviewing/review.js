@@ -1,9 +1,11 @@
 "use strict";
 
-// What is shown: `mode` is "one", "compare", "quiz" or "score"; `at` and `other` are places of
-// finalists. What is decided is on the server's disk before the page says so.
+// What is shown: `mode` is "one", "large", "compare", "quiz" or "score"; `at` and `other` are places
+// of finalists; `page` is which eight images of each class, `label` and `image` which one is large.
+// What is decided is on the server's disk before the page says so.
 const token = document.querySelector("meta[name=review-token]").content;
-const view = { mode: "one", at: 0, other: 1, facts: null, quiz: null, score: null };
+const view = { mode: "one", at: 0, other: 1, page: 0, label: 0, image: 0, facts: null, quiz: null, score: null };
+const AT_ONCE = 8;
 let known = null;
 let busy = false;
 
@@ -58,11 +60,11 @@ const step = (place, by) => (place + by + known.finalists.length) % known.finali
 
 async function decide(decision) {
   const one = current();
-  one.decision = (await ask("decide", { finalist: one.id, decision })).decision;
+  Object.assign(one, await ask("decide", { finalist: one.id, decision, note: one.note }));
   const left = known.finalists.filter((each) => !each.decision).length;
   const what = { kept: "kept", rejected: "rejected", undecided: "is undecided again" }[decision];
   say(`${one.label} ${what}. ${left ? `${left} to go.` : "All have a decision."}`);
-  if (decision !== "undecided" && view.mode === "one" && left) show(nextUndecided());
+  if (decision !== "undecided" && ["one", "large"].includes(view.mode) && left) show(nextUndecided());
 }
 
 function nextUndecided() {
@@ -72,9 +74,63 @@ function nextUndecided() {
 }
 
 function show(place) {
-  Object.assign(view, { mode: "one", at: place, facts: null });
+  Object.assign(view, { mode: "one", at: place, page: 0, facts: null });
   window.scrollTo(0, 0);
 }
+
+function turn() {
+  const pages = Math.max(...current().images.map(({ grids }) => grids.length));
+  view.page = (view.page + 1) % pages;
+  say(`Images ${view.page * AT_ONCE + 1} to ${(view.page + 1) * AT_ONCE} of each class that the candidate makes.`);
+}
+
+function enlarge(label, image) {
+  Object.assign(view, { mode: "large", label, image });
+  window.scrollTo(0, 0);
+}
+
+// After the last image of a class comes the first one of the next class.
+function nextImage(by) {
+  const counts = current().images.map(({ count }) => count);
+  view.image += by;
+  if (view.image >= 0 && view.image < counts[view.label]) return;
+  nextClass(by);
+  view.image = by > 0 ? 0 : counts[view.label] - 1;
+}
+
+function nextClass(by) {
+  view.label = (view.label + by + known.classes.length) % known.classes.length;
+}
+
+// --- a note --------------------------------------------------------------------------------------
+
+function write() {
+  byId("note").maxLength = known.note_limit;
+  byId("note").value = current().note;
+  byId("writing").hidden = false;
+  byId("note").focus();
+}
+
+function stopWriting() {
+  byId("writing").hidden = true;
+  byId("keys").querySelector('[data-key="w"]')?.focus();
+}
+
+async function storeNote() {
+  const one = current();
+  const what = { finalist: one.id, decision: one.decision || "undecided", note: byId("note").value };
+  Object.assign(one, await ask("decide", what));
+  stopWriting();
+  say(one.note ? `Note on ${one.label} stored${one.decision ? "" : "; it has no decision yet"}.` : `${one.label} has no note.`);
+}
+
+byId("writing").addEventListener("submit", (event) => {
+  event.preventDefault();
+  act(storeNote);
+});
+byId("leave").addEventListener("click", stopWriting);
+
+// --- two at once, and quizzes --------------------------------------------------------------------
 
 function compare(other) {
   if (other === view.at) return say("There is no other candidate.");
@@ -123,9 +179,22 @@ const KEYS = {
     ["u", "Undo", () => decide("undecided")],
     ["p", "Back", () => show(step(view.at, -1)), "ArrowLeft"],
     ["n", "Next", () => show(step(view.at, 1)), "ArrowRight"],
+    ["m", "More", turn],
+    ["e", "Enlarge", () => enlarge(0, view.page * AT_ONCE)],
+    ["w", "Note", write],
     ["c", "Compare", () => compare(step(view.at, 1))],
     ["q", "Quiz", beginQuiz],
     ["i", "Numbers", reveal],
+  ],
+  large: [
+    ["k", "Keep", () => decide("kept")],
+    ["r", "Reject", () => decide("rejected")],
+    ["p", "Back", () => nextImage(-1), "ArrowLeft"],
+    ["n", "Next", () => nextImage(1), "ArrowRight"],
+    ["ArrowUp", "Class", () => nextClass(-1)],
+    ["ArrowDown", "Class", () => nextClass(1)],
+    ["w", "Note", write],
+    ["Escape", "All", leave, "e"],
   ],
   compare: [
     ["k", "Keep", () => decide("kept")],
@@ -134,6 +203,7 @@ const KEYS = {
     ["p", "Back", () => nextToCompare(-1), "ArrowLeft"],
     ["n", "Next", () => nextToCompare(1), "ArrowRight"],
     ["s", "Swap", swap],
+    ["m", "More", turn],
     ["Escape", "One", leave, "c"],
   ],
   // Arrows, because a hand that goes on after the last answer then decides nothing.
@@ -145,7 +215,7 @@ const KEYS = {
   score: [["Escape", "Go on", leave]],
 };
 
-const SIGNS = { ArrowLeft: "←", ArrowRight: "→", Escape: "Esc" };
+const SIGNS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };
 
 // A key that comes while the last one is under way is about what is not yet to be seen: it is lost.
 async function act(action) {
@@ -162,6 +232,10 @@ async function act(action) {
 }
 
 document.addEventListener("keydown", (event) => {
+  if (!byId("writing").hidden) {
+    if (event.key === "Escape") stopWriting();
+    return;
+  }
   if (!known || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const found = KEYS[view.mode].find(([first, , , second]) => key === first || key === second);
@@ -174,7 +248,7 @@ document.addEventListener("keydown", (event) => {
 
 function draw() {
   const focused = document.activeElement?.dataset.key;
-  const paint = { one: drawOne, compare: drawCompare, quiz: drawQuestion, score: drawScore };
+  const paint = { one: drawOne, large: drawLarge, compare: drawCompare, quiz: drawQuestion, score: drawScore };
   byId("main").replaceChildren(...paint[view.mode]());
   byId("keys").replaceChildren(...KEYS[view.mode].map(button));
   byId("keys").querySelector(`[data-key="${focused}"]`)?.focus();
@@ -196,19 +270,59 @@ function head(title, ...parts) {
 }
 
 const decision = (one) => make("span", { className: "decision" }, one.decision);
+const note = (one) => (one.note ? ` “${one.note}”` : "");
 
-function grid(name, image, caption) {
+const gridOf = ({ grids }, page) => grids[page % grids.length];
+
+// label: of the class, where a click on an image enlarges it
+function grid(name, images, caption, label) {
   const alt = `${caption}: eight images of class ${name}`;
-  return make("figure", {}, make("img", { src: `image/${image}`, alt }), make("figcaption", {}, caption));
+  const image = make("img", { src: `image/${gridOf(images, view.page)}`, alt });
+  if (label !== undefined) {
+    image.className = "can-enlarge";
+    image.onclick = (event) => act(() => enlarge(label, view.page * AT_ONCE + placeIn(image, event)));
+  }
+  return make("figure", {}, image, make("figcaption", {}, caption));
+}
+
+function placeIn(image, event) {
+  const side = image.clientWidth / known.columns;
+  const [column, row] = [event.offsetX, event.offsetY].map((at) => Math.max(0, Math.floor(at / side)));
+  return Math.min(row * known.columns + Math.min(column, known.columns - 1), AT_ONCE - 1);
+}
+
+// One image of a grid, alone. Where there are fewer images they come round again.
+function large(name, images, caption) {
+  const at = view.image % images.count;
+  const canvas = make("canvas", { role: "img", ariaLabel: `${caption}: image ${at + 1} of class ${name}` });
+  const source = make("img", { src: `image/${gridOf(images, Math.floor(at / AT_ONCE))}` });
+  source.decode().then(() => {
+    const side = source.naturalWidth / known.columns;
+    const place = at % AT_ONCE;
+    Object.assign(canvas, { width: side, height: side });
+    const [x, y] = [place % known.columns, Math.floor(place / known.columns)];
+    canvas.getContext("2d").drawImage(source, x * side, y * side, side, side, 0, 0, side, side);
+    canvas.dataset.drawn = "yes";
+  }).catch(() => tell(new Error("The image cannot be loaded.")));
+  return make("figure", {}, canvas, make("figcaption", {}, `${caption}, ${at + 1} of ${images.count}`));
+}
+
+function drawLarge() {
+  const [one, name] = [current(), known.classes[view.label]];
+  head(`Candidate ${one.label}`, `one image of class ${name} `, decision(one), note(one));
+  const real = known.real[view.label];
+  return [make("section", { className: "large" }, make("h2", {}, name), make("div", { className: "beside" },
+    large(name, one.images[view.label], `Candidate ${one.label}`),
+    ...(real.count ? [large(name, real, "Real validation images")] : [])))];
 }
 
 function drawOne() {
   const one = current();
   look(one);
-  head(`Candidate ${one.label}`, `${view.at + 1} of ${known.finalists.length}, ${known.study}, as ${known.reviewer} `, decision(one));
+  head(`Candidate ${one.label}`, `${view.at + 1} of ${known.finalists.length}, ${known.study}, as ${known.reviewer} `, decision(one), note(one));
   const rows = known.classes.map((name, place) => make("section", {}, make("h2", {}, name), make("div", { className: "beside" },
-    grid(name, one.images[place], `Candidate ${one.label}`),
-    grid(name, known.real[place], "Real validation images"))));
+    grid(name, one.images[place], `Candidate ${one.label}`, place),
+    grid(name, known.real[place], "Real validation images", place))));
   return view.facts ? [facts(), ...rows] : rows;
 }
 
@@ -258,4 +372,7 @@ function look(one) {
 // MLflow may take a while, or come back, while nobody presses a key.
 setInterval(() => ask("state").catch(tell), 5000);
 
-act(async () => { known = await ask("state"); });
+act(async () => {
+  known = await ask("state");
+  say("Keep: goes first among ties. Reject: the next pick leaves it out, whatever its numbers are.");
+});

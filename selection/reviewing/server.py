@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from acgan.errors import InputError
 from selection.reviewing.session import RefusedError, Session
 
-BODY_LIMIT_BYTES = 1000
+BODY_LIMIT_BYTES = 4000  # a note's characters may have four bytes
 IDLE_S = 60
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_HEADER = "X-Review-Token"
@@ -52,6 +52,7 @@ class _Asked(BaseModel):
 
     finalist: str = ""
     decision: str = ""
+    note: str = ""
     image: str = ""
     real: bool = False
 
@@ -216,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "look":
                 return session.look(asked.finalist)
             case "decide":
-                return session.decide(asked.finalist, asked.decision)
+                return session.decide(asked.finalist, asked.decision, asked.note)
             case "reveal":
                 return session.reveal(asked.finalist)
             case "quiz":

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -19,6 +19,7 @@ from acgan.evaluation.grids import as_colour, png, tile
 from search.study.folder import Study
 from selection.ledgers.reviews import (
     GENERATED,
+    NOTE_LIMIT,
     REAL,
     Entry,
     Look,
@@ -53,14 +54,22 @@ class RefusedError(ValueError):
 class Finalist:
     """One candidate that people are to look at.
 
-    generated: by class, uint8 [N, 3, H, W], from the same latents for all finalists
+    generated: by class, uint8 [N, 3, H, W], from the same latents for all finalists; the first
+        eight are shown, the others are for quizzes
     facts: what is shown of it when it is asked for
+    more: likewise by class; shown when they are asked for, and in no quiz
     """
 
     name: str
     weights: str
     generated: Mapping[int, NDArray[np.uint8]]
     facts: Mapping[str, str]
+    more: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def to_look_at(self, label: int) -> NDArray[np.uint8]:
+        """Return the images of a class that are in no quiz."""
+        first = self.generated[label][:GRID_IMAGES]
+        return np.concatenate([first, self.more[label]]) if label in self.more else first
 
 
 @dataclass
@@ -95,13 +104,19 @@ class Session:
         order = sorted(finalists, key=lambda own: own.weights)
         self._finalists = {_random_name(): own for own in order}
         self._grids = {
-            name: [self._add(_grid(images)) for _, images in sorted(own.generated.items())]
+            name: [self._pages(own.to_look_at(label)) for label in sorted(own.generated)]
             for name, own in self._finalists.items()
         }
         pixels = real.images.images
         self._real_grids = [
-            self._add(_grid(as_colour(pixels[places]))) for _, places in sorted(real.shown.items())
+            self._pages(as_colour(pixels[places])) for _, places in sorted(real.shown.items())
         ]
+
+    def _pages(self, images: NDArray[np.uint8]) -> Reply:
+        """Return how many images of a class there are, and the names of their grids of eight."""
+        starts = range(0, max(len(images), 1), GRID_IMAGES)
+        names = [self._add(_grid(images[start : start + GRID_IMAGES])) for start in starts]
+        return {"count": len(images), "grids": names}
 
     def _add(self, content: bytes) -> str:
         name = _random_name()
@@ -120,6 +135,8 @@ class Session:
                 "study": self._study.info.name,
                 "reviewer": self._reviewer,
                 "classes": list(self._study.info.classes),
+                "columns": COLUMNS,
+                "note_limit": NOTE_LIMIT,
                 "real": self._real_grids,
                 "finalists": [
                     {
@@ -127,6 +144,7 @@ class Session:
                         "label": _label(place),
                         "images": self._grids[name],
                         "decision": look.decision if (look := own.get(finalist.weights)) else "",
+                        "note": look.note if look else "",
                     }
                     for place, (name, finalist) in enumerate(self._finalists.items())
                 ],
@@ -145,14 +163,17 @@ class Session:
                 self._seen.add(own.weights)
             return {}
 
-    def decide(self, finalist: str, decision: str) -> Reply:
-        """Write down a decision."""
+    def decide(self, finalist: str, decision: str, note: str = "") -> Reply:
+        """Write down a decision, and why, in one line, if the reviewer says so."""
         with self._lock:
             own = self._finalist(finalist)
             if decision not in get_args(ReviewDecision):
                 raise RefusedError("a decision is kept, rejected or undecided")
-            self._write(decision, own)
-            return {"decision": "" if decision == "undecided" else decision}
+            note = " ".join(note.split())
+            if len(note) > NOTE_LIMIT or not note.isprintable():
+                raise RefusedError(f"a note has at most {NOTE_LIMIT} printable characters")
+            self._write(decision, own, note=note)
+            return {"decision": "" if decision == "undecided" else decision, "note": note}
 
     def reveal(self, finalist: str) -> Reply:
         """Return a finalist's trial and numbers; from then on its reviewer is not blind."""
@@ -227,7 +248,9 @@ class Session:
             raise RefusedError("there is no such candidate; load the page again")
         return found
 
-    def _write(self, action: Any, finalist: Finalist, quiz: Quiz | None = None) -> None:
+    def _write(
+        self, action: Any, finalist: Finalist, *, quiz: Quiz | None = None, note: str = ""
+    ) -> None:
         entry = Entry(
             time=time.time(),
             reviewer=self._reviewer,
@@ -236,6 +259,7 @@ class Session:
             weights=finalist.weights,
             blind=action == "revealed" or not self._revealed(finalist),
             quiz=quiz,
+            note=note,
         )
         add_review(self._study, entry)
         self._stored()
@@ -248,7 +272,7 @@ def _random_name() -> str:
 def _grid(images: NDArray[np.uint8]) -> bytes:
     if not len(images):  # every patient of the class is shown for a rarer one
         images = np.full((1, *images.shape[1:]), 255, np.uint8)
-    return png(tile(images[:GRID_IMAGES], COLUMNS))
+    return png(tile(images, COLUMNS))
 
 
 def _label(place: int) -> str:

@@ -22,12 +22,12 @@ from selection.jobs.store import Result, StoredJob, Work
 from selection.jobs.workers import Results, Workers
 from selection.ledgers import test_looks
 from selection.metrics.estimate import Estimate, Images
-from selection.metrics.intervals import difference
+from selection.metrics.intervals import difference, interval
 from selection.settings import PLACEMENT
 from selection.steps import draw
 from selection.steps.decide import decide, race, utility, verdict
 from selection.steps.fidelity import ExtractorJob, FidelityJob
-from selection.steps.look_at_test import TestJob
+from selection.steps.look_at_test import RealTestJob, TestJob
 from selection.steps.plan import Chosen, PickPlan
 from selection.steps.result import (
     PICK_FORMAT,
@@ -50,6 +50,7 @@ COST_STEPS = {
     "extractor": "step 3",
     "fidelity": "step 3",
     "test": "test images",
+    "test-real": "test images",
 }
 LIBRARIES = ("numpy", "scikit-learn", "torch", "torch-fidelity")
 
@@ -235,7 +236,8 @@ class Funnel:
             weights=[plan.candidates[place].weights.sha256 for place in places.values()],
             reason="final report of a pick",
         )
-        results = self._do(list(jobs.values()), "test images")
+        real = [RealTestJob(self.work, n) for n in range(self.settings.cnn_seeds[0])]
+        results = self._do([*jobs.values(), *real], "test images")
         seen = {name: results[job] for name, job in jobs.items()}
         winner, beside = seen["winner"], seen.get("baseline")
         return LookAtTest(
@@ -252,6 +254,7 @@ class Funnel:
             metrics={name: one.metrics for name, one in seen.items()},
             hits=winner.hits,
             real=winner.images,
+            ceiling=interval(as_shares([results[job].hits for job in real]), winner.images),
         )
 
     def _test_job(self, place: int, extractor: ExtractorInfo) -> TestJob:

@@ -7,7 +7,7 @@ from acgan.errors import InputError
 from acgan.generation.generator import LoadedGenerator, NotFiniteError
 from search.nodes.sees import set_aside
 from selection.extractors.base import ExtractorInfo
-from selection.jobs.store import CandidateJob, Result
+from selection.jobs.store import CandidateJob, Result, StoredJob
 from selection.metrics import reference
 from selection.metrics.estimate import Images
 from selection.steps import utility
@@ -75,3 +75,39 @@ class TestJob(CandidateJob[Seen]):
         images, labels = self.work.fidelity_images(generator, "test images")
         features = features_of(extractor.extract(images))
         return reference.metrics(extractor, features, labels, real, data.classes)
+
+
+@dataclass(frozen=True)
+class RealTestJob(StoredJob[utility.Scored]):
+    """CNN `number` (from 0) of the real training images, trained as in step 2, on the test images.
+
+    Nothing is chosen by these CNNs, so they are those of the ceiling.
+    """
+
+    kind = "test-real"
+    model = utility.Scored
+    setting_names = utility.CNN_SETTINGS
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"CNN {self.number + 1} of real images, on the test images"
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """Which CNN it is."""
+        return (self.number,)
+
+    def compute(self, *, gpu: bool) -> utility.Scored:
+        """Train the CNN on the real training images and score it on the test images."""
+        data = self.work.all_data()
+        models = utility.train_on_real(
+            data.train,
+            self.work.settings,
+            number=self.number,
+            classes=len(data.classes),
+            device=set_aside(gpu),
+        )
+        return utility.Scored(hits=utility.hits(models, data.test))

@@ -154,6 +154,8 @@ class LookAtTest(Stored):
     metrics: "winner" and "baseline", then by name
     hits, real: the winner's answers, see `Utility.hits`, and the images; for comparisons with
         later picks. Not there in picks of earlier versions
+    ceiling: balanced accuracy of CNNs that were trained on the real training images; not there in
+        picks of earlier versions
     """
 
     number: int
@@ -163,6 +165,7 @@ class LookAtTest(Stored):
     metrics: dict[str, dict[str, float]]
     hits: list[str] = Field(default_factory=list)
     real: Images | None = None
+    ceiling: Estimate | None = None
 
 
 class Pick(Stored):

@@ -302,6 +302,9 @@ def test_the_look_at_the_test_images_is_recorded_once(story: Story) -> None:
     assert {f"recall of {name}" for name in CLASSES} <= set(names)
     assert sum(1 for name in names if "images of source" in name) == 2
     assert math.isfinite(found.test.rows[0].winner.value)
+    ceiling = found.test.ceiling
+    assert ceiling is not None
+    assert 0 <= ceiling.low <= ceiling.value <= ceiling.high <= 1
 
 
 def test_typed_again_a_pick_that_is_there_changes_nothing(
@@ -750,7 +753,11 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     def users(pattern: str) -> set[str]:
         return {name for name, source in functions.items() if re.search(pattern, source)}
 
-    looks = {"look_at_test.TestJob.compute", "jobs.ArmJob.compute"}
+    looks = {
+        "look_at_test.TestJob.compute",
+        "look_at_test.RealTestJob.compute",
+        "jobs.ArmJob.compute",
+    }
     assert users(r"\.all_data\(") == {"store.Work.data", *looks}
     assert users(r"\bsame_data\(") == {"store.Work.all_data"}
     assert users(r"(?<!def )(?<![.\w])load\(") == set()
@@ -767,6 +774,7 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     assert users(r"data\.test\b") == look | counted
     assert users(r"\._metrics\(") == {"look_at_test.TestJob.compute"}
     assert users(r"\bTestJob\(") == {"funnel.Funnel._test_job"}
+    assert users(r"\bRealTestJob\(") == {"funnel.Funnel._look_at_test"}
     assert users(r"\._test_job\(") == {"funnel.Funnel._look_at_test"}
 
 

@@ -142,8 +142,10 @@ def test_all_are_shown_from_the_same_latents(study: Study, images: Path) -> None
     twin = dataclasses.replace(found[0], name="the same again")
     one, again, other = make_images([found[0], twin, found[1]], seed=0, device=CPU)
     for label in range(3):
-        assert one.generated[label].shape == (BLOCK, 3, 16, 16)
+        assert one.generated[label].shape == one.more[label].shape == (BLOCK, 3, 16, 16)
         assert np.array_equal(one.generated[label], again.generated[label])
+        together = np.concatenate([one.generated[label], one.more[label]])
+        assert len(np.unique(together.reshape(2 * BLOCK, -1), axis=0)) == 2 * BLOCK
         assert not np.array_equal(one.generated[label], other.generated[label])
 
 

@@ -42,7 +42,8 @@ pytest_plugins = ["tests.mlflow_stores", "tests.trained"]
 
 QUICK = ("--updates", "6", "--cnn-epochs", "3", "--amounts", "2")
 ARMS = 7
-FILES = {"study.json", "study.csv", "study.html", "arms.png", "curve.png"}
+CHARTS = {"arms.png", "arms-narrow.png", "curve.png", "curve-narrow.png"}
+FILES = {"study.json", "study.csv", "study.html", *CHARTS}
 
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("cache")]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,18 @@ from PIL import Image
 
 from selection.augmentation.page import (
     arms_picture,
+    compared,
     curve_picture,
     study_csv,
     study_page,
     write_study_report,
 )
-from selection.augmentation.result import AugmentationStudy
+from selection.augmentation.result import AugmentationStudy, headline
+from selection.metrics.estimate import Estimate
 from selection.steps.scores import BALANCED
 from selection.wording import interval_text
 from tests.augmentations import made_study
+from tests.browser import Browser, browser
 from tests.pages import read_page, searchable
 
 PICTURES = {"arms.png": b"arms", "curve.png": b"curve"}
@@ -34,13 +38,13 @@ def test_a_report_is_a_page_a_table_and_two_pictures(
     study: AugmentationStudy, tmp_path: Path
 ) -> None:
     write_study_report(study, tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"study.html", "study.csv", "arms.png", "curve.png"}
+    charts = {"arms.png", "arms-narrow.png", "curve.png", "curve-narrow.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"study.html", "study.csv", *charts}
     page = read_page(tmp_path / "study.html")
-    assert page.count('src="data:"') == 2
+    assert page.count(' src="data:"') == page.count('srcset="data:"') == 2
     for forbidden in ("<script", "http://", "https://"):
         assert forbidden not in page
-    for name in ("arms.png", "curve.png"):
+    for name in charts:
         picture = np.asarray(Image.open(tmp_path / name).convert("L"))
         assert min(picture.shape) > 300
         assert picture.std() > 5
@@ -75,15 +79,69 @@ def test_on_validation_images_everything_is_optimistic_and_there_is_no_answer(
 ) -> None:
     page = searchable(study_page(study, PICTURES))
     assert "<b>Optimistic.</b>" in page
-    assert 'class="answer"' not in page
+    assert "<h2>Not answered yet</h2>" in page
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ([(-1, 1), (-1, 1), (-1, 1)], "No effect shown"),
+        ([(1, 2), (-1, 1), (-1, 1)], "They help by themselves"),
+        ([(-1, 1), (-2, -1), (-2, -1)], "They harm beside classical oversampling"),
+        ([(1, 2), (1, 2), (-2, -1)], "They help"),
+        ([(1, 2), (-2, -1), (-1, 1)], "They help by themselves and harm beside classical"),
+        ([(-1, 1), (-1, 1), (1, 2)], "No effect shown"),  # better than classical is no help
+    ],
+)
+def test_the_headline_says_what_the_comparisons_with_the_same_training_show(
+    ends: list[tuple[float, float]], words: str
+) -> None:
+    found = [Estimate(value=(low + high) / 2, low=low, high=high) for low, high in ends]
+    assert headline(found).startswith(words)
+    lines = compared(found)
+    assert [line.estimate for line in lines] == found
+    assert lines[0].name.startswith("By themselves: ")
+    verdicts = ("better", "worse", "no difference shown")
+    low, high = ends[2]
+    assert lines[2].name == f"In its place: {verdicts[0 if low > 0 else 1 if high < 0 else 2]}"
+
+
+def test_generated_images_that_help_are_said_to_in_the_headline_and_in_its_rows() -> None:
+    study = made_study({"gan": 0.9, "real-only": 0.5}, split="test", sentence="x")
+    page = searchable(study_page(study, PICTURES))
+    found = re.search(r'id="answer"><h2>(.*?)</h2>', page)
+    assert found is not None
+    assert found[1].startswith("They help by themselves")
+    assert "By themselves: they help" in page
+    assert page.index("By themselves: they help") < page.index('<h2 id="arms">')
 
 
 def test_on_test_images_the_sentence_stands_first_with_the_number_of_the_touch() -> None:
     page = searchable(study_page(made_study(split="test", sentence="It & helps."), PICTURES))
-    assert '<p class="answer">It &amp; helps.</p>' in page
-    assert "touch number 2" in page
+    assert "<p>It &amp; helps.</p>" in page
+    assert "number 2 of the study's test images" in page
     assert "Optimistic" not in page
-    assert page.index("It &amp; helps") < page.index("<h2>")
+    assert page.index("It &amp; helps") < page.index('<h2 id="arms">')
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_everybody_can_read_it_on_a_screen_and_on_a_phone(
+    chromium: Browser, tmp_path: Path, width: int, colours: str
+) -> None:
+    write_study_report(made_study(split="test", sentence="It helps."), tmp_path)
+    chromium.colours(colours)
+    chromium.open((tmp_path / "study.html").as_uri(), width=width)
+    chromium.value("document.querySelectorAll('details').forEach(each => { each.open = true })")
+    assert chromium.violations() == []
+    assert chromium.value("document.documentElement.scrollWidth") <= width
 
 
 def test_notes_are_at_the_top() -> None:

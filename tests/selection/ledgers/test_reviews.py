@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -50,6 +51,22 @@ def test_what_is_added_is_read_again_in_its_order(study: Study) -> None:
     for each in added:
         add_review(study, each)
     assert read_reviews(study) == added
+
+
+def test_a_note_stands_with_the_last_decision_and_older_lines_have_none(study: Study) -> None:
+    old = entry("rejected", of=2).model_dump(exclude={"note"})
+    reviews_path(study).write_text(json.dumps(old, separators=(",", ":")) + "\n")
+    add_review(study, entry("kept", note="sharp ribs"))
+    add_review(study, entry("looked"))
+    first, second = read_reviews(study)[:2]
+    assert (first.note, second.note) == ("", "sharp ribs")
+    assert b'"note"' not in reviews_path(study).read_bytes().splitlines()[-1]
+    notes = {look.candidate: look.note for look in looks(read_reviews(study))}
+    assert notes == {"t0001, epoch 9": "sharp ribs", "t0002, epoch 9": ""}
+    own = [look for look in looks(read_reviews(study)) if look.note]
+    assert in_words(own).endswith(": “sharp ribs”")
+    add_review(study, entry("kept"))
+    assert not any(look.note for look in looks(read_reviews(study)))
 
 
 @pytest.mark.parametrize("cut", [1, 20, 100])

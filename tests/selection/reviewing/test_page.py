@@ -6,6 +6,7 @@ own, and an empty ledger.
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -258,10 +259,10 @@ def test_a_quiz_that_is_stopped_does_not_count(page: Browser, study: Study) -> N
 
 def test_every_button_is_reached_by_tab_and_pressed_by_enter(page: Browser, study: Study) -> None:
     reached = []
-    for _ in range(8):
+    for _ in range(11):
         page.press("Tab")
         reached.append(page.value("document.activeElement.dataset.key"))
-    assert reached == ["k", "r", "u", "p", "n", "c", "q", "i"]
+    assert reached == ["k", "r", "u", "p", "n", "m", "e", "w", "c", "q", "i"]
     page.press("Enter")
     page.shows("val/fd_cnn")
     assert page.value("document.activeElement.dataset.key") == "i"
@@ -272,7 +273,14 @@ def test_nothing_is_wider_than_the_window_and_every_button_is_seen_whole(
     page: Browser, width: int
 ) -> None:
     page.resize(width, 844)
-    for key, wanted in (("i", "val/fd_cnn"), ("c", "A beside B"), ("q", None), ("Escape", None)):
+    shown = (("i", "val/fd_cnn"), ("e", "one image of"), ("Escape", None), ("w", "Why?"))
+    for key, wanted in (
+        *shown,
+        ("Escape", None),
+        ("c", "A beside B"),
+        ("q", None),
+        ("Escape", None),
+    ):
         if wanted is None and key == "q":
             page.press("Escape")
             page.shows("Candidate", "h1")
@@ -280,7 +288,7 @@ def test_nothing_is_wider_than_the_window_and_every_button_is_seen_whole(
         page.shows(wanted or ("Real or generated?" if key == "q" else "Candidate"))
         page.until(lambda: page.value(ALL_LOADED), "all images")
         assert page.value("document.documentElement.scrollWidth") <= width
-        buttons = "[...document.querySelectorAll('button')]"
+        buttons = "[...document.querySelectorAll('button')].filter(b => b.offsetParent)"
         assert page.value(f"{buttons}.every(b => b.scrollWidth <= b.clientWidth)")
         inside = (
             "r => r.top >= 0 && r.bottom <= innerHeight && r.left >= 0 && r.right <= innerWidth"
@@ -288,6 +296,129 @@ def test_nothing_is_wider_than_the_window_and_every_button_is_seen_whole(
         assert page.value(f"{buttons}.map(b => b.getBoundingClientRect()).every({inside})")
         heights = page.value(f"{buttons}.map(b => b.getBoundingClientRect().height)")
         assert min(heights) >= 44  # a finger's
+
+
+IMAGES = "[...document.images].map(i => i.src)"
+DRAWN = "[...document.querySelectorAll('canvas')].every(c => c.dataset.drawn)"
+# Whether a canvas has the pixels of an image of a grid, by its place.
+SAME = """(async () => {
+  const grid = new Image();
+  grid.src = %s;
+  await grid.decode();
+  const [canvas] = document.querySelectorAll("canvas");
+  const side = canvas.width;
+  const own = document.createElement("canvas");
+  Object.assign(own, { width: side, height: side });
+  const place = %d;
+  own.getContext("2d").drawImage(grid, -(place %% 4) * side, -Math.floor(place / 4) * side);
+  return own.toDataURL() === canvas.toDataURL();
+})()"""
+
+
+def is_drawn(page: Browser, grid: str, place: int) -> bool:
+    page.until(lambda: page.value(DRAWN), "the image")
+    asked = {"expression": SAME % (json.dumps(grid), place), "awaitPromise": True}
+    return bool(page.call("Runtime.evaluate", **asked)["result"]["value"])
+
+
+def test_one_image_is_enlarged_beside_a_real_one_by_keys_and_by_a_click(
+    page: Browser, study: Study
+) -> None:
+    page.resize(1280, 800)
+    page.until(lambda: page.value(ALL_LOADED), "all images")
+    grids = page.value(IMAGES)[::2]  # the candidate's, a class each
+    page.press("e")
+    page.shows("one image of class COVID-19")
+    assert page.value("document.querySelectorAll('canvas').length") == 2
+    assert is_drawn(page, grids[0], 0)
+    assert not is_drawn(page, grids[0], 3)
+    page.press("n")
+    page.press("ArrowRight")
+    page.shows("Candidate A, 3 of 72", "main")
+    assert is_drawn(page, grids[0], 2)
+    page.press("ArrowDown")
+    page.shows("one image of class normal")
+    assert is_drawn(page, grids[1], 2)
+    width = page.value("document.querySelector('canvas').clientWidth")
+    page.press("Escape")
+    page.shows("1 of 2, demo", "#subtitle")
+    page.until(lambda: page.value(ALL_LOADED), "all images")
+    page.value("window.scrollTo(0, 0)")
+    box = page.value(
+        "(({ x, y, width }) => [x, y, width])(document.images[0].getBoundingClientRect())"
+    )
+    assert width > 1.5 * box[2] / 4
+    side = box[2] / 4
+    page.click(box[0] + 1.5 * side, box[1] + 1.5 * side)  # the second one of the second row
+    page.shows("Candidate A, 6 of 72", "main")
+    assert is_drawn(page, grids[0], 5)
+    page.press("r")  # decides on what is shown
+    page.shows("A rejected", "#said")
+    assert entry_of(study, "rejected").note == ""
+
+
+def test_more_images_are_others_and_come_round_again(page: Browser) -> None:
+    first = page.value(IMAGES)
+    seen = [first[::2]]
+    for number in range(1, 9):
+        page.press("m")
+        page.shows(f"Images {8 * number + 1} to {8 * number + 8} of each class", "#said")
+        seen.append(page.value(IMAGES)[::2])
+        page.until(lambda: page.value(ALL_LOADED), "all images")
+    assert len({src for page_of in seen for src in page_of}) == 27
+    page.press("m")
+    page.shows("Images 1 to 8 of each class", "#said")
+    assert page.value(IMAGES) == first
+
+
+def test_a_note_is_stored_with_the_decision_and_its_letters_decide_nothing(
+    page: Browser, server: ReviewServer, study: Study
+) -> None:
+    words = "kein rand; unsure"  # with the letters of keys
+    page.press("w")
+    page.until(lambda: page.value("document.activeElement.id") == "note", "the field")
+    for letter in words:
+        page.press(letter)
+    page.press("Enter")
+    page.shows("Note on A stored; it has no decision yet.", "#said")
+    page.shows(words, "#subtitle")
+    page.press("k")
+    page.shows("A kept", "#said")
+    found = entry_of(study, "kept")
+    assert found.note == entry_of(study, "undecided").note == words
+    assert {action for action, _ in told(study)} == {"looked", "undecided", "kept"}
+    page.open(server.address)
+    page.shows(words, "#subtitle")
+    page.press("w")
+    page.press("x")
+    page.press("Escape")
+    page.press("u")
+    page.shows("A is undecided again", "#said")
+    assert read_reviews(study)[-1].note == words
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_everybody_can_read_it_on_a_screen_and_on_a_phone(
+    page: Browser, width: int, colours: str
+) -> None:
+    page.colours(colours)
+    page.resize(width, 844)
+    found = {"one": page.violations()}
+    for key, wanted in {
+        "i": "val/fd_cnn",
+        "e": "one image of",
+        "w": "Why?",
+        "c": "A beside B",
+        "q": "Real or generated?",
+    }.items():
+        page.press("Escape")
+        page.press("Escape")
+        page.shows("1 of 2, demo", "#subtitle")
+        page.press(key)
+        page.shows(wanted)
+        found[key] = page.violations()
+    assert {key: each for key, each in found.items() if each} == {}
 
 
 def test_the_page_asks_its_own_server_only_and_complains_of_nothing(

@@ -13,7 +13,9 @@ from PIL import Image
 from acgan.data.dataset import ImageSet
 from selection.reviewing.quiz import (
     GRID_IMAGES,
+    MOST_PAGES,
     QUIZ_IMAGES,
+    QUIZZES,
     QuizQuestion,
     RealImages,
     as_grey,
@@ -71,6 +73,15 @@ def test_every_real_image_is_of_another_patient_and_none_of_the_grids_is_in_a_qu
         assert len(real.shown[label]) == GRID_IMAGES
         assert set(real.images.labels[real.shown[label]]) == {label}
         assert set(real.images.labels[real.hidden[label]]) == {label}
+
+
+def test_real_images_that_no_quiz_needs_are_shown_too() -> None:
+    real = real_images(patients=3 * 100)
+    for label in range(3):
+        assert len(real.hidden[label]) == QUIZZES * QUIZ_IMAGES
+        assert len(real.shown[label]) == 100 - QUIZZES * QUIZ_IMAGES
+    many = real_images(patients=3 * 200)
+    assert [len(many.shown[label]) for label in range(3)] == [MOST_PAGES * GRID_IMAGES] * 3
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -19,7 +19,13 @@ from PIL import Image
 
 from acgan.errors import InputError
 from search.study.folder import Study, open_study
-from selection.ledgers.reviews import Entry, read_reviews, review_standing, reviews_path
+from selection.ledgers.reviews import (
+    NOTE_LIMIT,
+    Entry,
+    read_reviews,
+    review_standing,
+    reviews_path,
+)
 from selection.reviewing import session
 from selection.reviewing.quiz import draw_real
 from selection.reviewing.server import FILES, PAGE, TOKEN_HEADER, ReviewServer, check_host
@@ -155,7 +161,7 @@ def test_the_page_names_nothing_outside_of_itself() -> None:
 
 
 def test_without_the_secret_nothing_is_told_and_nothing_done(served: Served) -> None:
-    (finalist, _), image = served.finalists(), served.state()["real"][0]
+    (finalist, _), image = served.finalists(), served.state()["real"][0]["grids"][0]
     token = {TOKEN_HEADER: served.server.token}
     body = json.dumps({"finalist": finalist, "decision": "kept"}).encode()
     secret = served.server.secret
@@ -248,7 +254,7 @@ def test_other_methods_are_refused(served: Served, method: str) -> None:
         (b'{"finalist": "x", "more": 1}', {}, 400),
         (b"\xff", {}, 400),
         (b'{"finalist": "x"}', {}, 409),
-        (b" " * 1001, {}, 413),
+        (b" " * 4001, {}, 413),
         (b"{}", {"Content-Length": "99999999999999999999"}, 413),
         (b"{}", {"Content-Length": "-1"}, 411),
         (b"{}", {"Content-Length": "²"}, 411),
@@ -298,6 +304,36 @@ def test_what_is_asked_for_is_told_and_written_down(served: Served) -> None:
     ]
     assert {e.reviewer for e in entries(served)} == {"anna"}
     assert served.stored == 4
+
+
+def test_a_note_is_one_line_with_a_decision_and_is_there_after_a_restart(
+    served: Served, tmp_path: Path
+) -> None:
+    one = served.finalists()[0]
+    told = served.done("decide", finalist=one, decision="kept", note=" lungs,\n clear “ü” 😀 ")
+    assert told["note"] == "lungs, clear “ü” 😀"
+    (found,) = entries(served)
+    assert (found.action, found.note) == ("kept", told["note"])
+    again = Served(tmp_path)
+    try:
+        assert [f["note"] for f in again.state()["finalists"]] == [told["note"], ""]
+    finally:
+        again.close()
+    longest = "ü" * NOTE_LIMIT
+    assert served.done("decide", finalist=one, decision="kept", note=longest)["note"] == longest
+    for note in (longest + "x", "a\x00b", "a\u202eb"):
+        status, _, content = served.post("decide", finalist=one, decision="kept", note=note)
+        assert status == 409
+        assert b"at most 500 printable characters" in content
+    assert len(entries(served)) == 2
+
+
+def test_images_to_look_at_are_told_in_grids_of_eight_with_their_number(
+    served: Served,
+) -> None:
+    (one, _) = served.state()["finalists"]
+    assert [(own["count"], len(own["grids"])) for own in one["images"]] == [(8, 1)] * 3
+    assert {own["count"] for own in served.state()["real"]} == {8}
 
 
 def test_a_decision_is_on_the_disk_before_it_is_confirmed_and_can_be_taken_back(
