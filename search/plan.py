@@ -20,6 +20,7 @@ from acgan.data.table import TEST
 from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import check_numbers
+from acgan.evaluation.numbers import how_to_record
 from acgan.gan.networks import check_networks
 from acgan.plugins import other_versions, versions
 from acgan.run.machine import CPU
@@ -209,7 +210,7 @@ def read_asked(request: SearchRequest) -> Asked:
     if settings.objective not in (recorded := metric_names(config)):
         raise InputError(
             f"--objective {settings.objective!r} is not recorded; "
-            f"recorded are {', '.join(recorded)}"
+            f"recorded are {', '.join(recorded)}{how_to_record(settings.objective)}"
         )
     named = content.get("space") if request.space is None else request.space
     searched = space.read(named, config)

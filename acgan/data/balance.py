@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acgan.config import TrainConfig, user_path
-from acgan.data import label_files
+from acgan.data import class_folders, label_files, tabular
 from acgan.data.dataset import Dataset
 from acgan.data.layouts import read_table
 from acgan.data.pack import load_for
@@ -121,6 +121,11 @@ def how_to_add(source: DataSource, images: Path, labels: Path, *, merged: Path |
         copy = f"cp {_quoted(images)}/*.png {_quoted(folder / TRAIN)}/"
         add = f"cp {_quoted(merged)} {_quoted(own)}" if merged else _appended(labels, own)
         return [f"to add them: {copy}; {add}"]
+    if table.layout not in (tabular.NAME, class_folders.NAME):  # a plug-in's
+        return [
+            f"to add them, write them as the layout {table.layout!r} has its images: with the "
+            f"source {GENERATED} they are passed over beside real ones"
+        ]
     if table.label_files:
         name = table.label_files[0]
         return [

@@ -16,6 +16,7 @@ from acgan.plugins import NUMBERS, find, installed, load, reason
 
 if TYPE_CHECKING:  # whoever reads a command line needs no arrays
     from collections.abc import Callable
+    from importlib.metadata import EntryPoint
 
     import numpy as np
     from numpy.typing import NDArray
@@ -62,9 +63,19 @@ def find_number(name: str, taken: Collection[str]) -> Number:
     return number
 
 
+def _by_recorded_name() -> dict[str, EntryPoint]:
+    return {recorded_name(name): plugin for name, plugin in installed(NUMBERS).items()}
+
+
+def how_to_record(metric: str) -> str:
+    """Return "; record it with --numbers …" where this is a number that is installed here."""
+    plugin = _by_recorded_name().get(metric)
+    return "" if plugin is None else f"; record it with --numbers {plugin.name}"
+
+
 def more_is_better(metric: object) -> bool:
     """Whether this is the recorded name of a number, installed here, of which more is better."""
-    names = {recorded_name(name): plugin for name, plugin in installed(NUMBERS).items()}
+    names = _by_recorded_name()
     if not isinstance(metric, str) or metric not in names:
         return False
     try:

@@ -103,7 +103,7 @@ def test_a_plug_ins_number_is_an_objective_where_it_is_recorded(tmp_path: Path) 
         assert (found.objective, found.direction) == ("val/size", "maximize")
         flags = ("--numbers", "size", "--objective", "val/size", "--direction", "minimize")
         assert asked(*flags).search.direction == "minimize"
-        with pytest.raises(InputError, match="'val/size' is not recorded; recorded are train/"):
+        with pytest.raises(InputError, match="; record it with --numbers size"):
             asked("--objective", "val/size")
         with pytest.raises(InputError, match="best/fd_cnn, val/size"):
             asked("--numbers", "size", "--objective", "val/sise")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from acgan.data.balance import how_to_add
 from acgan.data.layouts import FEW_PATIENTS, LAYOUTS, all_layouts, expected, read_table
+from acgan.data.source import DataSource
 from acgan.data.table import Reading
 from acgan.errors import InputError
 from acgan.plugins import LAYOUTS as PLUGINS
@@ -89,6 +91,8 @@ def test_a_packages_layout_is_asked_before_those_that_are_built_in(tmp_path: Pat
         assert [row.path for row in table.rows] == [f"images/{name}" for name in sorted(names)]
         assert {row.patient for row in table.rows} == set(map(str, range(9)))
         assert read_table(plain) == before
+        (text,) = how_to_add(DataSource(folder=str(folder)), tmp_path, tmp_path, merged=None)
+        assert "as the layout 'by name' has its images: with the source generated they" in text
         with pytest.raises(InputError, match=r"^there is no data folder .*; expected a file by-n"):
             read_table(tmp_path / "none")
         with pytest.raises(InputError, match=r"but '.*/data' does; give that"):
