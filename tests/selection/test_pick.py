@@ -66,7 +66,8 @@ from tests.searches import wait_for
 
 pytest_plugins = ["tests.mlflow_stores", "tests.trained"]
 
-PICTURES = {"real.png", "tsne.png", "closest.png", "scores.png", "curves.png"}
+CHARTS = {"scores.png", "scores-narrow.png", "curves.png", "curves-narrow.png"}
+PICTURES = {"real.png", "tsne.png", "closest.png", *CHARTS}
 TEXTS = {"pick.json", "candidates.csv", "report.html", "model_card.md", "data_card.md"}
 
 
