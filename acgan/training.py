@@ -29,6 +29,7 @@ from acgan.data.source import named_source
 from acgan.device import default_device, named_device
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import VALIDATION_METRICS, Evaluation, to_signed_rgb
+from acgan.evaluation.grids import UNTRAINED
 from acgan.evaluation.scorer import Scorer, cached_scorer
 from acgan.gan.augment import augment
 from acgan.gan.networks import check_networks
@@ -88,6 +89,8 @@ def train(
     )
     images = DeviceImages(data.train, device)
     grace = grace_epochs(config, len(images))
+    if not records:
+        run.write_samples(UNTRAINED, evaluation.sample_grid(training.candidate))
     for epoch in range(len(records) + 1, config.epochs + 1):
         started = time.perf_counter()
         metrics = train_epoch(training, images, epoch)

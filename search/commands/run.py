@@ -152,7 +152,7 @@ def _drive(plan: SearchPlan, study: Study, again: str) -> int:
     if spent:
         print(f"the time budget of {plan.time_budget_s:g} s is spent")
     pick = typed(["python", "-m", "selection.pick", *naming(study, plan.tracking_uri)])
-    where = next_step(plan.tracking_uri, recorder.study_link or "")
+    where = next_step(plan.tracking_uri, *recorder.study_links)
     look = f"to compare the trials in MLflow: {where}\nto pick one: {pick}"
     following = look if whole else f"to send the rest to MLflow: {recorder.sync_command}"
     return _conclude(plan, study, ledger, again=again, following=following, code_if_missing=code)

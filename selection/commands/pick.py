@@ -17,7 +17,7 @@ from acgan.run.records import QUALITY
 from search.study import estimate
 from search.study.folder import trial_config
 from search.study.lock import driver_lock
-from search.tracking import connection
+from search.tracking import connection, notes
 from selection.jobs.workers import by_workers
 from selection.ledgers.reviews import looks, read_reviews
 from selection.registry import publish, versions
@@ -134,6 +134,7 @@ def _publish(plan: PickPlan, pick: Pick, again: str, *, promote: bool) -> int:
         write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
         publish.finish(client, pick, run_id, plan.folder)
         publish.send_reviews(client, plan.study)
+        notes.send_study(client, plan.study, plan.parent_id)
     except connection.FAILURES as error:
         if links is None:
             write_report(pick, plan.folder, records=plan.records, tracking=None, reviews=reviews)
