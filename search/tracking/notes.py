@@ -23,7 +23,7 @@ from search.tracking.study_runs import best_key
 
 NOTE = "mlflow.note.content"
 SUMMARY = "summary"  # the tag of a pick that says in a phrase what was picked
-MOST_ROWS = 20
+MOST_TRIALS, MOST_STUDIES, MOST_PICKS = 20, 10, 3  # in one note, for its limit
 LIMIT = 7500  # characters; MLflow cuts a run's tag at 8,000
 
 _SIGNED = re.compile(r"\n\n\*Kept up to date until somebody changes it \(([0-9a-f]{8})\)\.\*\Z")
@@ -68,7 +68,7 @@ def send_study(client: Client, study: Study, parent_id: str) -> None:
         [experiment.experiment_id],
         "tags.stage = 'selection' AND attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
-        max_results=10 * MOST_ROWS,
+        max_results=100,
     )
     own = [pick for pick in picks if pick.data.tags.get("mlflow.parentRunId") == parent_id]
     send_run(client, parent, of_study(study, parent, own, uri_flag(client.tracking_uri)))
@@ -76,7 +76,7 @@ def send_study(client: Client, study: Study, parent_id: str) -> None:
         [experiment.experiment_id],
         "tags.stage = 'search'",
         order_by=["attributes.start_time DESC"],
-        max_results=MOST_ROWS,
+        max_results=MOST_STUDIES,
     )
     there = experiment.tags.get(NOTE)
     note = signed(of_experiment(studies, picks, viewed=set(experiment.tags)))
@@ -99,8 +99,8 @@ def of_study(study: Study, parent: Run, picks: Sequence[Run], flags: Sequence[st
         f"{ended} trials of the study {study.info.name} have ended, on {study.info.data_name}: "
         f"[the trials in order](#{trials[2:]}), [curves and images](#{charts[2:]}).",
         f"{table.comparison(found, config)}.",
-        table.ranking(found, config, most=MOST_ROWS),
-        *(f"Picked: {_of_pick(pick)}" for pick in picks[:MOST_ROWS]),
+        table.ranking(found, config, most=MOST_TRIALS),
+        *(f"Picked: {_of_pick(pick)}" for pick in picks[:MOST_PICKS]),
         f"Pictures of the search are in the [artifacts]({page(parent, 'artifacts/pictures')}). "
         f"What stands on disk: `{study.path}`",
         "To pick a generator: " + command("selection.pick", *named) + "  \n"
@@ -165,7 +165,7 @@ def of_trial(
         f"{head}.",
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
         "Exact values and the seed: config.json in the artifacts. Step 0 of the images is the "
-        f"untrained generator. Weights and records: `{trial.path}`",
+        f"untrained generator, an even grey. Weights and records: `{trial.path}`",
         "To pick one of its epochs: " + command("selection.pick", *named) + "  \n"
         "To train it again and compare: " + command("search.reproduce", *named),
     ]
