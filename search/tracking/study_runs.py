@@ -47,6 +47,9 @@ METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"
 PICTURES = "pictures"  # their folder, and the tag that says of how many ended trials they are
 VARIETY = "variety"
+# Of trials in MLflow's charts, by their numbers: MLflow's own are drawn by lot, and two may be one.
+# Okabe and Ito's, which colour-blind people tell apart, and grey.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a"]
 _THUMBNAIL = re.compile(rf"images/{SAMPLES}\+step\+(\d+)\+.*\+compressed\.webp")
 EpochKey = tuple[int, int]
 
@@ -218,6 +221,7 @@ def create_trial_run(client: MlflowClient, parent: Run, trial: Trial, started: f
         "trial": trial.name,
         "origin": trial.info.origin,
         "seed": str(trial.info.seed),
+        "mlflow.runColor": COLOURS[trial.info.number % len(COLOURS)],
         "mlflow.parentRunId": parent.info.run_id,
     }
     if trial.info.repeats is not None:

@@ -405,6 +405,8 @@ def test_runs_of_trials_are_named_with_their_study_and_the_baseline_is_called_so
         "t0000": "demo/t0000 (baseline)",
         "t0001": "demo/t0001",
     }
+    runs = runs_of(connection.connect(uri))
+    assert len({run.data.tags.get("mlflow.runColor") for run in runs.values()}) == len(runs)
 
 
 def test_a_study_that_has_ended_is_described_by_its_ranking(tmp_path: Path, uri: str) -> None:
