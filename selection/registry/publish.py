@@ -162,7 +162,7 @@ def finish(client: connection.Client, pick: Pick, run_id: str, folder: Path) -> 
 
 def _summary(pick: Pick) -> str:
     accuracy = scores(pick).get("validation/cnn_balanced_accuracy")
-    taught = "" if accuracy is None else f", CNNs taught by it {accuracy:.2f}"
+    taught = "" if accuracy is None else f", balanced accuracy of CNNs trained on it {accuracy:.2f}"
     return f"{pick.winner.name}{taught}"
 
 

@@ -163,7 +163,7 @@ def test_the_notes_of_a_study_and_its_experiment_name_the_pick(
     parent = client.get_run(pick.run_id)
     experiment = client.get_experiment(parent.info.experiment_id)
     for note in (parent.data.tags[notes.NOTE], experiment.tags[notes.NOTE]):
-        assert f"{pick.winner.name}, CNNs taught by it " in note
+        assert f"{pick.winner.name}, balanced accuracy of CNNs trained on it " in note
         assert f"runs/{run_id}/artifacts/selection/report.html" in note
 
 
