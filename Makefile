@@ -1,4 +1,5 @@
-# make demo   a search of four trials on phantom images and a pick of one, from nothing
+# make demo   a search of four trials on phantom images and a pick of one, from nothing; at its end
+#             where report, MLflow and review page are
 # make test   lint, types and tests, from nothing
 # make quick  the same without the tests that start processes or browsers, or simulate
 # make chaos  damaged input by the hundred thousand, then every fault at random moments: two to three
@@ -23,6 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m search.run --num-samples 4
 	$(BIN)/python -m selection.pick --study demo
+	@echo
+	@echo "to look at the demo:"
+	@echo "report: file://$$(ls -t '$(CURDIR)'/runs/demo/selection/*/report.html | head -n 1)"
+	@$(BIN)/python -m search.sync --study demo | sed -n 's/^to look at it/MLflow/p'
+	@echo "review: $(BIN)/python -m selection.review --study demo, then open the address that it prints"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ from acgan.evaluation.evaluate import (
     check_numbers,
     to_signed_rgb,
 )
+from acgan.evaluation.grids import UNTRAINED
 from acgan.evaluation.numbers import recorded_name
 from acgan.evaluation.scorer import Scorer, cached_scorer
 from acgan.gan.augment import augment
@@ -100,6 +101,8 @@ def train(
     )
     images = DeviceImages(data.train, device)
     grace = grace_epochs(config, len(images))
+    if not records:
+        run.write_samples(UNTRAINED, evaluation.sample_grid(training.candidate))
     for epoch in range(len(records) + 1, config.epochs + 1):
         started = time.perf_counter()
         metrics = train_epoch(training, images, epoch)

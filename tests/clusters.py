@@ -194,9 +194,12 @@ def trials_on(study: Path, node: RayNode) -> set[str]:
     return {name for name, owner in owners.items() if json.loads(owner)["pid"] in pids}
 
 
-def is_sent(key: str, record: EpochRecord) -> bool:
-    """Whether MLflow gets a metric of an epoch: of young epochs no best value."""
-    return key in record.metrics and not (record.young and key.startswith("best/"))
+def is_sent(key: str, record: EpochRecord, *, final: bool = False) -> bool:
+    """Whether MLflow gets a metric of an epoch: of young epochs no best value.
+
+    final: it is the last one of a trial that has ended for good
+    """
+    return key in record.metrics and not (record.young and key.startswith("best/") and not final)
 
 
 def differences(study: Study, uri: str, *, latest_only: bool = False) -> list[str]:
@@ -215,9 +218,12 @@ def differences(study: Study, uri: str, *, latest_only: bool = False) -> list[st
     for trial in study.trials():
         if trial.name not in by_name:
             continue
-        run_id, records = by_name[trial.name].info.run_id, trial.records()
+        run_id, records, end = by_name[trial.name].info.run_id, trial.records(), trial.end()
+        final = records[-1:] if end is not None and end.outcome.counts else []
         for key in {key for record in records for key in record.metrics}:
-            wanted = sorted((r.epoch, r.metrics[key]) for r in records if is_sent(key, r))
+            wanted = sorted(
+                (r.epoch, r.metrics[key]) for r in records if is_sent(key, r, final=r in final)
+            )
             history = client.get_metric_history(run_id, key)
             history.sort(key=lambda point: point.timestamp)
             points = [(point.step, point.value) for point in history]

@@ -55,6 +55,7 @@ HOMES = {
         "search.tracking.study_runs",
         "search.tracking.connection",
         "search.tracking.find",
+        "search.tracking.notes",
         "selection.registry.publish",
         "selection.registry.model",
         "selection.registry.versions",

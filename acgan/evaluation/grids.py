@@ -14,6 +14,7 @@ from acgan.run.records import EpochRecord
 
 GRID_COLUMNS = 8
 GRID_TILE = 112  # pixels a side that a person can see
+UNTRAINED = 0  # the epoch as which a run keeps its untrained generator's sample grid
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -65,6 +66,12 @@ def sample_grids(run: Path, records: Sequence[EpochRecord]) -> list[tuple[EpochR
         for record in records
         if record.samples is not None and Path(record.samples).parent == Path("samples")
     ]
+
+
+def untrained_grid(run: Path) -> Path | None:
+    """Return where the untrained generator's sample grid is; None in a run of an older version."""
+    path = run / "samples" / f"epoch-{UNTRAINED:04d}.png"
+    return path if path.is_file() else None
 
 
 def read_grid(path: Path) -> Image.Image:

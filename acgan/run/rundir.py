@@ -6,7 +6,7 @@
     state.safetensors                  networks and optimizers after the last committed epoch
     state.previous.safetensors         the one before, for when the last is damaged
     weights/epoch-0288.safetensors     generators kept as candidates
-    samples/epoch-0288.png             sample grids
+    samples/epoch-0288.png             sample grids; epoch-0000 is the untrained generator's
     machines.jsonl                     what each start was computed with, and from which epoch on
 
 An epoch is committed when its state has replaced the last one; samples and weights are written

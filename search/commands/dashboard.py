@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import socketserver
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from acgan.errors import InputError
+from search.settings import SearchConfig
 from search.tracking import find
 
 REFRESH_S = 2.0
@@ -28,13 +30,19 @@ def serve(options: argparse.Namespace) -> int:
     """Serve a copy of the study until it is interrupted; return the exit code."""
     dashboard = _dashboard()
     study, _ = find.asked_study(find.StudyNamed.of(options))
+    no_trials = InputError(f"the study at {study.path} has no trials yet; search first")
     if not study.ledger_path.is_file():
-        raise InputError(f"the study at {study.path} has no trials yet; search first")
+        raise no_trials
     with tempfile.TemporaryDirectory(prefix="acgan-dashboard-") as folder:
-        copy = LedgerCopy(study.ledger_path, Path(folder) / "optuna.jsonl")
+        copy = LedgerCopy(study.ledger_path, Path(folder) / "optuna.jsonl", name=study.info.name)
         copy.update()
+        if not copy.path.stat().st_size:  # its first line is under way
+            raise no_trials
+        objective = SearchConfig.model_validate(study.info.search).objective
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             storage = JournalStorage(JournalFileBackend(str(copy.path)))
+            copied = optuna.load_study(study_name=study.info.name, storage=storage)
+            copied.set_metric_names([objective])
         with _server(options, read_only(dashboard(storage))) as server, copy.following():
             address = f"http://{options.host}:{server.server_port}/"
             print(f"study {study.info.name}, a copy that follows it: {address}")
@@ -62,25 +70,35 @@ class LedgerCopy:
 
     Whole lines only: the last one may be under way, and a search that continues cuts one that a
     crash left unfinished. The first line names whose ledger it is: one of another study in the same
-    place is not followed.
+    place is not followed. In the copy this line has the study's own name, for in every ledger
+    Optuna's study is called the same.
     """
 
-    def __init__(self, ledger: Path, path: Path) -> None:
+    def __init__(self, ledger: Path, path: Path, *, name: str) -> None:
         self.path = path
         self._ledger = ledger
+        self._name = name
         self._first = b""
+        self._copied = 0  # bytes of the ledger
         path.touch()
 
     def update(self) -> None:
         """Append the lines that the ledger has and the copy lacks."""
         with self._ledger.open("rb") as ledger, self.path.open("ab") as copy:
             first = ledger.readline()
-            self._first = self._first or first
+            if not first.endswith(b"\n"):
+                return
+            if not self._copied:
+                self._first, self._copied = first, len(first)
+                copy.write(json.dumps(json.loads(first) | {"study_name": self._name}).encode())
+                copy.write(b"\n")
             if first != self._first:
                 return
-            ledger.seek(copy.tell())
+            ledger.seek(self._copied)
             new = ledger.read()
-            copy.write(new[: new.rfind(b"\n") + 1])
+            whole = new[: new.rfind(b"\n") + 1]
+            copy.write(whole)
+            self._copied += len(whole)
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:

@@ -113,5 +113,5 @@ def _next_steps(plan: SearchPlan, done: CarriedOut) -> str:
     if done.sync:
         return f"to send the rest to MLflow: {done.sync}"
     pick = typed(["python", "-m", "selection.pick", *naming(done.study, plan.tracking_uri)])
-    where = next_step(plan.tracking_uri, done.link)
+    where = next_step(plan.tracking_uri, *done.links)
     return f"to compare the trials in MLflow: {where}\nto pick one: {pick}"

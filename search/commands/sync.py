@@ -10,7 +10,7 @@ from search.settings import SearchConfig
 from search.study.folder import open_study, study_path
 from search.study.lock import driver_at_work
 from search.tracking import connection
-from search.tracking.recorder import sync_study
+from search.tracking.recorder import study_links, sync_study
 
 
 def sync(options: argparse.Namespace) -> int:
@@ -28,6 +28,7 @@ def sync(options: argparse.Namespace) -> int:
                 )
     try:
         report = sync_study(study, uri=uri, experiment=experiment, driving=driving)
+        pages = study_links(study, uri)
     except InputError:
         raise
     except Exception as error:  # of any library: S3's, a database's driver
@@ -40,5 +41,5 @@ def sync(options: argparse.Namespace) -> int:
         f"study {study.info.name}: sent {report.runs} new runs, {report.epochs} epochs and "
         f"{report.images} sample images; all else was there"
     )
-    print(f"to look at it: {connection.next_step(uri)}")
+    print(f"to look at it: {connection.next_step(uri, *pages)}")
     return 1 if report.problems else 0

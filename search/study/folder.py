@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from acgan.command import typed
 from acgan.config import TrainConfig, user_path, validate
 from acgan.data.dataset import Dataset
 from acgan.data.pack import load_for
@@ -282,7 +283,10 @@ def open_study(path: Path) -> Study:
         if info is not None and info.format == STUDY_FORMAT:
             raise
     if info is None:
-        raise InputError(f"there is no study at {path}; see --storage-path and --study")
+        raise InputError(
+            f"there is no study at {path}; to make one of the images in DIR, type: "
+            f"{typed(_search_words(path))}; for one that is elsewhere, see --storage-path"
+        )
     if info.format != STUDY_FORMAT:
         raise InputError(
             f"the study at {path} was written by version {info.code_version} in format "
@@ -291,6 +295,15 @@ def open_study(path: Path) -> Study:
         )
     assert isinstance(info, StudyInfo)
     return Study(path, info)
+
+
+def _search_words(path: Path) -> list[str]:
+    """Return the command of a search whose study would stand here."""
+    words = ["python", "-m", "search.run", "--data", "DIR", "--num-samples", "8"]
+    words += ["--study", path.name]
+    if path.parent != Path("runs").absolute():
+        words += ["--storage-path", str(path.parent)]
+    return words
 
 
 def study_images(study: Study, source: DataSource) -> Dataset:

@@ -126,15 +126,18 @@ def not_taken(uri: str, error: Exception) -> str:
     return f"MLflow at {shown(uri)} takes no data: {reason(uri, error)}"
 
 
-def next_step(uri: str, page: str = "") -> str:
+def next_step(uri: str, page: str = "", charts: str = "") -> str:
     """Return the command or address that shows what is in MLflow.
 
-    page: of what is to be seen there, after the host
+    page, charts: of what is to be seen there, after the host
     """
-    if not sqlite_file(uri):
-        return f"{shown(uri)}{page}"
+    local = sqlite_file(uri) is not None
+    host = LOCAL_PAGE if local else shown(uri)
+    address = f"{host}{page}" + (f" (curves and images: {host}{charts})" if charts else "")
+    if not local:
+        return address
     command = typed(["mlflow", "ui", "--backend-store-uri", uri])
-    return f"{command}, then open {LOCAL_PAGE}{page}" if page else command
+    return f"{command}, then open {address}" if page else command
 
 
 def naming(study: Study, uri: str) -> list[str]:

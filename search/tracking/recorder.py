@@ -7,27 +7,25 @@ anywhere: the next one sends what is missing. Nothing waits for it.
 import contextlib
 import math
 import os
-import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote, urlencode
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.command import typed
-from acgan.evaluation.grids import read_grid, sample_grids
+from acgan.evaluation.grids import UNTRAINED, read_grid, sample_grids, untrained_grid
 from acgan.files import exclusive
-from acgan.run.records import QUALITY, EpochRecord, read_records
+from acgan.run.records import EpochRecord, read_records
 from search.settings import SearchConfig
-from search.study import table
 from search.study.folder import Outcome, Study, Trial, TrialEnd, is_searched, is_trial
 from search.study.objective import Ended, judged_diversity
-from search.tracking import connection, study_runs
+from search.tracking import connection, notes, study_runs, view
+from search.tracking.find import run_of_study
 
 PASS_EVERY_S = 1.0
 LONGEST_PAUSE_S = 30.0
@@ -35,7 +33,6 @@ LONGEST_PAUSE_S = 30.0
 IMAGES_A_PASS = 50
 IMAGES_S = 3.0
 FIRST_PICTURES = 8  # ended trials
-NOTED_TRIALS = 20
 
 READ_FILES = ("epochs.jsonl", "end.json")
 
@@ -69,19 +66,24 @@ class SyncReport:
 class Files:
     """What a trial's directory held at one moment, read once for a whole pass.
 
-    grids: the sample grids, as (record, path)
+    grids: the sample grids by their epochs, the untrained generator's as that of an epoch 0
     """
 
     end: TrialEnd | None
     records: list[EpochRecord]
-    grids: list[tuple[EpochRecord, Path]]
+    grids: list[tuple[study_runs.EpochKey, Path]]
 
     @classmethod
     def read(cls, trial: Trial) -> Self:
         """Read a trial's directory; `ValueError` for a damaged file."""
         end = trial.end()  # before the records: no record follows an end that is there
         records = trial.records()
-        return cls(end, records, sample_grids(trial.path, records))
+        grids = [(study_runs.epoch_key(r), path) for r, path in sample_grids(trial.path, records)]
+        untrained = untrained_grid(trial.path)
+        if records and untrained is not None:
+            _, first_ms = study_runs.epoch_key(records[0])
+            grids.insert(0, ((UNTRAINED, first_ms), untrained))
+        return cls(end, records, grids)
 
 
 @dataclass
@@ -98,12 +100,13 @@ class Missing:
     """What MLflow lacks of what a trial's directory holds."""
 
     epochs: list[EpochRecord]
-    images: list[tuple[EpochRecord, Path]]
+    images: list[tuple[study_runs.EpochKey, Path]]
 
     @property
     def count(self) -> int:
-        """How many epochs lack their metrics or their image."""
-        return len({r.epoch for r in self.epochs} | {r.epoch for r, _ in self.images})
+        """How many epochs lack their metrics or their image; the untrained generator's aside."""
+        lacking = {r.epoch for r in self.epochs} | {epoch for (epoch, _), _ in self.images}
+        return len(lacking - {UNTRAINED})
 
 
 def missing(files: Files, sent: Sent) -> Missing:
@@ -111,15 +114,15 @@ def missing(files: Files, sent: Sent) -> Missing:
     there = sent.images | sent.damaged
     return Missing(
         [r for r in files.records if study_runs.epoch_key(r) not in sent.epochs],
-        [(r, path) for r, path in files.grids if r.epoch not in there],
+        [(key, path) for key, path in files.grids if key[0] not in there],
     )
 
 
 class _TrialCopy:
     """One trial that is not yet whole in MLflow, and what is there of it."""
 
-    def __init__(self, client: MlflowClient, parent: Run, trial: Trial) -> None:
-        self.trial, self._client, self._parent = trial, client, parent
+    def __init__(self, client: MlflowClient, study: Study, parent: Run, trial: Trial) -> None:
+        self.trial, self._client, self._study, self._parent = trial, client, study, parent
         self.run_id = self.status = ""
         self._files = Files(None, [], [])
         self._sent = Sent()
@@ -154,7 +157,7 @@ class _TrialCopy:
         """Send at most `limit` of the sample grids that are missing, none after `deadline`."""
         images = missing(self._files, self._sent).images
         problems, taken = set(), 0
-        for record, path in images[: max(limit, 0)]:
+        for key, path in images[: max(limit, 0)]:
             if time.monotonic() >= deadline:
                 break
             taken += 1
@@ -162,10 +165,10 @@ class _TrialCopy:
                 image = read_grid(path)
             except ValueError as error:  # one damaged picture holds up no other
                 problems.add(str(error))
-                self._sent.damaged.add(record.epoch)
+                self._sent.damaged.add(key[0])
             else:
-                study_runs.log_samples(self._client, self.run_id, image, record)
-                self._sent.images.add(record.epoch)
+                study_runs.log_samples(self._client, self.run_id, image, key)
+                self._sent.images.add(key[0])
         sent, complete = taken - len(problems), taken == len(images)
         return SyncReport(images=sent, complete=complete, problems=frozenset(problems))
 
@@ -192,8 +195,21 @@ class _TrialCopy:
             self._client.log_artifact(self.run_id, str(config_path))
         diversity = judged_diversity(self._files.records, config)
         study_runs.set_end_tags(self._client, self.run_id, end, diversity)
+        if end is not None and end.outcome.counts:
+            self._send_judgement(end, config)
         study_runs.set_status(self._client, self.run_id, status, ended_ms=self.ended_ms)
         self.status = status
+
+    def _send_judgement(self, end: TrialEnd, config: SearchConfig) -> None:
+        """Send what a trial that has ended for good is judged by, and the note that says it."""
+        records = self._files.records
+        ended = Ended.of(end.outcome, end.reason, records, config)
+        if records:
+            study_runs.log_young_end(self._client, self.run_id, records[-1])
+        flags = connection.uri_flag(self._client.tracking_uri)
+        run = self._client.get_run(self.run_id)
+        text = notes.of_trial(self._study, self.trial, ended, self._parent, self.run_id, flags)
+        notes.send_run(self._client, run, text)
 
     @property
     def ended_ms(self) -> int | None:
@@ -232,7 +248,6 @@ class Mirror:
         self._last_end_ms = 0
         self._has_quality = False
         self._drawn = 0
-        self._described: int | None = 0
         self._whole: set[str] = set()
         self._copies: dict[str, _TrialCopy] = {}
         self._stamps: dict[str, Stamp] = {}
@@ -257,7 +272,8 @@ class Mirror:
         for name, stamp in self._changed(driving):
             try:
                 if name not in self._copies:
-                    self._copies[name] = _TrialCopy(client, parent, self.study.trial(name))
+                    trial = self.study.trial(name)
+                    self._copies[name] = _TrialCopy(client, self.study, parent, trial)
                 copy = self._copies[name]
                 report += copy.send_epochs()
             except ValueError as error:  # one trial's damaged file holds up no other trial
@@ -280,20 +296,11 @@ class Mirror:
         return report
 
     @property
-    def study_link(self) -> str | None:
-        """The part of an address of MLflow's page after the host: the trials, the best first."""
+    def study_links(self) -> tuple[str, ...]:
+        """Where MLflow's page shows the trials, see `view.links`; () while it is not known."""
         if self._parent is None:
-            return None
-        objective = self._config.objective
-        metric = study_runs.best_key(objective) if objective == QUALITY else objective
-        asked = {
-            "workflowType": "machine_learning",
-            "searchFilter": f"tags.study_id = '{self.study.info.uuid}' AND tags.origin = 'search'",
-            "orderByKey": f"metrics.`{metric}`",
-            "orderByAsc": str(self._config.sign == 1).lower(),
-        }
-        experiment = self._parent.info.experiment_id
-        return f"/#/experiments/{experiment}/runs?{urlencode(asked, quote_via=quote)}"
+            return ()
+        return view.links(self.study.info.uuid, self._parent.info.experiment_id)
 
     def unsent(self) -> int:
         """Return how many epochs on disk are not known to be in MLflow with their images."""
@@ -320,9 +327,9 @@ class Mirror:
             self._best = parent.data.metrics.get(study_runs.best_key(self._config.objective))
             self._best_trial = parent.data.tags.get("best_trial", "")
             self._has_quality = "quality/floor" in parent.data.metrics
-            self._described = study_runs.described_trials(parent)
             self._drawn = int(parent.data.tags.get(study_runs.PICTURES, "0"))
             self._parent_status = parent.info.status
+            view.send(self._client, parent.info.experiment_id, self.study.info)
             self._parent = parent
         return self._client, self._parent
 
@@ -361,7 +368,8 @@ class Mirror:
             study_runs.log_quality(client, parent, quality)
             self._has_quality = True
         self._send_pictures(client, parent, running=running)
-        self._send_note(client, parent, running=running)
+        if not running:
+            notes.send_study(client, self.study, parent.info.run_id)
         status = "RUNNING" if running else self._status()
         if status != self._parent_status:
             ended_ms = self._last_end_ms or None
@@ -379,23 +387,6 @@ class Mirror:
         drawn = pictures.draw_search(pictures.read_points(self.study, ended))
         study_runs.log_pictures(client, parent, drawn, trials=len(ended))
         self._drawn = len(ended)
-
-    def _send_note(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
-        """Describe the study at the end of a search."""
-        ended = len(self._whole)
-        if running or self._described is None or ended == self._described:
-            return
-        found = table.table_lines(self.study, self._config)
-        pick = ["python", "-m", "selection.pick", *connection.naming(self.study, self.uri)]
-        text = (
-            f"{ended} {study_runs.NOTE_BEGINS} {self.study.info.name} have ended, on "
-            f"{self.study.info.data_name}. {table.comparison(found, self._config)}\n\n"
-            f"{table.ranking(found, self._config, most=NOTED_TRIALS)}\n\n"
-            f"Curves and images are in the trials' runs, pictures of the search in the artifacts "
-            f"of this one. To pick a generator: `{shlex.join(pick)}`"
-        )
-        study_runs.describe(client, parent, text)
-        self._described = ended
 
     def _status(self) -> str:
         """Return the status of a study without a driver: that of its worst trial.
@@ -415,6 +406,12 @@ def _file_stamp(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def study_links(study: Study, uri: str) -> tuple[str, ...]:
+    """Return where MLflow's page shows a study's trials, see `view.links`; () if it has none."""
+    run = run_of_study(connection.connect(uri), study)
+    return () if run is None else view.links(study.info.uuid, run.info.experiment_id)
 
 
 def sync_study(study: Study, *, uri: str, experiment: str, driving: bool) -> SyncReport:
@@ -464,9 +461,9 @@ class Recorder(threading.Thread):
         self._complete = report is not None
 
     @property
-    def study_link(self) -> str | None:
-        """Where MLflow's page shows the trials in order; None while it is not known."""
-        return self._mirror.study_link
+    def study_links(self) -> tuple[str, ...]:
+        """Where MLflow's page shows the trials in order, and their curves; () while not known."""
+        return self._mirror.study_links
 
     @property
     def sync_command(self) -> str:

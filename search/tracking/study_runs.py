@@ -38,6 +38,7 @@ from search.study.folder import (
     trial_name,
 )
 from search.study.objective import Ended
+from search.study.table import short
 from search.tracking.connection import milliseconds, sqlite_file
 from search.tracking.find import find_runs, run_of_study
 
@@ -45,8 +46,9 @@ METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"
 PICTURES = "pictures"  # their folder, and the tag that says of how many ended trials they are
 VARIETY = "variety"
-NOTE = "mlflow.note.content"
-NOTE_BEGINS = "trials of the study"  # after their number
+# Of trials in MLflow's charts, by their numbers: MLflow's own are drawn by lot, and two may be one.
+# Okabe and Ito's, which colour-blind people tell apart, and grey.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a"]
 _THUMBNAIL = re.compile(rf"images/{SAMPLES}\+step\+(\d+)\+.*\+compressed\.webp")
 EpochKey = tuple[int, int]
 
@@ -177,18 +179,6 @@ def best_key(objective: str) -> str:
     return f"best/{objective.rpartition('/')[2]}"
 
 
-def describe(client: MlflowClient, parent: Run, text: str) -> None:
-    """Write what the study's run is as the note that MLflow shows above it."""
-    client.set_tag(parent.info.run_id, NOTE, text)
-
-
-def described_trials(parent: Run) -> int | None:
-    """Return of how many trials the study's note speaks, 0 without one; None: a person wrote it."""
-    note = parent.data.tags.get(NOTE, f"0 {NOTE_BEGINS}")
-    own = re.match(rf"(\d+) {NOTE_BEGINS}", note)
-    return None if own is None else int(own[1])
-
-
 def log_best(client: MlflowClient, parent: Run, objective: str, name: str, best: Ended) -> None:
     """Write the study's best value so far, whose it is, and what its images are called."""
     # The tags first: where the value is there after a crash, none is written again.
@@ -233,6 +223,8 @@ def create_trial_run(client: MlflowClient, parent: Run, trial: Trial, started: f
         "study_id": parent.data.tags["study_id"],
         "trial": trial.name,
         "origin": trial.info.origin,
+        "seed": str(trial.info.seed),
+        "mlflow.runColor": COLOURS[trial.info.number % len(COLOURS)],
         "mlflow.parentRunId": parent.info.run_id,
     }
     if trial.info.repeats is not None:
@@ -247,14 +239,14 @@ def create_trial_run(client: MlflowClient, parent: Run, trial: Trial, started: f
 
 
 def log_params(client: MlflowClient, run: Run, trial: Trial) -> None:
-    """Write what is the trial's own, its sampled fields and its seed, as `train.<field>`.
+    """Write the trial's sampled fields as `train.<field>`, numbers with three digits.
 
-    What all trials share stands at the study's run: here it would bury the images, for MLflow
-    writes every parameter above each of them.
+    The exact ones stand in its config.json. What all trials share stands at the study's run: here
+    it would bury the images, for MLflow writes every parameter above each of them.
     """
-    if not run.data.params:
-        own = {**trial.info.params, "seed": trial.info.seed}
-        params = [Param(f"train.{name}", str(value)) for name, value in own.items()]
+    if trial.info.params and not run.data.params:
+        own = trial.info.params.items()
+        params = [Param(f"train.{name}", short(value)) for name, value in own]
         client.log_batch(run.info.run_id, params=params, synchronous=True)
 
 
@@ -279,19 +271,28 @@ def log_epochs(client: MlflowClient, run_id: str, records: Sequence[EpochRecord]
         client.log_batch(run_id, metrics=metrics, synchronous=True)
 
 
+def log_young_end(client: MlflowClient, run_id: str, last: EpochRecord) -> None:
+    """Write the best value of a trial that has ended with a young epoch: there is no later one."""
+    key = best_key(QUALITY)
+    if last.young and key in last.metrics:
+        epoch, timestamp = epoch_key(last)
+        metric = Metric(key, last.metrics[key], timestamp, epoch)
+        client.log_batch(run_id, metrics=[metric], synchronous=True)
+
+
 def logged_samples(client: MlflowClient, run_id: str) -> set[int]:
     """Return the epochs whose sample grid is there, thumbnail (written last) included."""
     names = (file.path for file in client.list_artifacts(run_id, "images"))
     return {int(match[1]) for match in map(_THUMBNAIL.fullmatch, names) if match}
 
 
-def log_samples(client: MlflowClient, run_id: str, image: Image.Image, record: EpochRecord) -> None:
+def log_samples(client: MlflowClient, run_id: str, image: Image.Image, key: EpochKey) -> None:
     """Write an epoch's sample grid, pixel for pixel, where the UI's step slider finds it.
 
     The files are those of `MlflowClient.log_image`, which gives them a new name each time: here
     the name is always the same, so a grid that is sent again replaces itself.
     """
-    step, timestamp = epoch_key(record)
+    step, timestamp = key
     number = uuid.uuid5(uuid.UUID(run_id), f"{SAMPLES} {step}")
     stem = f"{SAMPLES}+step+{step}+timestamp+{timestamp}+{number}"
     files = {f"{stem}.png": image, f"{stem}+compressed.webp": compress_image_size(image)}

@@ -29,7 +29,7 @@ class CarriedOut:
 
     missing, repeats: trials, and repeats of trials, that are asked for and not there
     interrupted: by `KeyboardInterrupt`; spent: the time budget is
-    link: to the study in MLflow, "" where none is known
+    links: to the study in MLflow, its table and its charts; none where none is known
     sync: the command that sends what MLflow lacks, "" where it lacks nothing
     """
 
@@ -38,7 +38,7 @@ class CarriedOut:
     repeats: int
     interrupted: bool
     spent: bool
-    link: str
+    links: tuple[str, ...]
     sync: str
 
 
@@ -116,7 +116,7 @@ def _drive(
         repeats=len(missing_repeats(study, plan.search)),
         interrupted=interrupted,
         spent=driver.seconds_left is not None and driver.seconds_left <= 0,
-        link=recorder.study_link or "",
+        links=tuple(recorder.study_links),
         sync="" if whole else recorder.sync_command,
     )
 

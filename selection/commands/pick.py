@@ -18,7 +18,7 @@ from acgan.jsonfile import write_json
 from acgan.run.records import QUALITY
 from search.study import estimate
 from search.study.folder import trial_config
-from search.tracking import connection
+from search.tracking import connection, notes
 from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.ledgers.reviews import looks, read_reviews
 from selection.registry import publish as of_pick
@@ -154,6 +154,7 @@ def publish(plan: PickPlan, pick: Pick, *, promote: bool = False) -> Published:
         write_report(pick, plan.folder, records=plan.records, tracking=links, reviews=reviews)
         of_pick.finish(client, pick, run_id, plan.folder)
         of_pick.send_reviews(client, plan.study)
+        notes.send_study(client, plan.study, plan.parent_id)
     except connection.FAILURES:
         if links is None:
             write_report(pick, plan.folder, records=plan.records, tracking=None, reviews=reviews)

@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 
 from acgan.command import typed
 from acgan.errors import InputError
 from search.study.folder import Study
-from search.tracking import connection, find
+from search.tracking import connection, find, notes
 from selection.ledgers.reviews import (
     Entry,
     Look,
@@ -136,7 +136,8 @@ def scores(pick: Pick) -> dict[str, float]:
 def finish(client: connection.Client, pick: Pick, run_id: str, folder: Path) -> None:
     """Write a pick's settings, scores and files to its run; FINISHED, written last, means all.
 
-    The files of one that is finished are sent again: somebody may have looked since, or searched.
+    The files of one that is finished are sent again: somebody may have looked since, or searched;
+    so is its note.
     """
     finished = client.get_run(run_id).info.status == "FINISHED"
     if not finished:
@@ -151,8 +152,38 @@ def finish(client: connection.Client, pick: Pick, run_id: str, folder: Path) -> 
         )
     with connection.transfer():
         client.log_artifacts(run_id, str(folder), artifact_path=STAGE)
+    run = client.get_run(run_id)
+    if notes.SUMMARY not in run.data.tags:
+        client.set_tag(run_id, notes.SUMMARY, _summary(pick))
+    notes.send_run(client, run, _note(client, pick, run))
     if not finished:
         client.set_terminated(run_id, "FINISHED")
+
+
+def _summary(pick: Pick) -> str:
+    accuracy = scores(pick).get("validation/cnn_balanced_accuracy")
+    taught = "" if accuracy is None else f", balanced accuracy of CNNs trained on it {accuracy:.2f}"
+    return f"{pick.winner.name}{taught}"
+
+
+def _note(client: connection.Client, pick: Pick, run: Run) -> str:
+    """Return what a pick's run is: what was picked, where report and model are, what is next."""
+    flags = connection.uri_flag(client.tracking_uri)
+    parts = [
+        f"The pick {pick.id} of the study {pick.study}: {pick.winner.name}. "
+        f"[Report]({notes.page(run, f'artifacts/{STAGE}/report.html')})"
+    ]
+    following = ["--run-id", run.data.tags["mlflow.parentRunId"], *flags]
+    look = "To look at its candidates: " + notes.command("selection.review", *following)
+    found = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    if found:
+        version = max(found, key=lambda known: int(known.version))
+        name, number = version.name, version.version
+        parts[0] += f", [version {number} of {name}](#/models/{name}/versions/{number})"
+        parts.append(version.description or "")
+        words = ["--model", f"models:/{name}/{number}", "--per-class", "1000", "--out", "generated"]
+        look += "  \nTo make images of it: " + notes.command("selection.generate", *words, *flags)
+    return "\n\n".join([*filter(None, parts), look])
 
 
 def send_reviews(client: connection.Client, study: Study) -> None:

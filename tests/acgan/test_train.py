@@ -257,8 +257,11 @@ def test_samples_stand_where_the_records_say(tmp_path: Path, scorer: Path) -> No
     run = trained(tmp_path / "run", scorer, config=config)
     samples = [record.samples for record in read_records(run / "epochs.jsonl")]
     assert samples == [None, "samples/epoch-0002.png", "samples/epoch-0003.png"]
-    with Image.open(run / "samples/epoch-0003.png") as picture:
-        assert picture.size == (8 * 112, 3 * 112)
+    untrained, trained_ones = run / "samples/epoch-0000.png", run / "samples/epoch-0003.png"
+    for path in (untrained, trained_ones):
+        with Image.open(path) as picture:
+            assert picture.size == (8 * 112, 3 * 112)
+    assert untrained.read_bytes() != trained_ones.read_bytes()
 
 
 def test_another_seed_is_another_run(tmp_path: Path, scorer: Path, straight: Path) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from acgan.evaluation.grids import UNTRAINED
 from search.study.folder import Study
 from search.tracking.find import find_runs
 from tests.clusters import Postgres, is_sent
@@ -277,7 +278,7 @@ def _trial_not_once(client: MlflowClient, run: Run, study: Study) -> list[str]:
     for key, count in sent.items():
         points = len(client.get_metric_history(run_id, key))
         found += [] if points == count else [f"{name} {key}: {points} points of {count}"]
-    wanted = sorted(record.epoch for record in kept if record.samples is not None)
+    wanted = [UNTRAINED, *sorted(record.epoch for record in kept if record.samples is not None)]
     files = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
     for suffix in (".png", ".webp"):
         steps = sorted(int(file.split("+")[2]) for file in files if file.endswith(suffix))

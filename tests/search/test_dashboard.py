@@ -106,6 +106,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dashboard
 
 def test_over_http_it_has_the_trials_and_new_ones_soon(served: tuple[Dashboard, Study]) -> None:
     dashboard, study = served
+    (summary,) = dashboard.get("api/studies")["study_summaries"]
+    assert summary["study_name"] == "lungs"
+    detail = dashboard.get(f"api/studies/{dashboard.study_id()}")
+    assert detail["objective_names"] == ["val/fd_cnn"]
     assert [trial["values"] for trial in dashboard.trials()] == [[3.0], [1.5], [2.0]]
     names = {p["name"] for p in dashboard.trials()[0]["params"]}
     assert names == {"learning_rate"}
@@ -141,7 +145,7 @@ def test_nothing_can_be_changed(
 ) -> None:
     dashboard, study = served
     (copy,) = dashboard.temporary.rglob("optuna.jsonl")
-    before = copy.read_bytes()
+    before, ledger = copy.read_bytes(), study.ledger_path.read_bytes()
     request = urllib.request.Request(
         dashboard.address + path.format(study=dashboard.study_id()),
         data=body,
@@ -151,7 +155,7 @@ def test_nothing_can_be_changed(
     with pytest.raises(urllib.error.HTTPError, match="405") as refused:
         urllib.request.urlopen(request, timeout=30)
     refused.value.close()
-    assert copy.read_bytes() == before == study.ledger_path.read_bytes()
+    assert (copy.read_bytes(), study.ledger_path.read_bytes()) == (before, ledger)
 
 
 def test_in_a_browser_the_page_shows_the_study(
@@ -171,7 +175,7 @@ def test_in_a_browser_the_page_shows_the_study(
         timeout=120,
         check=True,
     )
-    assert "acgan" in result.stdout
+    assert "lungs" in result.stdout
     assert {f"Trial {number}" for number in range(3)} <= set(
         re.findall(r"Trial \d+", result.stdout)
     )
@@ -194,22 +198,26 @@ def test_it_is_found_by_the_run_of_a_trial(study: Study, tmp_path: Path, uri: st
 def test_a_torn_last_line_is_not_copied_until_it_is_whole(study: Study, tmp_path: Path) -> None:
     from search.commands.dashboard import LedgerCopy
 
-    whole = study.ledger_path.read_bytes()
+    def lines_of(path: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+    first, *rest = lines_of(study.ledger_path)
+    whole = [first | {"study_name": "mine"}, *rest]
     with study.ledger_path.open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
-    copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl")
+    copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl", name="mine")
     copy.update()
-    assert copy.path.read_bytes() == whole
+    assert lines_of(copy.path) == whole
     add_trials(study, [9.0])  # which cuts the torn line first
     copy.update()
     copy.update()
-    assert copy.path.read_bytes() == study.ledger_path.read_bytes()
+    assert lines_of(copy.path) == [whole[0], *lines_of(study.ledger_path)[1:]]
 
 
 def test_another_study_in_the_same_place_is_not_mixed_in(study: Study, tmp_path: Path) -> None:
     from search.commands.dashboard import LedgerCopy
 
-    copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl")
+    copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl", name="mine")
     copy.update()
     before = copy.path.read_bytes()
     study.ledger_path.unlink()
@@ -225,6 +233,7 @@ def test_another_study_in_the_same_place_is_not_mixed_in(study: Study, tmp_path:
         (["--study", "nothing"], "there is no study at"),
         (["--study", "../x"], "must be a plain name"),
         (["--study", "empty"], "has no trials yet; search first"),
+        (["--study", "begun"], "has no trials yet; search first"),
         (["--study", "lungs", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
         (["--study", "lungs", "--port", "70000"], "cannot listen on"),
         (["--study", "lungs", "--host", "é.."], "cannot listen on"),
@@ -242,6 +251,8 @@ def test_wrong_input_is_one_sentence(
     from search.dashboard import main
 
     studies.write_study(tmp_path / "runs" / "empty")
+    begun = studies.write_study(tmp_path / "runs" / "begun")
+    begun.ledger_path.write_text('{"op_code": 0, "study_na')
     monkeypatch.chdir(tmp_path)
     assert main(options) == 2
     assert sentence in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from acgan.command import typed
 from search.study.lock import driver_lock
 from search.sync import main
+from search.tracking.recorder import study_links
 from tests import studies
 from tests.mlflow_server import Server
 
@@ -28,10 +29,11 @@ def test_it_sends_a_study_and_says_what_to_type_next(
     shutil.copytree(study.path / "t0001", study.path / "t0001-backup")  # is no trial
     words = ["--study", "demo", "--storage-path", str(tmp_path / "runs"), "--tracking-uri", uri]
     assert main(words) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "study demo: sent 2 new runs, 6 epochs and 6 sample images; all else was there",
-        f"to look at it: {typed(['mlflow', 'ui', '--backend-store-uri', uri])}",
-    ]
+    sent, look = capsys.readouterr().out.splitlines()
+    assert sent == "study demo: sent 2 new runs, 6 epochs and 6 sample images; all else was there"
+    command = typed(["mlflow", "ui", "--backend-store-uri", uri])
+    assert look.startswith(f"to look at it: {command}, then open http://127.0.0.1:5000/#/")
+    assert study_links(study, uri)[0] in look
     assert main(words) == 0
     assert "sent 0 new runs, 0 epochs and 0 sample images" in capsys.readouterr().out
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from acgan.config import TrainConfig
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
+from search.run import parser
 from search.settings import SearchConfig, identity
 from search.study.folder import (
     STUDY_FORMAT,
@@ -158,11 +160,19 @@ def test_a_study_begun_when_collapsed_meant_less_is_refused_by_name_and_goes_on_
     check_same(tmp_path, former)
 
 
-def test_a_study_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"there is no study at .*; see --storage-path and --study"
-    ):
-        open_study(tmp_path)
+def test_a_study_that_is_not_there_is_refused_with_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for storage, named in (("runs", []), ("my runs", ["--storage-path", f"{tmp_path}/my runs"])):
+        with pytest.raises(InputError, match="there is no study at ") as refused:
+            open_study(study_path(storage, "lungs"))
+        command = str(refused.value).partition("type: ")[2].partition("; for one that")[0]
+        words = shlex.split(command)
+        assert words[1:3] == ["-m", "search.run"]
+        asked = parser().parse_args(words[3:])
+        assert (asked.study, asked.data, asked.num_samples) == ("lungs", "DIR", "8")
+        assert words[-2:] == (named or ["--study", "lungs"])
     check_same(tmp_path, info())
 
 

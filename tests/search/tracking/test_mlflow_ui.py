@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from acgan.run.records import QUALITY
 from search.study.folder import Outcome, Study
 from search.tracking import connection
 from search.tracking.recorder import Mirror, sync_study
+from search.tracking.view import links
 from tests import studies
+from tests.browser import browser
 from tests.mlflow_server import Server
 
 pytestmark = pytest.mark.browser
@@ -117,7 +120,7 @@ def test_in_a_browser_the_page_that_is_linked_shows_all_trials_the_best_first(
     command += ["--virtual-time-budget=60000"]
     mirror = Mirror(served.study, uri=served.uri, experiment="chests")
     mirror.update(driving=False)
-    page = connection.next_step(served.uri, mirror.study_link or "")
+    page = connection.next_step(served.uri, mirror.study_links[0])
     assert page.startswith(f"{served.uri}/#/experiments/{served.experiment_id}/runs?")
     result = subprocess.run(
         [*command, page], capture_output=True, text=True, timeout=120, check=True
@@ -131,3 +134,36 @@ def test_in_a_browser_the_page_that_is_linked_shows_all_trials_the_best_first(
     order = sorted(values, key=lambda name: values[name])
     names = [f"lungs/{name}{' (baseline)' * (name == 't0000')}" for name in order]
     assert list(dict.fromkeys(shown)) == names
+
+
+def test_in_a_browser_the_linked_page_has_score_outcome_and_parameters_then_curves_and_images(
+    served: Served, tmp_path: Path
+) -> None:
+    table, charts = links(served.study.info.uuid, served.experiment_id)
+    with browser(tmp_path) as page:
+        page.open(f"{served.uri}{table}", width=1900)
+        page.shows("pruned")
+        shown = page.text()
+        assert all(word in shown for word in ("best/fd_cnn", "outcome", "train.learning_rate"))
+        page.open("about:blank")
+        page.open(f"{served.uri}{charts}", width=1900, height=1600)
+        names = [QUALITY, "val/g_loss", "val/acc_generated"]
+        wanted = ["curves", *names, "images", "Image grid"]
+        for text in wanted:
+            page.shows(text)
+        lines = page.text().splitlines()
+        places = [lines.index(text) for text in wanted]
+        assert places == sorted(places)
+
+
+def test_in_a_browser_the_note_of_a_study_leads_to_its_trials(
+    served: Served, tmp_path: Path
+) -> None:
+    (run,) = (r for r in served.runs() if r["info"]["run_name"] == "lungs")
+    with browser(tmp_path) as page:
+        page.open(f"{served.uri}/#/experiments/{served.experiment_id}/runs/{run['info']['run_id']}")
+        page.shows("4 trials of the study lungs have ended")
+        find = "[...document.querySelectorAll('a')].find(a => a.innerText == 'the trials in order')"
+        page.value(f"{find}.removeAttribute('target'), {find}.click()")
+        page.shows("lungs/t0003")
+        assert "viewStateShareKey" in page.value("location.href")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import sqlite3
 import time
@@ -18,9 +19,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from acgan.command import significant
 from acgan.run.records import QUALITY, EpochRecord, best_windowed
-from search.study.folder import Outcome, Study, Trial
-from search.tracking import connection, recorder, study_runs
+from search.study.folder import Outcome, Study, Trial, open_study
+from search.tracking import connection, notes, recorder, study_runs, view
 from search.tracking.recorder import Mirror, Recorder, SyncReport, sync_study
 from tests import studies
 from tests.mlflow_server import Server
@@ -168,8 +170,8 @@ def test_a_child_names_its_own_parameters_and_carries_its_configuration(
     assert child.data.params == {
         "train.learning_rate": "0.0001",
         "train.dropout": "0.5",
-        "train.seed": "0",
     }
+    assert child.data.tags["seed"] == "0"
     assert child.data.tags["mlflow.parentRunId"] == runs["demo"].info.run_id
     (trial,) = study.trials()
     path = Path(client.download_artifacts(child.info.run_id, "config.json"))
@@ -379,7 +381,7 @@ def test_what_is_missing_follows_from_the_files_and_what_was_sent_alone(study: S
     files = recorder.Files.read(trial)
     everything = recorder.missing(files, recorder.Sent())
     assert [record.epoch for record in everything.epochs] == [1, 2, 3]
-    assert [record.epoch for record, _ in everything.images] == [1, 2, 3]
+    assert [epoch for (epoch, _), _ in everything.images] == [1, 2, 3]
     assert everything.count == 3
     sent = recorder.Sent(
         epochs={study_runs.epoch_key(files.records[0]), study_runs.epoch_key(files.records[1])},
@@ -388,7 +390,7 @@ def test_what_is_missing_follows_from_the_files_and_what_was_sent_alone(study: S
     )
     rest = recorder.missing(files, sent)
     assert [record.epoch for record in rest.epochs] == [3]
-    assert [record.epoch for record, _ in rest.images] == [2]
+    assert [epoch for (epoch, _), _ in rest.images] == [2]
     assert rest.count == 2
 
 
@@ -403,6 +405,8 @@ def test_runs_of_trials_are_named_with_their_study_and_the_baseline_is_called_so
         "t0000": "demo/t0000 (baseline)",
         "t0001": "demo/t0001",
     }
+    runs = runs_of(connection.connect(uri))
+    assert len({run.data.tags.get("mlflow.runColor") for run in runs.values()}) == len(runs)
 
 
 def test_a_study_that_has_ended_is_described_by_its_ranking(tmp_path: Path, uri: str) -> None:
@@ -413,17 +417,110 @@ def test_a_study_that_has_ended_is_described_by_its_ranking(tmp_path: Path, uri:
     rows = [line.split(" | ")[0].strip("| ") for line in note.splitlines() if "| t0" in line]
     assert rows == sorted(scores, key=lambda name: scores[name])
     assert note.startswith("3 trials of the study demo have ended, on ")
-    assert "selection.pick --study demo" in note
+    assert "selection.pick --run-id " in note
     assert sync(study, uri) == SyncReport()
 
+
+def note_of(client: MlflowClient, name: str) -> str:
+    return str(runs_of(client)[name].data.tags.get(notes.NOTE, ""))
+
+
+def test_notes_are_kept_up_to_date_until_a_person_changes_them(study: Study, uri: str) -> None:
+    client = connection.connect(uri)
+    studies.write_end(running_trial(study, 0, epochs=3), Outcome.FINISHED)
+    sync(study, uri)
+    experiment = client.get_experiment_by_name("chests")
+    assert experiment is not None
+    first = note_of(client, "demo"), experiment.tags[notes.NOTE]
+    studies.write_end(running_trial(study, 1, epochs=3), Outcome.FINISHED)
+    sync(study, uri)
+    second = note_of(client, "demo"), client.get_experiment(experiment.experiment_id).tags
+    assert first[0] != second[0]
+    assert second[0].startswith("2 trials of the study demo have ended")
+    assert "t0001" in second[1][notes.NOTE] or "t0000" in second[1][notes.NOTE]
+
+    changed = f"My own words.\n\n{second[0]}"
+    run_id = runs_of(client)["demo"].info.run_id
+    client.set_tag(run_id, notes.NOTE, changed)
+    client.set_experiment_tag(experiment.experiment_id, notes.NOTE, "mine")
+    studies.write_end(running_trial(study, 2, epochs=3), Outcome.FINISHED)
+    sync(study, uri)
+    assert note_of(client, "demo") == changed
+    assert client.get_experiment(experiment.experiment_id).tags[notes.NOTE] == "mine"
+    assert runs_of(client)["t0002"].info.status == "FINISHED"
+
+
+def test_a_note_of_an_earlier_version_is_written_anew(study: Study, uri: str) -> None:
+    sync(study, uri)
     client = connection.connect(uri)
     run_id = runs_of(client)["demo"].info.run_id
-    client.set_tag(run_id, "mlflow.note.content", note.replace("3 trials", "2 trials"))
-    sync(study, uri)  # the last search ended before it could describe itself
-    assert runs_of(client)["demo"].data.tags["mlflow.note.content"] == note
-    client.set_tag(run_id, "mlflow.note.content", "my own words")
+    client.set_tag(run_id, notes.NOTE, "2 trials of the study demo have ended, on phantom. best: …")
     sync(study, uri)
-    assert runs_of(client)["demo"].data.tags["mlflow.note.content"] == "my own words"
+    assert note_of(client, "demo").startswith("0 trials of the study demo have ended")
+
+
+def test_a_trial_is_described_when_it_has_ended_for_good(study: Study, uri: str) -> None:
+    client = connection.connect(uri)
+    trial = running_trial(study, 0, epochs=2)
+    studies.write_end(trial, Outcome.INTERRUPTED)
+    sync(study, uri)
+    assert note_of(client, "t0000") == ""
+    studies.write_end(trial, Outcome.PRUNED, "behind")
+    sync(study, uri)
+    note, run_id = note_of(client, "t0000"), runs_of(client)["t0000"].info.run_id
+    value = best_windowed(trial.records(), QUALITY)
+    assert "(the baseline) of the study [demo]" in note
+    assert f"pruned at epoch 2, val/fd_cnn {significant(value)}." in note
+    assert "| learning_rate | 0.0001 | 0.0002 |" in note
+    assert f"search.reproduce --run-id {run_id}" in note
+    assert notes.is_own(note)
+    assert not notes.is_own(note.replace("pruned", "cut off"))
+
+
+def test_several_studies_of_an_experiment_stand_in_its_note_the_latest_first(
+    tmp_path: Path, uri: str
+) -> None:
+    client = connection.connect(uri)
+    for name in ("one", "two"):
+        study = studies.write_study(tmp_path / "runs" / name, trials=1, epochs=2)
+        path = study.path / "study.json"
+        later = study.info.model_copy(update={"created": studies.BEGIN + 9 * (name == "two")})
+        path.write_text(later.model_dump_json())
+        sync(open_study(study.path), uri)
+    experiment = client.get_experiment_by_name("chests")
+    assert experiment is not None
+    rows = [line for line in experiment.tags[notes.NOTE].splitlines() if "[trials]" in line]
+    assert [row.split()[1] for row in rows[-2:]] == ["two", "one"]
+    assert set(view.links(later.uuid, experiment.experiment_id)) == {
+        part.split(")")[0].replace("#/", "/#/") for part in rows[-2].split("](")[1:3]
+    }
+
+
+def test_the_view_of_a_study_stays_as_a_person_has_overridden_it(study: Study, uri: str) -> None:
+    sync(study, uri)
+    client = connection.connect(uri)
+    experiment = client.get_experiment_by_name("chests")
+    assert experiment is not None
+    key, value = view.tag(study.info)
+    assert experiment.tags[key] == value
+    assert len(value) < 5000  # what databases of MLflow take
+    older = json.dumps(json.loads(value) | {"state": "{}"})
+    overridden = json.dumps(json.loads(older) | {"updatedAt": 9e12})
+    for there, then in ((older, value), (overridden, overridden), ("no JSON", "no JSON")):
+        client.set_experiment_tag(experiment.experiment_id, key, there)
+        sync(study, uri)
+        assert client.get_experiment(experiment.experiment_id).tags[key] == then
+
+
+def test_the_untrained_generators_images_are_those_of_step_0(study: Study, uri: str) -> None:
+    client = connection.connect(uri)
+    trial = running_trial(study, 0, epochs=2)
+    (trial.path / "samples" / "epoch-0000.png").write_bytes(studies.sample_png(0, 0))
+    assert sync(study, uri) == SyncReport(runs=1, epochs=2, images=3)
+    assert sync(study, uri) == SyncReport()
+    run_id = runs_of(client)["t0000"].info.run_id
+    assert image_steps(client, run_id) == [0, 1, 2]
+    assert [p.step for p in client.get_metric_history(run_id, QUALITY)] == [1, 2]
 
 
 def test_no_best_value_of_a_young_epoch_is_sent(study: Study, uri: str) -> None:
@@ -437,3 +534,20 @@ def test_no_best_value_of_a_young_epoch_is_sent(study: Study, uri: str) -> None:
     run_id = runs_of(client)["t0000"].info.run_id
     for key, steps in ((QUALITY, [1, 2, 3]), ("best/fd_cnn", [2, 3])):
         assert [point.step for point in client.get_metric_history(run_id, key)] == steps
+
+
+def test_a_trial_that_ended_young_has_the_best_value_of_its_last_epoch(
+    study: Study, uri: str
+) -> None:
+    trial = running_trial(study, 0, epochs=3)
+    young = [record.model_copy(update={"young": True}) for record in trial.records()]
+    lines = [record.model_dump_json() for record in young]
+    (trial.path / "epochs.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    client = connection.connect(uri)
+    sync(study, uri, driving=True)
+    run_id = runs_of(client)["t0000"].info.run_id
+    assert client.get_metric_history(run_id, "best/fd_cnn") == []
+    studies.write_end(trial, Outcome.PRUNED, "behind")
+    sync(study, uri)
+    (point,) = client.get_metric_history(run_id, "best/fd_cnn")
+    assert (point.step, point.value) == (3, young[-1].metrics["best/fd_cnn"])

@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from acgan.errors import InputError
 from acgan.jsonfile import write_json
 from search.study.folder import Study
-from search.tracking import connection, find, study_runs
+from search.tracking import connection, find, notes, study_runs
 from selection.ledgers.reviews import Entry, add_review
 from selection.registry.promotion import Champion, judge_promotion
 from selection.registry.publish import (
@@ -131,6 +131,40 @@ def test_finishing_writes_scores_settings_winner_and_files(
     assert run.info.status == "FINISHED"
     files = {file.path for file in client.list_artifacts(run_id, "selection")}
     assert files == {f"selection/{path.name}" for path in folder.iterdir()}
+
+
+def test_the_note_of_a_pick_leads_to_report_and_model_and_stays_as_a_person_wrote_it(
+    client: MlflowClient, pick: Pick, folder: Path, tmp_path: Path
+) -> None:
+    run_id = selection_run(client, pick, pick.run_id)
+    finish(client, pick, run_id, folder)
+    before = client.get_run(run_id).data.tags[notes.NOTE]
+    assert f"runs/{run_id}/artifacts/selection/report.html" in before
+    assert f"selection.review --run-id {pick.run_id}" in before
+    weights = write_weights(tmp_path / "weights.safetensors")
+    about = About("**Not** for diagnosis.", {})
+    version = register_pick(client, pick, run_id, weights, about=about)
+    finish(client, pick, run_id, folder)
+    after = client.get_run(run_id).data.tags[notes.NOTE]
+    assert f"(#/models/{NAME}/versions/{version})" in after
+    assert "**Not** for diagnosis." in after
+    assert f"selection.generate --model models:/{NAME}/{version} " in after
+    client.set_tag(run_id, notes.NOTE, "mine")
+    finish(client, pick, run_id, folder)
+    assert client.get_run(run_id).data.tags[notes.NOTE] == "mine"
+
+
+def test_the_notes_of_a_study_and_its_experiment_name_the_pick(
+    client: MlflowClient, study: Study, pick: Pick, folder: Path
+) -> None:
+    run_id = selection_run(client, pick, pick.run_id)
+    finish(client, pick, run_id, folder)
+    notes.send_study(client, study, pick.run_id)
+    parent = client.get_run(pick.run_id)
+    experiment = client.get_experiment(parent.info.experiment_id)
+    for note in (parent.data.tags[notes.NOTE], experiment.tags[notes.NOTE]):
+        assert f"{pick.winner.name}, balanced accuracy of CNNs trained on it " in note
+        assert f"runs/{run_id}/artifacts/selection/report.html" in note
 
 
 def test_finishing_again_changes_nothing(client: MlflowClient, pick: Pick, folder: Path) -> None:
