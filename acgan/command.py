@@ -168,7 +168,7 @@ def run_command(body: Callable[[], int], *, resume: str) -> int:
     that it ends in good order; the second one ends it at once. `resume` says what then continues
     the work.
     """
-    from acgan.device import use_own_cores  # noqa: PLC0415 (signals are taken before PyTorch comes)
+    from acgan.cores import use_own_cores  # noqa: PLC0415 (signals are taken before PyTorch comes)
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     _interruptible(resume)

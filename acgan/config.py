@@ -4,7 +4,7 @@ The defaults of `TrainConfig` are the published baseline. A configuration file h
 
     data: phantom            # or a folder of images, see acgan.data.layouts
     train: {image_size: 32}  # fields of TrainConfig
-    space: {}                # search.space
+    space: {}                # search.study.space
     search: {}               # search.settings
     selection: {}            # selection.settings
 

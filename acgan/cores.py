@@ -1,4 +1,4 @@
-"""How many processor cores this process may use."""
+"""How many processor cores this process may use, and that PyTorch uses no more."""
 
 import math
 import os
@@ -15,6 +15,18 @@ def usable_cores() -> int:
     A part of a core does not count, but for the first.
     """
     return max(1, min(len(os.sched_getaffinity(0)), math.floor(min(quota(), 1e9))))
+
+
+def use_own_cores() -> None:
+    """Have PyTorch compute with no more threads than this process has cores to use.
+
+    It follows the affinity by itself, but not a control group's quota, beyond which threads only
+    wait for each other; fewer threads that the user has set stay.
+    """
+    import torch  # noqa: PLC0415 (not every process computes)
+
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def quota(process: Path = PROCESS, groups: Path = GROUPS) -> float:

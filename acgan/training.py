@@ -26,7 +26,6 @@ from acgan.config import (
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.pack import load_for
 from acgan.data.source import named_source
-from acgan.device import default_device, named_device
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import (
     VALIDATION_METRICS,
@@ -42,6 +41,7 @@ from acgan.gan.networks import check_networks
 from acgan.gan.precision import check_precision
 from acgan.gan.sampling import class_balanced, shuffled
 from acgan.gan.step import METRICS, Training, train_step
+from acgan.run.device import default_device, named_device
 from acgan.run.machine import note_machine, this_machine
 from acgan.run.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
 from acgan.run.rundir import NotOwnerError, RunDir

@@ -17,11 +17,10 @@ from pydantic import ValidationError
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.files import replace_bytes
-from acgan.jsonfile import Stored
+from acgan.files import Stored, replace_bytes
 from acgan.run.records import QUALITY, EpochRecord, grace_epochs
-from search import space
 from search.settings import SearchConfig, Value
+from search.study import space
 from search.study.objective import objective_value
 
 # What the stopping rules read beside all losses, and what trials are judged by.

@@ -29,10 +29,10 @@ from acgan.data.decode import examine
 from acgan.data.layouts import read_table
 from acgan.data.pack import load
 from acgan.data.source import PHANTOM
-from acgan.device import named_device
 from acgan.evaluation.evaluate import to_signed_rgb
 from acgan.gan.augment import augment
 from acgan.gan.step import Training, train_step
+from acgan.run.device import named_device
 from acgan.training import DeviceImages
 from benchmarks.images import write_large, write_tiny
 from benchmarks.report import benchmark_parser, publish, table

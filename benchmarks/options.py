@@ -36,10 +36,10 @@ from benchmarks.replay import SEARCHERS
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.train_curves import check_judged
 from benchmarks.train_runs import Run, images, train_runs
-from search import space
 from search.nodes.sees import StudyAt
 from search.plan import Asked, study_info
 from search.settings import SearchConfig
+from search.study import space
 from search.study.folder import open_or_create
 from selection.extractors.base import ExtractorInfo
 from selection.extractors.cnn3 import CNN3

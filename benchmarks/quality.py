@@ -31,8 +31,8 @@ from benchmarks.replay import RANDOM, SEARCHERS, Answers, Replay, Searcher, repl
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.standing import band, epochs_to, percent, record
 from benchmarks.train_curves import Asked, train_curves
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 
 CONFIG = Path("configs/covidx.yaml")  # whose space is searched, around the published baseline
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the compute, at which the searches are compared

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from acgan.run.records import EpochRecord
 from benchmarks.curves import Curves
-from search import space
 from search.settings import SearchConfig, Value
+from search.study import space
 from search.study.objective import objective_value
 from search.study.optuna_ledger import Ledger
 from search.tune.stopping import TrialStopper

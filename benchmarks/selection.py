@@ -35,9 +35,9 @@ from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.data.source import PHANTOM, DataSource
 from acgan.evaluation.classifier import fit_last, to_rgb
+from acgan.files import write_json
 from acgan.gan.step import Training, train_step
 from acgan.generation.generator import generate_all
-from acgan.jsonfile import write_json
 from acgan.run.rundir import RunDir
 from acgan.training import train
 from benchmarks.report import benchmark_parser, publish, table

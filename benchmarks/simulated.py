@@ -20,15 +20,14 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 from pydantic import BaseModel
 
-from acgan.files import file_sha256
-from acgan.jsonfile import write_json
+from acgan.files import file_sha256, write_json
 from acgan.run.records import QUALITY, EpochRecord, grace_epochs, kept_epochs
 from acgan.run.rundir import RunDir
 from acgan.training import METRIC_NAMES
-from search import space
 from search.flags import search_parser
 from search.nodes.sees import StudyAt, same_study
 from search.plan import SearchPlan, SearchRequest, make_search_plan
+from search.study import space
 from search.study.folder import (
     Outcome,
     Quality,

@@ -23,7 +23,7 @@ import torch
 from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.cores import usable_cores
-from acgan.device import default_device
+from acgan.run.device import default_device
 from benchmarks.peers.worker import Settings
 from benchmarks.report import ROOT, benchmark_parser, publish, table
 from benchmarks.timing import ratio

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from acgan.config import TrainConfig, validate
 from acgan.data.dataset import Dataset
-from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import Evaluation
 from acgan.evaluation.scorer import Scorer, cached_scorer
+from acgan.run.device import default_device
 from acgan.run.records import grace_epochs
 from acgan.training import check_fits
 from benchmarks.curves import Curves, Shared, curve_of
 from benchmarks.train_runs import Run, images, train_runs
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from search.study.folder import TrialInfo, trial_name
 from search.study.optuna_ledger import Ledger
 from search.study.restore import trial_info

@@ -17,18 +17,17 @@ from acgan.data.layouts import read_table
 from acgan.data.pack import load_for
 from acgan.data.source import PHANTOM, DataSource, named_source
 from acgan.data.table import TEST
-from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import check_numbers
 from acgan.evaluation.numbers import how_to_record
 from acgan.gan.networks import check_networks
 from acgan.plugins import other_versions, versions
+from acgan.run.device import default_device
 from acgan.run.machine import CPU
 from acgan.run.records import grace_epochs
 from acgan.training import check_fits, metric_names
-from search import space
 from search.settings import SearchConfig, identity
-from search.study import estimate
+from search.study import estimate, space
 from search.study.folder import (
     FEWEST_TRAINING,
     FEWEST_VALIDATION,

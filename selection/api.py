@@ -100,8 +100,8 @@ class Picked:
         seed: the same gives the same images, the first ones of a longer request
         device: "cpu", "cuda:1"; None: a GPU if there is one
         """
-        from acgan.device import default_device, named_device  # noqa: PLC0415 (takes seconds)
         from acgan.generation.generator import generate, load_generator  # noqa: PLC0415
+        from acgan.run.device import default_device, named_device  # noqa: PLC0415 (takes seconds)
 
         classes = self.pick.classes
         if isinstance(per_class, int):

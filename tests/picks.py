@@ -20,7 +20,7 @@ import selection.pick as pick
 from acgan.config import TrainConfig, validate
 from acgan.data.pack import load
 from acgan.data.source import DataSource
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.run.rundir import RunDir
 from acgan.run.weights import weights_bytes
 from acgan.training import train

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from acgan.config import TrainConfig
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.run.records import QUALITY, EpochRecord
 from search.settings import SearchConfig, identity
 from search.study.folder import (

@@ -44,7 +44,7 @@ HOMES = {
         "search.commands.dashboard",
         "search.tracking.pictures",
         "search.study.optuna_ledger",
-        "search.space",
+        "search.study.space",
         "search.tune.stopping",
     },
     "optuna_dashboard": {"search.commands.dashboard"},
@@ -182,6 +182,13 @@ def test_a_planted_violation_is_caught(
     assert forbidden(imports(tmp_path)) == []
     write_tree(tmp_path, {module: line})
     assert forbidden(imports(tmp_path)) == [complaint]
+
+
+def test_a_package_is_seen_at_a_glance() -> None:
+    for package, most in {"acgan": 17, "search": 14, "selection": 18}.items():
+        names = {path.stem for path in (ROOT / package).iterdir()}
+        names -= {"__init__", "__pycache__", "py"}
+        assert len(names) <= most, f"{package}: {sorted(names)}"
 
 
 def write_tree(root: Path, files: dict[str, str]) -> None:

@@ -23,7 +23,7 @@ import selection.pick as pick
 from acgan.config import TrainConfig, validate
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from search.nodes.sees import StudyAt, same_data
 from search.study.folder import Outcome, TrialEnd, open_study
 from selection import study

@@ -28,8 +28,7 @@ from acgan.data.source import PHANTOM, DataSource
 from acgan.data.split import cut, validation_warnings
 from acgan.data.table import GENERATED, Table
 from acgan.errors import InputError
-from acgan.files import exclusive, sync
-from acgan.jsonfile import Stored
+from acgan.files import Stored, exclusive, sync
 
 PACK_VERSION = 7  # of pixels, splits and files: a change makes every pack again
 

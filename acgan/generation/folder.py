@@ -23,10 +23,10 @@ from acgan.data.label_files import are_covidx
 from acgan.data.source import DataSource, named_source
 from acgan.data.table import GENERATED, MERGED, file_stem
 from acgan.data.tabular import write_table
-from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.evaluation.grids import png
 from acgan.files import (
+    Stored,
     file_sha256,
     remove_leftovers,
     replace_all,
@@ -42,7 +42,7 @@ from acgan.generation.generator import (
     generate,
     load_generator,
 )
-from acgan.jsonfile import Stored
+from acgan.run.device import named_device
 
 MANIFEST = "manifest.json"
 LABELS = "train.txt"

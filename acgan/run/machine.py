@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import acgan
 from acgan.config import TrainConfig
 from acgan.files import replace_text
 from acgan.plugins import versions
@@ -73,7 +72,7 @@ def this_machine(device: torch.device, config: TrainConfig) -> Machine:
 
 def _code_digest() -> str:
     digest = hashlib.sha256()
-    package = Path(acgan.__file__).parent
+    package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).as_posix()
         digest.update(name.encode() + b"\n" + path.read_bytes())

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from acgan.config import TrainConfig
-from acgan.jsonfile import Stored
+from acgan.files import Stored
 
 QUALITY = "val/fd_cnn"
 WINDOW = 3

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from acgan.config import TrainConfig
-from acgan.device import default_device
 from acgan.gan.step import Training, train_step
+from acgan.run.device import default_device
 from benchmarks.peers.plain import Port
 from benchmarks.peers.worker import Profile, Settings, Step, serve
 

@@ -13,10 +13,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from acgan.config import TrainConfig, user_path
 from acgan.data.dataset import Dataset
 from acgan.data.source import named_source
-from acgan.device import default_device, named_device
 from acgan.errors import InputError
-from acgan.files import visible
-from acgan.jsonfile import Stored, write_json
+from acgan.files import Stored, visible, write_json
+from acgan.run.device import default_device, named_device
 from acgan.run.machine import CPU, Machine, machine_at, read_machines, this_machine, what_differs
 from acgan.run.records import EpochRecord, read_records
 from acgan.run.rundir import NotOwnerError, RunDir

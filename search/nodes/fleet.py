@@ -11,12 +11,11 @@ from acgan.command import duration
 from acgan.data.dataset import Dataset
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from search import space
 from search.nodes import probe
 from search.nodes.cluster import Node, needs
 from search.nodes.probe import Device, Found, NodeAnswer, NodeQuestion
 from search.plan import Asked, largest
-from search.study import estimate
+from search.study import estimate, space
 from search.tracking.connection import shown
 
 PLACED_S = 60.0  # in which a trial's CPUs and GPUs must be free

@@ -11,12 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from acgan.config import TrainConfig
-from acgan.device import default_device
 from acgan.errors import InputError
 from acgan.evaluation.classifier import Classifier
 from acgan.evaluation.grids import GRID_TILE
 from acgan.gan.networks import build_discriminator, build_generator
 from acgan.gan.precision import reduced
+from acgan.run.device import default_device
 
 KEPT_WEIGHTS = 9  # three by quality, three by the filter, the last three
 SAMPLE_GRID_BYTES = 3 * 8  # a pixel of eight columns, uncompressed

@@ -32,8 +32,7 @@ from acgan.data.dataset import Dataset
 from acgan.data.pack import load_for
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.files import file_sha256
-from acgan.jsonfile import Stored, StoredT, read_json, write_json
+from acgan.files import Stored, StoredT, file_sha256, read_json, write_json
 from acgan.run.records import EpochRecord, read_records
 from search.settings import SearchConfig, Value
 

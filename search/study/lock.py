@@ -18,7 +18,7 @@ from typing import TextIO
 from pydantic import ValidationError
 
 from acgan.errors import InputError
-from acgan.jsonfile import Stored
+from acgan.files import Stored
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0

@@ -27,8 +27,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from acgan.config import derive_seed
 from acgan.errors import InputError
 from search.settings import SearchConfig, Value
-from search.space import Space, distributions
 from search.study.folder import Outcome, trial_name
+from search.study.space import Space, distributions
 
 STUDY = "acgan"
 VARIED = "varied"

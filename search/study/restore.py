@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.run.rundir import RunDir
 from search.study.folder import Outcome, Study, TrialInfo, is_searched, read_end, write_end
 from search.study.optuna_ledger import Ledger, Proposal

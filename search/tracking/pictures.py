@@ -25,11 +25,10 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from acgan.config import TrainConfig, validate
-from search import space
 from search.settings import SearchConfig, Value
-from search.space import Dimension, Range, Space
-from search.study import table
+from search.study import space, table
 from search.study.folder import Study
+from search.study.space import Dimension, Range, Space
 
 SAME = 1e-6  # of the values: in less a forest finds no variance to share out
 FEWEST_FOR_IMPORTANCES = 8  # finished trials; the shares of fewer are noise

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from search.plan import SearchPlan
 from search.study import estimate
 from search.study.folder import Study, open_or_create

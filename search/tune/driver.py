@@ -17,17 +17,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.evaluation.variety import DIVERSITY
-from acgan.files import DISK_ERRORS, replace_text
-from acgan.jsonfile import write_json
+from acgan.files import DISK_ERRORS, replace_text, write_json
 from acgan.plugins import versions
 from acgan.run.records import EpochRecord, grace_epochs
 from acgan.streams import without_passwords
-from search import space
 from search.nodes.cluster import Node, needs, ray_cluster
 from search.nodes.sees import StudyAt, same_plugins, same_study
 from search.plan import SearchPlan
 from search.settings import SearchConfig
-from search.study import table
+from search.study import space, table
 from search.study.folder import BASELINE, Outcome, Study, TrialInfo, trial_name, write_end
 from search.study.objective import Ended, RunningObjective
 from search.study.optuna_ledger import Ledger, Proposal

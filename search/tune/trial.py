@@ -14,15 +14,14 @@ from acgan.data.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import Evaluation
 from acgan.evaluation.scorer import Scorer, cached_scorer
-from acgan.files import DISK_ERRORS, file_sha256, replace_bytes
+from acgan.files import DISK_ERRORS, file_sha256, replace_bytes, write_json
 from acgan.gan.precision import check_precision
 from acgan.gan.step import Training
-from acgan.jsonfile import write_json
 from acgan.run.records import EpochRecord
 from acgan.run.rundir import RunDir
 from acgan.training import train
-from search import space
 from search.nodes.sees import StudyAt, same_data, same_study, set_aside
+from search.study import space
 from search.study.folder import Quality, Study, trial_config
 
 HANG = "hang.txt"

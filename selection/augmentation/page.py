@@ -24,6 +24,7 @@ from selection.augmentation.result import (
 )
 from selection.ledgers.reviews import moment
 from selection.metrics.estimate import Estimate
+from selection.metrics.wording import counted
 from selection.report.charts import (
     BASELINE,
     CEILING,
@@ -38,7 +39,6 @@ from selection.report.charts import (
 from selection.report.first import Line
 from selection.report.page import page_template
 from selection.steps.scores import BALANCED
-from selection.wording import counted
 
 TEMPLATE = Path(__file__).with_name("study.html.j2")
 COLOURS = {REAL.name: BASELINE, CLASSICAL.name: CEILING, GAN.name: WINNER, BOTH.name: WINNER}

@@ -13,8 +13,8 @@ import torch
 from acgan.command import typed
 from acgan.config import TrainConfig, derive_seed, nearest_name, validate
 from acgan.data.dataset import Dataset
-from acgan.device import default_device
 from acgan.errors import InputError
+from acgan.run.device import default_device
 from search.nodes.sees import StudyAt
 from search.study import estimate
 from search.study.folder import Study, study_images

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from acgan.jsonfile import Stored, read_json
+from acgan.files import Stored, read_json
 from selection.augmentation.arms import BOTH, CLASSICAL, GAN, REAL
 from selection.jobs.store import Result
 from selection.metrics.calibration import calibration_gaps

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from acgan.config import user_path
-from acgan.device import named_device
 from acgan.errors import InputError
 from acgan.generation.folder import (
     SCREENED,
@@ -19,6 +18,7 @@ from acgan.generation.folder import (
     write_images,
 )
 from acgan.generation.generator import NotFiniteError, load_generator
+from acgan.run.device import named_device
 from search.tracking import connection
 from selection.commands.screening import (
     Filters,

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from acgan.command import duration, say, significant, typed
-from acgan.device import default_device
 from acgan.evaluation.variety import ONE_PICTURE
-from acgan.files import remove_leftovers
-from acgan.jsonfile import write_json
+from acgan.files import remove_leftovers, write_json
+from acgan.run.device import default_device
 from acgan.run.records import QUALITY
 from search.study import estimate
 from search.study.folder import trial_config
 from search.tracking import connection, notes
 from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.ledgers.reviews import looks, read_reviews
+from selection.metrics.wording import counted, interval_text, number
 from selection.registry import publish as of_pick
 from selection.registry import versions
 from selection.registry.promotion import Verdict, judge_promotion
@@ -30,7 +30,6 @@ from selection.steps.funnel import Funnel
 from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
 from selection.steps.request import at_work
 from selection.steps.result import Pick, read_pick
-from selection.wording import counted, interval_text, number
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import threading
 from collections import Counter
 
 from acgan.command import typed
-from acgan.device import named_device
 from acgan.errors import InputError
+from acgan.run.device import named_device
 from acgan.streams import without_passwords
 from search.study.folder import Study
 from search.tracking import connection, find

@@ -27,10 +27,9 @@ from acgan.errors import InputError
 from acgan.evaluation.classifier import predict
 from acgan.evaluation.neighbours import SMALLEST_SET
 from acgan.evaluation.scorer import Scorer, cached_scorer
-from acgan.files import file_sha256
+from acgan.files import Stored, file_sha256
 from acgan.generation.folder import SCREENED
 from acgan.generation.generator import BLOCK, LoadedGenerator, generate
-from acgan.jsonfile import Stored
 from selection.extractors.base import Extractor
 from selection.extractors.cache import cached_views
 from selection.extractors.cnn3 import Cnn3

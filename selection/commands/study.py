@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable
 
 from acgan.command import duration, say
-from acgan.files import remove_leftovers
-from acgan.jsonfile import write_json
+from acgan.files import remove_leftovers, write_json
 from search.tracking import connection
 from selection.augmentation import publish
 from selection.augmentation.arms import CLASSICAL, REAL, Arm, generated_counts
@@ -29,9 +28,9 @@ from selection.augmentation.result import (
 from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.ledgers import test_looks
 from selection.metrics.estimate import Estimate
+from selection.metrics.wording import interval_text
 from selection.steps.request import at_work
 from selection.steps.scores import BALANCED
-from selection.wording import interval_text
 
 
 def study(arguments: argparse.Namespace, again: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from acgan.evaluation.classifier import Images
-from acgan.jsonfile import Stored
+from acgan.files import Stored
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from acgan.config import TrainConfig, derive_seed, validate
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.errors import InputError
+from acgan.files import Stored, write_json
 from acgan.generation.generator import LoadedGenerator, generate_all, load_generator
-from acgan.jsonfile import Stored, write_json
 from search.nodes.sees import StudyAt, same_data, same_study, set_aside
 from selection.extractors.base import Extractor, ExtractorInfo
 from selection.extractors.choose import open_extractor

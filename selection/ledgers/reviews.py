@@ -17,7 +17,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from acgan.errors import InputError
-from acgan.jsonfile import Stored
+from acgan.files import Stored
 from search.study.folder import Study
 
 REAL, GENERATED = "R", "G"

@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from acgan.errors import InputError
-from acgan.files import replace_text
-from acgan.jsonfile import Stored
+from acgan.files import Stored, replace_text
 from search.study.folder import Study
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acgan.data.dataset import ImageSet
-from acgan.jsonfile import Stored
+from acgan.files import Stored
 
 
 class Estimate(Stored):

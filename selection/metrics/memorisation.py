@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acgan.config import derive_seed
-from acgan.jsonfile import Stored
+from acgan.files import Stored
 from selection.metrics.estimate import Estimate
 from selection.metrics.intervals import proportion
 

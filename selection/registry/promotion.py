@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from acgan.evaluation.variety import ONE_PICTURE
 from selection.metrics.intervals import difference
+from selection.metrics.wording import interval_text
 from selection.steps.result import Difference, LookAtTest, Pick, as_shares
 from selection.steps.scores import BALANCED
-from selection.wording import interval_text
 
 PROTOCOL = ("cnn_images", "cnn_epochs", "cnn_batch_size", "cnn_learning_rate")
 

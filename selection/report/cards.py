@@ -23,12 +23,12 @@ from selection.metrics.confounding import (
     right_by_source,
 )
 from selection.metrics.reference import ENOUGH_FOR_FID
+from selection.metrics.wording import interval_text, number
 from selection.registry.versions import NAME, usage
 from selection.report.page import DATA_CARD, MODEL_CARD, markdown_template
 from selection.report.tables import metrics_by_class
 from selection.steps.result import Difference, Pick
 from selection.steps.scores import rows
-from selection.wording import interval_text, number
 
 TEMPLATES = {name: Path(__file__).with_name(f"{name}.j2") for name in (MODEL_CARD, DATA_CARD)}
 DESCRIPTION_LIMIT = 5000  # characters; MLflow's databases take no more

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from selection.ledgers.reviews import Look
 from selection.metrics.estimate import Estimate
+from selection.metrics.wording import counted
 from selection.steps.result import LookAtTest, Pick
-from selection.wording import counted
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from acgan.run.records import EpochRecord
 from selection.ledgers.reviews import Entry, Tally, looks, moment
 from selection.metrics.intervals import proportion
 from selection.metrics.reference import ENOUGH_FOR_FID
+from selection.metrics.wording import FILTERS, percent
 from selection.pictures.names import changes_name, film_name, grid_name, walks_name
 from selection.report.charts import curves_picture, narrow_name, scores_picture
 from selection.report.first import advice, first_scores, on_scale
@@ -34,7 +35,6 @@ from selection.report.tables import (
 )
 from selection.settings import SelectionConfig
 from selection.steps.result import Pick
-from selection.wording import FILTERS, percent
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"  # beside it, see `selection.report.cards`

@@ -12,8 +12,8 @@ from acgan.run.records import QUALITY
 from selection.metrics.estimate import Estimate
 from selection.metrics.metric import CLASS_MEAN, WHOLE
 from selection.metrics.registry import parse
+from selection.metrics.wording import counted
 from selection.steps.result import Candidate, Fidelity, Pick, Utility
-from selection.wording import counted
 
 
 def ranked(pick: Pick) -> list[int]:

@@ -24,6 +24,7 @@ from acgan.generation.generator import NotFiniteError, generate
 from acgan.run.records import QUALITY
 from search.study.folder import Study
 from selection.jobs.store import Weights
+from selection.metrics.wording import interval_text
 from selection.report.tables import finalists as measured
 from selection.reviewing.quiz import GRID_IMAGES, MOST_PAGES, QUIZ_IMAGES, QUIZZES
 from selection.reviewing.session import Finalist
@@ -31,7 +32,6 @@ from selection.settings import SelectionConfig
 from selection.steps.plan import Chosen, step_1
 from selection.steps.request import weights_path
 from selection.steps.result import Candidate, Pick, read_picks
-from selection.wording import interval_text
 
 GENERATED = GRID_IMAGES + QUIZZES * QUIZ_IMAGES  # images of each class: a block, see `generate`
 MORE = (MOST_PAGES - 1) * GRID_IMAGES  # that are in no quiz: another block

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.plugins import EXTRACTORS, origin
 from acgan.run.records import EpochRecord
 from search.nodes.sees import StudyAt

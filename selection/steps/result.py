@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
-from acgan.jsonfile import Stored, read_json
+from acgan.files import Stored, read_json
 from search.study.folder import Study
 from selection.extractors.base import ExtractorInfo
 from selection.ledgers.reviews import Review

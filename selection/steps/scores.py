@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from selection.metrics.estimate import Images
 from selection.metrics.intervals import Measure, difference, interval
+from selection.metrics.wording import counted
 from selection.steps.result import Difference, as_shares
-from selection.wording import counted
 
 Array = NDArray[np.float64]
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from acgan.files import replace_all, replace_bytes, replace_text
+from acgan.errors import InputError
+from acgan.files import Stored, read_json, replace_all, replace_bytes, replace_text, write_json
 from tests.acgan.run.test_rundir import killed_at
 
 
@@ -35,3 +37,40 @@ def test_a_write_that_is_interrupted_leaves_no_half_file(tmp_path: Path) -> None
     with pytest.raises(IsADirectoryError):
         replace_all(tmp_path, {"a": b"1", "b": b"2"})
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+class Note(Stored):
+    text: str
+    value: float = 0.0
+
+
+def test_what_is_written_is_read_whatever_the_number(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    for value in (0.1, 1e300, -math.inf, math.inf):
+        write_json(path, Note(text="a × b", value=value))
+        assert read_json(Note, path, remedy="delete it") == Note(text="a × b", value=value)
+    write_json(path, Note(text="", value=math.nan))
+    found = read_json(Note, path, remedy="delete it")
+    assert found is not None
+    assert math.isnan(found.value)
+
+
+def test_nothing_is_read_where_there_is_no_file(tmp_path: Path) -> None:
+    assert read_json(Note, tmp_path / "none.json", remedy="delete it") is None
+    (tmp_path / "file").touch()
+    assert read_json(Note, tmp_path / "file" / "none.json", remedy="delete it") is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"value": 1}', '{"text": "a", "more": 1}', '{"text": 1}']
+)
+def test_a_damaged_file_is_refused_with_the_remedy(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "note.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"note.json is damaged; delete it$"):
+        read_json(Note, path, remedy="delete it")
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is damaged"):
+        read_json(Note, tmp_path, remedy="delete it")

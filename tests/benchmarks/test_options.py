@@ -10,7 +10,7 @@ from acgan.run.records import best_windowed, read_records
 from benchmarks import options as module
 from benchmarks.arms import NUMBERS, OPTIONS
 from benchmarks.options import EXTENDED, SMALL, main
-from search import space
+from search.study import space
 from tests.kit import OPTIONS_ON
 from tests.picks import write_covidx
 

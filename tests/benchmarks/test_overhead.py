@@ -9,8 +9,8 @@ import pytest
 from acgan.run.records import EpochRecord
 from benchmarks import overhead
 from benchmarks.overhead import Way
-from search import space
 from search.plan import SearchRequest, read_asked
+from search.study import space
 
 pytestmark = pytest.mark.process
 

@@ -7,8 +7,8 @@ import pytest
 
 from acgan.config import TrainConfig
 from benchmarks.replay import RANDOM, SEARCHERS, Answers, replay, replay_all, running_values, unit
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from tests.planted import EPOCHS, GRACE, planted
 
 pytestmark = pytest.mark.process

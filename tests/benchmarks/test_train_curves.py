@@ -10,7 +10,7 @@ from acgan.errors import InputError
 from benchmarks.curves import READ_BY_RULES
 from benchmarks.replay import unit
 from benchmarks.train_curves import Asked, configurations, train_curves
-from search import space
+from search.study import space
 from tests.searches import write_images
 
 pytestmark = pytest.mark.process

@@ -36,8 +36,8 @@ from acgan.errors import InputError
 from acgan.run.records import QUALITY, EpochRecord, read_records
 from acgan.run.rundir import RunDir
 from acgan.run.weights import checksum, weights_bytes
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from search.study.folder import LastStart
 from selection.settings import SelectionConfig
 from tests.faults import images

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from acgan.config import TrainConfig
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.optuna_ledger import Ledger
 from search.tracking.recorder import sync_study

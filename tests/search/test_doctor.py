@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from acgan.data.source import DataSource
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from search import doctor, run
 from search.plan import SearchRequest, load_images, read_asked, study_info
 from tests.clusters import ray_environment, ray_head, ray_node

@@ -8,7 +8,7 @@ import torch
 
 from acgan.errors import InputError
 from acgan.plugins import NUMBERS
-from search import plan, space
+from search import plan
 from search.flags import search_parser
 from search.plan import (
     FULL_SIZE,
@@ -19,6 +19,7 @@ from search.plan import (
     make_search_plan,
     read_asked,
 )
+from search.study import space
 from tests.folders import make_files
 from tests.kit import ROOT, tiny_config
 from tests.plugins import plugin_installed

@@ -18,8 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from acgan.data.pack import load
 from acgan.evaluation.scorer import cached_scorer
-from acgan.files import file_sha256
-from acgan.jsonfile import write_json
+from acgan.files import file_sha256, write_json
 from acgan.run.machine import FILE, read_machines
 from acgan.run.records import read_records
 from search.commands.reproduce import COMPARISON

@@ -32,7 +32,7 @@ import selection
 import selection.pick as pick
 from acgan.config import cache_folder
 from acgan.data.pack import load
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.run.records import EpochRecord
 from acgan.run.rundir import RunDir
 from acgan.run.weights import read_weights

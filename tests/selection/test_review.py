@@ -17,9 +17,8 @@ import torch
 
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.files import file_sha256
+from acgan.files import file_sha256, write_json
 from acgan.generation.generator import BLOCK
-from acgan.jsonfile import write_json
 from acgan.run.rundir import RunDir
 from search.study.folder import Study
 from search.study.lock import driver_lock

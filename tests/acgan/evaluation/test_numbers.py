@@ -26,8 +26,8 @@ from acgan.plugins import NUMBERS
 from acgan.run.records import read_records
 from acgan.run.rundir import RunDir
 from acgan.training import METRIC_NAMES, metric_names, train
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from tests.kit import tiny_config, tiny_dataset
 from tests.plugins import plugin_installed
 

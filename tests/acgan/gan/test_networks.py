@@ -21,8 +21,8 @@ from acgan.generation.generator import generate, load_generator
 from acgan.plugins import NETWORKS
 from acgan.run.rundir import RunDir
 from acgan.training import generator_bytes, train
-from search.space import read
 from search.study import estimate
+from search.study.space import read
 from tests.kit import tiny_config, tiny_dataset
 from tests.plugins import plugin_installed
 

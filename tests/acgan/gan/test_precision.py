@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from acgan.data.source import PHANTOM, DataSource
 from acgan.errors import InputError
+from acgan.files import write_json
 from acgan.gan.precision import check_precision
 from acgan.gan.step import METRICS, Training, train_step
-from acgan.jsonfile import write_json
 from acgan.run.weights import parse_weights, weights_bytes
 from search.nodes.probe import try_device
 from search.nodes.sees import StudyAt

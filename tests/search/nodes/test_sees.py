@@ -10,7 +10,7 @@ from acgan.config import TrainConfig
 from acgan.data.pack import load
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.plugins import LAYOUTS, NETWORKS
 from search.nodes.sees import StudyAt, same_data, same_plugins, same_study, set_aside
 from search.study.folder import Study, new_uuid

@@ -15,7 +15,7 @@ import pytest
 from acgan.config import TrainConfig
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from search.run import parser
 from search.settings import SearchConfig, identity
 from search.study.folder import (

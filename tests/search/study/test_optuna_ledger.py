@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from search.study.folder import BASELINE, Outcome
 from search.study.optuna_ledger import STUDY, Ledger
 

@@ -8,8 +8,8 @@ import pytest
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.run.weights import checksum, weights_bytes
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.optuna_ledger import Ledger
 from search.study.restore import mark_interrupted, restore, trial_info, write_missing_ends

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.run.records import EpochRecord
 from search.settings import SearchConfig
 from search.study import table

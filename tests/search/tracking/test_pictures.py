@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from acgan.config import TrainConfig
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from acgan.run.records import QUALITY
-from search import space
 from search.settings import SearchConfig, Value
+from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.objective import objective_value
 from search.tracking import pictures

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from acgan.config import TrainConfig
 from acgan.run.records import EpochRecord
-from search import space
 from search.settings import SearchConfig
+from search.study import space
 from search.study.folder import Outcome, trial_name
 from search.study.objective import Ended, judged_diversity, objective_value
 from search.study.optuna_ledger import Ledger

@@ -20,8 +20,8 @@ from selection.augmentation.page import (
 )
 from selection.augmentation.result import AugmentationStudy, headline
 from selection.metrics.estimate import Estimate
+from selection.metrics.wording import interval_text
 from selection.steps.scores import BALANCED
-from selection.wording import interval_text
 from tests.augmentations import made_study
 from tests.browser import Browser, browser
 from tests.pages import read_page, searchable

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from selection.augmentation.result import (
     COMPARED,
     ECE,

@@ -13,7 +13,7 @@ import pytest
 
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from search.nodes.sees import StudyAt
 from selection.jobs.store import Result, StoredJob, Work
 from selection.jobs.workers import LostError, Workers, tell_lost

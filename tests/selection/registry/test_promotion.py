@@ -9,11 +9,11 @@ import pytest
 
 from selection.metrics.estimate import Images
 from selection.metrics.intervals import difference
+from selection.metrics.wording import interval_text
 from selection.registry.promotion import Champion, Verdict, judge_promotion
 from selection.steps.decide import utility
 from selection.steps.result import Candidate, Difference, LookAtTest, Pick, as_shares
 from selection.steps.scores import BALANCED
-from selection.wording import interval_text
 from tests.selection.report.test_page import (
     changed,
     estimate,

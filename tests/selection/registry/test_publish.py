@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.errors import InputError
-from acgan.jsonfile import write_json
+from acgan.files import write_json
 from search.study.folder import Study
 from search.tracking import connection, find, notes, study_runs
 from selection.ledgers.reviews import Entry, add_review

@@ -19,6 +19,7 @@ from acgan.data.pack import load
 from selection.ledgers.reviews import Entry
 from selection.metrics.confounding import DataFacts
 from selection.metrics.memorisation import CopyCheck
+from selection.metrics.wording import interval_text, percent, plain
 from selection.registry.versions import CHAMPION, NAME
 from selection.report.cards import (
     DESCRIPTION_LIMIT,
@@ -29,7 +30,6 @@ from selection.report.cards import (
 )
 from selection.report.page import DATA_CARD, MODEL_CARD
 from selection.steps.result import Pick
-from selection.wording import interval_text, percent, plain
 from tests.kit import CLASSES
 from tests.pages import read_page
 from tests.picks import Place, pick_here, plan_of, send

@@ -24,6 +24,7 @@ from selection.extractors.base import ExtractorInfo
 from selection.ledgers.reviews import Entry, Quiz
 from selection.metrics.estimate import Estimate, Images
 from selection.metrics.memorisation import CopyCheck
+from selection.metrics.wording import counted, interval_text, number, percent
 from selection.pictures.names import changes_name, film_name, grid_name, walks_name
 from selection.report.charts import curves_picture, scores_picture
 from selection.report.page import PAGE_BYTES, TrackingLinks, films, fitting, page, write_report
@@ -46,7 +47,6 @@ from selection.steps.result import (
     Pick,
     Utility,
 )
-from selection.wording import counted, interval_text, number, percent
 from tests.kit import CLASSES
 from tests.pages import searchable
 

@@ -12,8 +12,7 @@ import pytest
 from acgan.data.pack import load
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.files import file_sha256
-from acgan.jsonfile import write_json
+from acgan.files import file_sha256, write_json
 from acgan.plugins import NUMBERS
 from acgan.run.records import QUALITY, EpochRecord
 from acgan.run.rundir import RunDir

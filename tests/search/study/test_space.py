@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from acgan.config import TrainConfig, validate
 from acgan.errors import InputError
-from search import space
+from search.study import space
 
 BASELINE = TrainConfig()
 

@@ -2,18 +2,7 @@
 
 import torch
 
-from acgan.cores import usable_cores
 from acgan.errors import InputError
-
-
-def use_own_cores() -> None:
-    """Have PyTorch compute with no more threads than this process has cores to use.
-
-    It follows the affinity by itself, but not a control group's quota, beyond which threads only
-    wait for each other; fewer threads that the user has set stay.
-    """
-    if torch.get_num_threads() > usable_cores():
-        torch.set_num_threads(usable_cores())
 
 
 def default_device() -> torch.device:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from acgan.device import default_device, named_device
 from acgan.errors import InputError
+from acgan.run.device import default_device, named_device
 
 
 def test_without_a_name_a_gpu_computes_where_there_is_one() -> None:
