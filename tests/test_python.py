@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,18 @@ def test_the_guide_shows_the_example_that_is_run() -> None:
     code = EXAMPLE.read_text().split('"""', 2)[2].strip()
     assert f"```python\n{code}\n```" in (ROOT / "docs" / "python.md").read_text()
     assert len(code.splitlines()) < 30
+
+
+@pytest.mark.process
+def test_a_run_without_a_search_is_as_the_guide_says(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "python.md").read_text()
+    (block,) = [b for b in guide.split("```python\n")[1:] if b.startswith("from acgan.config")]
+    small = "image_size=16, width=0.0625, batch_size=16, epochs=2"
+    code = block.partition("```")[0].replace("DIR", "phantom")
+    code = re.sub(r"image_size=.*epochs=40", small, code)
+    assert small in code
+    epochs = [line.split()[0] for line in run(tmp_path, "-c", code).splitlines()]
+    assert epochs == ["1", "2"]
 
 
 @pytest.mark.process

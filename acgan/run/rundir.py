@@ -61,8 +61,8 @@ class RunDir:
     notes: what `restore` found damaged and what it did about it, one sentence each
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
         self.notes: list[str] = []
         self._attempt = ""
         self._lines = -1
