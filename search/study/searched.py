@@ -57,9 +57,9 @@ class SearchedStudy:
     def trials(self) -> pd.DataFrame:
         """A row for each trial, by its name, the repeats too.
 
-        Columns: the sampled parameters, seed, repeats (the trial that is repeated, else None),
+        Columns: the sampled parameters, seed, repeats (the trial that is repeated, if it is one),
         epochs, value (the best windowed objective), diversity (`val/diversity` there; NaN: not
-        known), outcome (None while it runs or waits) and reason.
+        known), outcome (missing while it runs or waits) and reason.
         """
         import pandas as pd  # noqa: PLC0415 (half a second, for Python code alone)
 
