@@ -188,10 +188,14 @@ def test_a_driver_in_another_container_of_this_host_is_seen_by_its_lock(tmp_path
 def test_a_driver_whose_folder_was_taken_over_ends_and_leaves_it_to_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "other").mkdir()
+
     def work() -> None:
         with driver_lock(tmp_path):
-            lock_of(tmp_path, pid=4321)
-            time.sleep(30)
+            for _ in range(600):  # a heartbeat that is just being written comes after the first
+                lock_of(tmp_path / "other", pid=4321)
+                (tmp_path / "other" / "lock.json").rename(tmp_path / "lock.json")
+                time.sleep(0.05)
 
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.01)
     with pytest.raises(KeyboardInterrupt):
