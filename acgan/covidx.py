@@ -8,12 +8,11 @@ prints the report of a folder in any layout of `acgan.data.layouts`.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from acgan.command import command, command_parser, run_command
+from acgan.command import command, command_parser, run_command, typed
 from acgan.config import TrainConfig, add_flags, resolve, user_path
 from acgan.data.curate import LEFT_OUT, SPLITS, Curated, curate, image_paths
 from acgan.data.decode import examine_all, most_are_coloured
@@ -143,7 +142,7 @@ def _report(options: argparse.Namespace) -> int:
         ("--val-fraction", options.val_fraction),
     ):
         command += [flag, value] if value is not None else []
-    print(f"next: {shlex.join([*command, '--dry-run'])}")
+    print(f"next: {typed([*command, '--dry-run'])}")
     return 0
 
 

@@ -112,6 +112,11 @@ def values_of(data: str | Path | DataSource | None) -> dict[str, Any]:
     """Return what a request says of the images."""
     if data is None:
         return {}
+    if not isinstance(data, str | Path | DataSource):
+        raise InputError(
+            "images in memory must be a folder first, which every process can read: give what "
+            "acgan.data.arrays.save_images(folder, images, labels) returns"
+        )
     source = data if isinstance(data, DataSource) else DataSource(folder=str(data))
     return {"data": source.folder, **source.hints()}
 

@@ -93,10 +93,10 @@ class Picked:
 
     def images(
         self, per_class: int | Mapping[str, int], *, seed: int = 0, device: str | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return generated images, uint8 [N, 3, H, W], and their labels, int64 [N], by class.
+    ) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+        """Return generated images, uint8 [N, 3, H, W], and the name of each one's class, [N].
 
-        per_class: of every class, or by a class's name; labels are places in `pick.classes`
+        per_class: of every class, or by a class's name
         seed: the same gives the same images, the first ones of a longer request
         device: "cpu", "cuda:1"; None: a GPU if there is one
         """
@@ -114,8 +114,11 @@ class Picked:
             device=default_device() if device is None else named_device(device),
             sha256=self.pick.winner.weights,
         )
-        counts = {classes.index(n): per_class[n] for n in classes if n in per_class}
-        images = [generate(loaded, label, count=n, seed=seed) for label, n in counts.items()]
+        counts = {name: per_class[name] for name in classes if name in per_class}
+        images = [
+            generate(loaded, classes.index(name), count=count, seed=seed)
+            for name, count in counts.items()
+        ]
         return np.concatenate(images), np.repeat(list(counts), list(counts.values()))
 
 

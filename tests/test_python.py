@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import search
@@ -83,8 +84,11 @@ def test_wrong_arguments_are_refused_in_one_sentence(tmp_path: Path) -> None:
         search.search("phantom", config={"train": {"epochs": -1}})
     with pytest.raises(InputError, match=r"space.*'lerning_rate'"):
         search.search("phantom", space={"lerning_rate": {"low": 1e-5, "high": 1e-3}})
-    with pytest.raises(InputError, match="there is no study at"):
-        search.load_study("none")
+    with pytest.raises(InputError, match=r"in memory .*save_images\(folder, images, labels\)"):
+        search.search(np.zeros((4, 16, 16)))  # type: ignore[arg-type]
+    for of_none in (search.load_study, selection.pick, selection.augmentation_study):
+        with pytest.raises(InputError, match="there is no study at"):
+            of_none("none")
     for call in (search.load_study, selection.pick, selection.augmentation_study):
         with pytest.raises(InputError, match="name the study, or run_id=ID"):
             call()
@@ -201,8 +205,9 @@ picked = selection.pick(study, **settings)
 again = selection.pick("skin", tracking_uri="sqlite:///mlflow.db", **settings)
 assert again.pick == picked.pick and again.standing == picked.standing
 assert picked.candidates["winner"].sum() == 1
-images, labels = picked.images({{"mel": 3, "akiec": 2}}, seed=5)
-assert images.shape == (5, 3, 16, 16) and labels.tolist() == [0, 0, 4, 4, 4]
+images, names = picked.images({{"mel": 3, "akiec": 2}}, seed=5)
+assert images.shape == (5, 3, 16, 16)
+assert names.tolist() == ["akiec", "akiec", "mel", "mel", "mel"]
 assert np.array_equal(picked.images(4, seed=5)[0][:2], images[:2])
 
 found = selection.augmentation_study(picked, updates=30, cnn_epochs=3, amounts=[2])

@@ -6,6 +6,7 @@ A folder is what every node of a cluster can read, and what a study can be conti
 from __future__ import annotations
 
 import csv
+import operator
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -84,11 +85,18 @@ def _class_name(label: str | int, classes: Sequence[str] | None) -> str:
         if classes is not None and label not in classes:
             raise InputError(f"the label {label!r} is none of the classes {', '.join(classes)}")
         return label
+    try:
+        place = operator.index(label)
+    except TypeError as error:
+        raise InputError(
+            f"the label {label!r} is no class's name, and no whole number; of one-hot labels give "
+            "the places, labels.argmax(1)"
+        ) from error
     if classes is None:
-        return str(int(label))
-    if not 0 <= label < len(classes):
-        raise InputError(f"the label {label} is no place in the {len(classes)} classes")
-    return classes[int(label)]
+        return str(place)
+    if not 0 <= place < len(classes):
+        raise InputError(f"the label {place} is no place in the {len(classes)} classes")
+    return classes[place]
 
 
 def _write_pngs(folder: Path, images: Iterable[ArrayLike], count: int) -> list[str]:

@@ -20,6 +20,7 @@ NAME = "class folders"
 EXPECTED = "a folder of images for each class, in train/ and test/ or at the top"
 NO_IMAGES = frozenset(("annotations", "labels", "mask", "masks", "segmentation", "segmentations"))
 IMAGES = "images"
+GENERATED_FOLDER = "manifest.json"  # what a folder of generated images has, see acgan.generation
 
 
 def matches(root: Path) -> bool:
@@ -49,9 +50,15 @@ def read(root: Path) -> Labelled:
             ]
             if images != folder and os.path.basename(images).lower() != IMAGES and paths:
                 mends.append(Mend(folder, "one folder deeper", len(paths), folder, images))
+    told = tuple(
+        f"{folder}/ is passed over: its images were generated ({GENERATED_FOLDER})"
+        for place, _ in _places(root)
+        for folder in _folders(root, place)
+        if (root / folder / GENERATED_FOLDER).is_file()
+    )
     names = _names(rows)
     rows = [Row(**(vars(row) | {"class_name": names[row.class_name]})) for row in rows]
-    return Labelled(rows, mends=tuple(mends))
+    return Labelled(rows, mends=tuple(mends), warnings=told)
 
 
 def _places(root: Path) -> list[tuple[str, str]]:
@@ -67,8 +74,16 @@ def _places(root: Path) -> list[tuple[str, str]]:
 
 
 def _class_folders(root: Path, place: str) -> list[str]:
-    """Return the folders in a split's that have files; at the top, those that have images."""
-    folders = [f for f in _folders(root, place) if os.path.basename(f).lower() not in NO_IMAGES]
+    """Return the folders in a split's that have files; at the top, those that have images.
+
+    Folders of masks and of generated images are none.
+    """
+    folders = [
+        folder
+        for folder in _folders(root, place)
+        if os.path.basename(folder).lower() not in NO_IMAGES
+        and not (root / folder / GENERATED_FOLDER).is_file()
+    ]
     for folder in folders:
         stamp(root, folder, where=str(root))
     return [folder for folder in folders if any(_candidates(root, folder, at_top=not place))]

@@ -44,6 +44,7 @@ from acgan.generation.generator import (
 )
 from acgan.run.device import named_device
 
+LABEL_FILES = ("train.txt", "test.txt")  # of COVIDx, and of a folder of generated images
 MANIFEST = "manifest.json"
 LABELS = "train.txt"
 TABLE = "labels.csv"  # of classes that no COVIDx label file can name
@@ -104,7 +105,12 @@ def write_folder(options: argparse.Namespace, weights: Path) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raise `InputError` for options that do not go together."""
+    """Raise `InputError` for options that do not go together, and a place within a data folder."""
+    for above in user_path(options.out).parents:
+        if any((above / name).is_file() for name in LABEL_FILES):
+            raise InputError(
+                f"--out {options.out} lies in the data folder {above}; name a folder beside it"
+            )
     if options.balance is None and options.per_class < 1:
         raise InputError(f"--per-class must be at least 1, got {options.per_class}")
     if options.balance is None and options.merged_labels:

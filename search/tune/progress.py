@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -248,16 +248,18 @@ class BarProgress(Progress):
     A trial that ends early fills its part of the bar.
     """
 
-    def __enter__(self) -> Progress:
-        """Show the bar."""
-        self._bar = tqdm(total=self._asked * self._epochs, unit="epoch")
-        self._bar.update(self._ended * self._epochs)
-        return super().__enter__()
+    _bar: Any = None  # from the first epoch on: what comes before is no epochs' time
 
     def __exit__(self, *error: object) -> None:
         """Leave the bar as it is."""
         super().__exit__(*error)
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        with tqdm.external_write_mode():
+            super().say(line)
 
     def epoch(self, name: str, seen: Seen) -> None:
         """Take up an epoch of a trial."""
@@ -278,6 +280,9 @@ class BarProgress(Progress):
         """Move the bar to where the trials are."""
         with self._lock:
             under_way = sum(seen.epoch for seen in self._begun.values() if seen is not None)
+            if self._bar is None:
+                there = self._ended * self._epochs + under_way
+                self._bar = tqdm(total=self._asked * self._epochs, initial=there, unit="epoch")
             self._bar.total = self._asked * self._epochs
             self._bar.n = self._ended * self._epochs + under_way
             if self._best is not None:

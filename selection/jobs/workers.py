@@ -87,7 +87,7 @@ class Workers(contextlib.ExitStack):
             _get(finished)
             done = len(jobs) - len(waiting)
             left = (time.monotonic() - started) / done * len(waiting)
-            rest = f", about {duration(left)} left" if waiting else ""
+            rest = f", about {duration(left)} left" if waiting and done > 1 else ""
             self.say(f"{what}: {names[finished]} done, {done} of {len(jobs)}{rest}")
 
 

@@ -22,7 +22,7 @@ class Epoch:
 
     filter_score: mean quantile, within the trial, of the generator's loss and the discriminator's
         accuracy on generated images; smaller is better
-    quality_rank: place within the trial by windowed `val/fd_cnn`, from 0
+    quality_rank: place by windowed `val/fd_cnn` among the trial's epochs that pass, from 0
     reason: why it does not pass, "" if it does
     one_picture: its images are one picture per class: it comes after those whose images vary
     kept: its weights are on disk
@@ -96,18 +96,21 @@ def judge_epochs(
     chance: what one constant answer has of the validation images
     """
     on_disk = set(kept)
-    ranks = {e: rank for rank, e in enumerate(best_by_quality(records, len(records)))}
+    reasons = [fault(record, chance=chance, config=config) for record in records]
+    # An epoch that does not pass must not be the best of a window in which others pass.
+    passing = [record for record, reason in zip(records, reasons, strict=True) if not reason]
+    ranks = {e: rank for rank, e in enumerate(best_by_quality(passing, len(passing)))}
     return [
         Epoch(
             trial=trial,
             record=record,
             filter_score=score,
             quality_rank=ranks.get(record.epoch, len(records)),
-            reason=fault(record, chance=chance, config=config),
+            reason=reason,
             one_picture=is_one_picture(record.metrics.get(DIVERSITY), config.collapsed_below),
             kept=record.epoch in on_disk,
         )
-        for record, score in zip(records, filter_score(records), strict=True)
+        for record, reason, score in zip(records, reasons, filter_score(records), strict=True)
     ]
 
 

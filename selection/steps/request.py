@@ -97,6 +97,8 @@ def find_run(named: StudyNamed) -> tuple[str, Study, str, str | None]:
     Raises `InputError` for what is not there.
     """
     uri = connection.resolve_uri(named.tracking_uri)
+    if named.run_id is None:
+        find.asked_study(named)  # a study that is not there is no matter of MLflow's
     connection.check_there(uri)
     try:
         return uri, *_find_run(connection.connect(uri), named)

@@ -437,6 +437,17 @@ def test_a_manifest_of_other_classes_is_refused(
     assert "holds images of other classes" in error
 
 
+def test_images_are_not_made_within_a_data_folder(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.txt").touch()
+    error = refused(tmp_path, capsys, typed(weights, data / "more" / "here"))
+    assert f"lies in the data folder {data}; name a folder beside it" in error
+    assert os.listdir(data) == ["train.txt"]
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [

@@ -88,6 +88,8 @@ def test_a_folder_of_its_own_is_replaced_and_one_of_others_is_not(tmp_path: Path
         (pixels(2), ["a", "b"], {"splits": ["train", "later"]}, "got 'later'"),
         (pixels(2), ["a", "c"], {"classes": ["a", "b"]}, "'c' is none of the classes a, b"),
         (pixels(2), [0, 2], {"classes": ["a", "b"]}, "2 is no place in the 2 classes"),
+        (pixels(2), np.eye(2), {"classes": ["a", "b"]}, r"give the places, labels\.argmax\(1\)"),
+        (pixels(2), [0.0, 1.0], {}, "0.0 is no class's name, and no whole number"),
         (pixels(2, 2), ["a", "b"], {}, r"image 0 has the shape \[16, 16, 2\]"),
         (pixels(2).astype(np.int64), ["a", "b"], {}, "image 0 has values of type int64"),
         (pixels(2) / 200, ["a", "b"], {}, "give uint8, or real numbers from 0 to 1"),

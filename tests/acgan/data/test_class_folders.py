@@ -27,6 +27,18 @@ def test_class_folders_are_read_and_every_image_is_its_own_patient(tmp_path: Pat
     assert len({row.patient for row in table.rows}) == len(table.rows) == 6
 
 
+def test_a_folder_of_generated_images_beside_the_classes_is_none(tmp_path: Path) -> None:
+    folder = make_class_folders(tmp_path / "d")
+    classes = read_table(folder).classes
+    for place in ("train", "filled"), ("", "filled"):
+        made = folder.joinpath(*place)
+        make_files(made, {"train/normal-000000.png": "", "train.txt": "", "manifest.json": "{}"})
+    table = read_table(folder)
+    assert table.classes == classes
+    assert len(table.rows) == 6
+    assert any("train/filled/ is passed over" in warning for warning in table.warnings)
+
+
 def test_class_folders_refuse_links_out_and_empty_classes(tmp_path: Path) -> None:
     linked = make_class_folders(tmp_path / "linked")
     (linked / "train" / "pneumonia" / "2.png").symlink_to("/etc/hostname")

@@ -7,7 +7,7 @@ import pytest
 
 from acgan.run.records import QUALITY, EpochRecord, best_by_quality, kept_epochs
 from selection.settings import SelectionConfig
-from selection.steps.filter import Chance, Epoch, choose, fault, judge_epochs
+from selection.steps.filter import Chance, Epoch, choose, fault, judge_epochs, quality_order
 
 CONFIG = SelectionConfig()
 CHANCE = Chance.of((10, 10, 10))
@@ -150,6 +150,19 @@ def test_where_all_are_one_picture_a_class_the_candidates_are_those_of_a_study_w
         chosen.append(names(choose([judged("t0000", records)], CONFIG).chosen))
     assert chosen[0] == chosen[1] == chosen[2]
     assert len(chosen[0]) == CONFIG.per_trial
+
+
+def test_an_epoch_that_fails_hides_none_that_passes_whatever_its_score() -> None:
+    scores = {7: 244.0, 8: 150.0, 9: 168.0, 10: 185.0}  # 8 is the best of every window from it on
+    records = [
+        record(e, val__fd_cnn=score, val__acc_real=0.05 if e == 8 else 0.7)
+        for e, score in scores.items()
+    ]
+    found = judged("t0000", records)
+    assert [epoch.reason for epoch in found] == ["", "dead discriminator", "", ""]
+    best = min((epoch for epoch in found if not epoch.reason), key=quality_order)
+    assert best.epoch == 9
+    assert names(choose([found], SelectionConfig(per_trial=1)).chosen) == [("t0000", 9)]
 
 
 def test_better_looking_epochs_without_weights_are_counted() -> None:
