@@ -23,7 +23,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from acgan.evaluation.grids import UNTRAINED
+from acgan.evaluation.grids import UNTRAINED, untrained_grid
 from search.study.folder import Study
 from search.tracking.find import find_runs
 from tests.clusters import Postgres, is_sent
@@ -278,7 +278,9 @@ def _trial_not_once(client: MlflowClient, run: Run, study: Study) -> list[str]:
     for key, count in sent.items():
         points = len(client.get_metric_history(run_id, key))
         found += [] if points == count else [f"{name} {key}: {points} points of {count}"]
-    wanted = [UNTRAINED, *sorted(record.epoch for record in kept if record.samples is not None)]
+    wanted = sorted(record.epoch for record in kept if record.samples is not None)
+    if untrained_grid(study.path / name) is not None:
+        wanted.insert(0, UNTRAINED)
     files = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
     for suffix in (".png", ".webp"):
         steps = sorted(int(file.split("+")[2]) for file in files if file.endswith(suffix))
