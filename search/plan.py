@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -175,11 +175,12 @@ def make_search_plan(
     say: is told which configuration is used where none is named
     """
     asked = read_asked(request)
-    if asked.note:
-        say(asked.note)
     folder = study_folder(request, asked)
     tracking_uri = resolve_uri(request.tracking_uri)
     source = named_source(request.values, asked.content)
+    asked = in_colour(request, asked, source)
+    if asked.note:
+        say(asked.note)
     data = load_images(asked, source)
     return SearchPlan(
         note=asked.note,
@@ -245,6 +246,20 @@ def _default_config(values: Mapping[str, Any]) -> tuple[Path, str]:
         f"no --config given: using {SMALL}, the recipe at 32 px, for {images:,} images on a "
         f"{'CPU' if device.type == CPU else 'GPU'}; at full size: --config {FULL_SIZE}",
     )
+
+
+def in_colour(request: SearchRequest, asked: Asked, source: DataSource) -> Asked:
+    """Return what was asked for, in colour where the images are and nobody asked for a grey recipe.
+
+    A configuration that is named stands as it is: grey images of colour ones are then refused.
+    """
+    if not (asked.note and asked.train.grey) or request.values.get("grey") is not None:
+        return asked
+    if not load_for(source, asked.train).train.in_colour:
+        return asked
+    coloured = read_asked(replace(request, values={**request.values, "grey": False}))
+    note = f"{asked.note}; the images are in colour, so it generates colour (grey: false)"
+    return replace(coloured, note=note)
 
 
 def study_folder(request: SearchRequest, asked: Asked) -> Path:

@@ -18,6 +18,7 @@ from search.nodes.fleet import Finding, Level, Wanted, how_many, look, room_and_
 from search.plan import (
     Asked,
     SearchRequest,
+    in_colour,
     largest,
     load_images,
     read_asked,
@@ -67,7 +68,7 @@ def _without_weights(words: Sequence[str]) -> list[str]:
 
 def _findings(request: SearchRequest, weights: Path | None) -> Iterator[Finding]:
     asked = yield from _configuration(request)
-    source, data = yield from _data(request, asked)
+    asked, source, data = yield from _data(request, asked)
     folder, trials, begun = yield from _study(request, asked, data)
     yield _disk(folder, trials, begun, asked, data)
     yield _mlflow(request, asked)
@@ -104,21 +105,22 @@ def _configuration(request: SearchRequest) -> Generator[Finding, None, Asked | N
 
 def _data(
     request: SearchRequest, asked: Asked | None
-) -> Generator[Finding, None, tuple[DataSource | None, Dataset | None]]:
+) -> Generator[Finding, None, tuple[Asked | None, DataSource | None, Dataset | None]]:
     if asked is None:
         yield skipped("data", "the configuration")
-        return None, None
+        return None, None, None
     try:
         source = named_source(request.values, asked.content)
+        asked = in_colour(request, asked, source)
         data = load_images(asked, source)
     except InputError as error:
         yield Finding(Level.ERROR, "data", str(error))
-        return None, None
+        return asked, None, None
     yield Finding(Level.OK, "data", f"{data.name}, {_counts(data)}")
     for warning in (*data.warnings, *unpickable(asked.train, data)):
         report = typed(["python", "-m", "acgan.covidx", source.folder, *source.flags()])
         yield Finding(Level.WARNING, "data", f"{warning}; to see more, type: {report}")
-    return source, data
+    return asked, source, data
 
 
 def _counts(data: Dataset) -> str:

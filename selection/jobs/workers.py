@@ -16,6 +16,8 @@ from search.nodes.cluster import needs, ray_cluster
 from selection.jobs.store import Result, StoredJob
 from selection.settings import SelectionConfig
 
+HEARTBEAT_S = 60.0  # between lines while nothing is done
+
 ResultT = TypeVar("ResultT", bound=Result)
 
 
@@ -83,10 +85,14 @@ class Workers(contextlib.ExitStack):
         self.say(f"{what}: {len(jobs)} to do" + (f", {there} there" if there else ""))
         started, waiting = time.monotonic(), list(names)
         while waiting:
-            (finished,), waiting = ray.wait(waiting, num_returns=1)
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=HEARTBEAT_S)
+            done, so_far = len(jobs) - len(waiting), time.monotonic() - started
+            if not ready:
+                self.say(f"{what}: {done} of {len(jobs)} done after {duration(so_far)}")
+                continue
+            (finished,) = ready
             _get(finished)
-            done = len(jobs) - len(waiting)
-            left = (time.monotonic() - started) / done * len(waiting)
+            left = so_far / done * len(waiting)
             rest = f", about {duration(left)} left" if waiting and done > 1 else ""
             self.say(f"{what}: {names[finished]} done, {done} of {len(jobs)}{rest}")
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from acgan.data.arrays import save_images
 from acgan.errors import InputError
 from acgan.plugins import NUMBERS
 from search import plan
@@ -70,6 +72,24 @@ def test_many_images_on_a_gpu_take_the_recipe_at_full_size(
     enough = images == MANY_IMAGES
     found = Path(asked("--data", folder).configuration)
     assert found.name == (FULL_SIZE if enough else SMALL).name
+
+
+def test_the_recipe_generates_colour_where_images_are_in_colour_and_nobody_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), dtype=np.uint8)
+    folder = save_images(tmp_path / "d", images, ["a", "b"] * 40)
+    flags = ["--data", str(folder), "--image-size", "16", "--storage-path", str(tmp_path / "runs")]
+    said: list[str] = []
+    found = make_search_plan(request(flags), say=said.append)
+    assert not found.train.grey
+    assert "so it generates colour (grey: false)" in said[0]
+    for named in (["--grey"], ["--config", str(SMALL)]):
+        with pytest.raises(InputError, match="the images are in colour, and grey: true"):
+            make_search_plan(request([*flags, *named]))
+    grey = make_search_plan(request([*flags, "--colour", "grey"]))
+    assert grey.train.grey
 
 
 def test_the_largest_trial_has_the_largest_of_each_dimension_that_costs_memory() -> None:
