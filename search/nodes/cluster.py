@@ -1,6 +1,7 @@
 """Ray: a cluster of this machine, one that is joined, or the one this process has already."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -61,11 +62,27 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
     is_main = threading.current_thread() is threading.main_thread()  # else Ray takes no signal
     with contextlib.ExitStack() as stack:
         own = _own_settings(stack) if address == "local" else {}
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down)
         _connect(address, verbose=verbose, **own)
         if is_main:
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own aborts the process
         yield _nodes()
+
+
+def _shut_down() -> None:
+    """End this process's Ray, while no thread collects garbage.
+
+    A reference of Ray's that another thread drops between the end of Ray's worker and Python's
+    learning of it would end the process (Ray 2.60).
+    """
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _nodes() -> list[Node]:
