@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acgan.command import typed
 from acgan.covidx import main, report
 from acgan.data.curate import SPLITS, Curated, Use, curate, image_paths
 from acgan.data.decode import Facts, examine_all
@@ -371,8 +372,9 @@ def test_the_command_ends_with_what_to_type_next(
 ) -> None:
     assert main([str(folder.root)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    expected = "next: python -m search.run --config configs/small.yaml --data "
-    assert last == f"{expected}{folder.root} --num-samples 8 --dry-run"
+    words = ["python", "-m", "search.run", "--config", "configs/small.yaml"]
+    words += ["--data", str(folder.root), "--num-samples", "8", "--dry-run"]
+    assert last == f"next: {typed(words)}"
 
 
 def test_the_command_cuts_validation_as_a_search_with_the_same_flags_does(
