@@ -97,19 +97,23 @@ def find_run(named: StudyNamed) -> tuple[str, Study, str, str | None]:
     Raises `InputError` for what is not there.
     """
     uri = connection.resolve_uri(named.tracking_uri)
-    if named.run_id is None:
-        find.asked_study(named)  # a study that is not there is no matter of MLflow's
+    # Of its name alone: a study that is not there is no matter of MLflow's.
+    study = find.asked_study(named)[0] if named.run_id is None else None
     connection.check_there(uri)
     try:
-        return uri, *_find_run(connection.connect(uri), named)
+        return uri, *_find_run(connection.connect(uri), named, study)
     except connection.FAILURES as error:
         raise connection.unanswered(uri, error) from error
 
 
-def _find_run(client: connection.Client, named: StudyNamed) -> tuple[Study, str, str | None]:
-    """Return the study, its MLflow run, and the trial if only one was asked for."""
-    if named.run_id is None:
-        study, _ = find.asked_study(named)
+def _find_run(
+    client: connection.Client, named: StudyNamed, study: Study | None
+) -> tuple[Study, str, str | None]:
+    """Return the study, its MLflow run, and the trial if only one was asked for.
+
+    study: that of the name; None: it is found by a run
+    """
+    if study is not None:
         parent = find.run_of_study(client, study)
         if parent is None:
             sync = ["python", "-m", "search.sync", *connection.naming(study, client.tracking_uri)]
@@ -118,6 +122,7 @@ def _find_run(client: connection.Client, named: StudyNamed) -> tuple[Study, str,
                 f"name it with --tracking-uri, or send the study there: {typed(sync)}"
             )
         return study, parent.info.run_id, None
+    assert named.run_id is not None
     found = find.study_of_run(client, named.run_id)
     study = find.open_study_of(found, named.storage_path)
     return study, found.parent_id, found.trial
