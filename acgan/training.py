@@ -43,7 +43,15 @@ from acgan.gan.sampling import class_balanced, shuffled
 from acgan.gan.step import METRICS, Training, train_step
 from acgan.run.device import default_device, named_device
 from acgan.run.machine import note_machine, this_machine
-from acgan.run.records import QUALITY, EpochRecord, best_windowed, grace_epochs, read_records
+from acgan.run.records import (
+    QUALITY,
+    RANKING,
+    EpochRecord,
+    Ranking,
+    best_windowed,
+    grace_epochs,
+    read_records,
+)
 from acgan.run.rundir import NotOwnerError, RunDir
 from acgan.run.weights import weights_bytes
 
@@ -51,12 +59,11 @@ METRIC_NAMES = (
     *(f"train/{name}" for name in METRICS),
     "perf/images_per_s",
     *VALIDATION_METRICS,
-    "best/fd_cnn",
 )
 
 
 def metric_names(config: TrainConfig) -> tuple[str, ...]:
-    """Return what each epoch of a configuration records."""
+    """Return what each epoch of a configuration records, besides its best value so far."""
     return (*METRIC_NAMES, *map(recorded_name, config.numbers))
 
 
@@ -65,17 +72,19 @@ def train(
     data: Dataset,
     run: RunDir,
     *,
+    ranking: Ranking = RANKING,
     scorer: Path | None = None,
     device: torch.device | None = None,
     repeat_last: bool = False,
 ) -> Iterator[EpochRecord]:
     """Train, or go on training, the run in `run`; yield each epoch's record once it is on disk.
 
-    The caller stops the run by leaving the loop. `scorer` is the file of the scoring CNN (default:
-    the cached one, trained if need be). `repeat_last` first yields the last epoch of an earlier
-    start again: the one that is left once all that was damaged is mended. Raises `InputError` for
-    settings the data cannot serve, or a directory of another run, and `NotOwnerError` when another
-    process took the run over.
+    The caller stops the run by leaving the loop. Weights are kept of the best epochs by `ranking`,
+    the best by losses and accuracies, and the last. `scorer` is the file of the scoring CNN
+    (default: the cached one, trained if need be). `repeat_last` first yields the last epoch of an
+    earlier start again: the one that is left once all that was damaged is mended. Raises
+    `InputError` for settings the data cannot serve, or a directory of another run, and
+    `NotOwnerError` when another process took the run over.
     """
     check_fits(config, data)
     check_networks(config, len(data.classes))
@@ -85,7 +94,7 @@ def train(
     classes = len(data.classes)
     run.claim(config, classes=data.classes, fingerprint=data.fingerprint)
     training = Training(config, classes=classes, device=device)
-    records = _restore(run, training)
+    records = _restore(run, training, ranking)
     if repeat_last:
         yield from records[-1:]
     if len(records) >= config.epochs:
@@ -120,14 +129,14 @@ def train(
             weights=weights,
             young=epoch <= grace,
         )
-        best = best_windowed([*records, record], QUALITY)
-        record = record.model_copy(update={"metrics": metrics | {"best/fd_cnn": best}})
+        best = best_windowed([*records, record], ranking)
+        record = record.model_copy(update={"metrics": metrics | {ranking.best: best}})
         records.append(record)
-        _commit(run, training, records)
+        _commit(run, training, records, ranking)
         yield record
 
 
-def _restore(run: RunDir, training: Training) -> list[EpochRecord]:
+def _restore(run: RunDir, training: Training, ranking: Ranking) -> list[EpochRecord]:
     restored = run.restore()
     if restored is None:
         return []
@@ -139,15 +148,15 @@ def _restore(run: RunDir, training: Training) -> list[EpochRecord]:
             f"{run.state_path} is no state of these networks; restore it, or remove it and "
             f"{run.previous_state_path.name} to start the run again"
         ) from error
-    run.prune_weights(records)  # a crash may have come between the commit and this
+    run.prune_weights(records, ranking)  # a crash may have come between the commit and this
     return records
 
 
-def _commit(run: RunDir, training: Training, records: list[EpochRecord]) -> None:
+def _commit(run: RunDir, training: Training, records: list[EpochRecord], ranking: Ranking) -> None:
     config, epoch = training.config, records[-1].epoch
     due = epoch == config.epochs or epoch % config.state_every == 0
     run.commit(records[-1], training.tensors() if due else None)
-    run.prune_weights(records)
+    run.prune_weights(records, ranking)
 
 
 def generator_bytes(training: Training, data: Dataset, run: RunDir, epoch: int) -> bytes:
@@ -276,6 +285,7 @@ def _line(record: EpochRecord, epochs: int) -> str:
         "acc_generated": "val/acc_generated",
         "acc_class": "val/acc_class",
         "fd_cnn": QUALITY,
+        "coverage": RANKING.metric,
         "images/s": "perf/images_per_s",
     }
     values = "  ".join(f"{name} {record.metrics[key]:.3g}" for name, key in shown.items())

@@ -24,6 +24,7 @@ from search.study import space
 from search.study.objective import objective_value
 
 # What the stopping rules read beside all losses, and what trials are judged by.
+JUDGED = SearchConfig(objective=QUALITY)  # by what these curves were trained for
 READ_BY_RULES = (QUALITY, "val/diversity", "val/acc_real", "val/acc_generated")
 
 

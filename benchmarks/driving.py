@@ -46,7 +46,7 @@ def drive(trials: int, epochs: int, concurrency: int) -> Driven:
         study = simulated.begin_study(plan)
         ledger = plan.ledger(study.ledger_path)
         progress = _Counting(
-            asked=trials, ended=0, epochs=epochs, objective=plan.search.objective, out=nowhere
+            asked=trials, ended=0, epochs=epochs, ranking=plan.search.ranking, out=nowhere
         )
         driver = Driver(plan, study, ledger, progress, trainable=simulated.emit)
         with watched(lambda: progress.reports) as watch:

@@ -28,7 +28,7 @@ from acgan.config import (
 from acgan.cores import usable_cores
 from acgan.data.dataset import Dataset
 from acgan.data.source import PHANTOM, DataSource
-from acgan.run.records import QUALITY, best_by_quality, best_windowed
+from acgan.run.records import QUALITY, Ranking, best_epochs, best_windowed
 from acgan.run.rundir import RunDir
 from benchmarks.arms import BASELINE, NUMBERS, OPTIONS, Arm, Values, against, cell, sentence
 from benchmarks.real_searches import RealSearches, best_params, search_within
@@ -54,6 +54,7 @@ from selection.steps.utility import CeilingJob, UtilityJob
 
 SMALL, EXTENDED = Path("configs/covidx.yaml"), Path("configs/covidx-extended.yaml")
 CNNS = 3
+BY_QUALITY = Ranking(QUALITY, sign=1)
 
 
 @command
@@ -194,7 +195,7 @@ def _measured(runs: Mapping[Arm, Sequence[Run]], work: Work, data: Dataset) -> d
 def _weights(name: str, run: Run) -> Weights | None:
     """Return the weights of a run's best epoch; None if no epoch has a finite score."""
     records = run.records()
-    best = best_by_quality(records, 1)
+    best = best_epochs(records, BY_QUALITY, 1)
     if not best:
         return None
     record = records[best[0] - 1]
@@ -211,7 +212,7 @@ def _row(
 ) -> dict[str, float]:
     """Return a run's numbers; what could not be measured is NaN."""
     row = dict.fromkeys((number.name for number in NUMBERS), math.nan)
-    row["val/fd_cnn"] = best_windowed(run.records(), QUALITY)
+    row["val/fd_cnn"] = best_windowed(run.records(), BY_QUALITY)
     if weights is None:
         return row
     scored = [job.result() for job in _utility_jobs(work, weights)]

@@ -24,14 +24,13 @@ from acgan.data.source import PHANTOM
 from acgan.errors import InputError
 from acgan.files import replace_bytes
 from acgan.run.records import QUALITY, WINDOW
-from benchmarks.curves import Curves, read_curves, write_curves
+from benchmarks.curves import JUDGED, Curves, read_curves, write_curves
 from benchmarks.picture import draw
 from benchmarks.real_searches import Found, RealSearches, search_within
 from benchmarks.replay import RANDOM, SEARCHERS, Answers, Replay, Searcher, replay_all
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.standing import band, epochs_to, percent, record
 from benchmarks.train_curves import Asked, train_curves
-from search.settings import SearchConfig
 from search.study import space
 
 CONFIG = Path("configs/covidx.yaml")  # whose space is searched, around the published baseline
@@ -218,12 +217,12 @@ def answer(replays: Replays) -> str:
 
 def best(curves: Curves) -> float:
     """Return the value that no replay can beat."""
-    return min(curves.values(SearchConfig()))
+    return min(curves.values(JUDGED))
 
 
 def limits(curves: Curves) -> str:
     """Say what a replay on so few curves cannot show."""
-    count, values = len(curves.curves), curves.values(SearchConfig())
+    count, values = len(curves.curves), curves.values(JUDGED)
     return (
         f"The baseline has {values[0]:,.0f}, the best of the {count} configurations "
         f"{best(curves):,.0f}, and real images {curves.shared.floor:,.0f}. No replay can find "
@@ -238,7 +237,7 @@ def limits(curves: Curves) -> str:
 
 def neighbour_correlation(curves: Curves) -> float:
     """Return Spearman's correlation of each value with that of the nearest other configuration."""
-    points, values = Answers(curves).points, np.array(curves.values(SearchConfig()))
+    points, values = Answers(curves).points, np.array(curves.values(JUDGED))
     squares = ((points[:, None] - points) ** 2).sum(2)
     np.fill_diagonal(squares, np.inf)
     return float(spearmanr(values, values[squares.argmin(1)]).statistic)

@@ -104,6 +104,7 @@ def command(asked: RealSearches, settings: SearchConfig, study: str, trials: int
         "--width": train.width,
         "--batch-size": train.batch_size,
         "--epochs": train.epochs,
+        "--objective": settings.objective,
         "--sampler": settings.sampler,
         "--seed": settings.seed,
         "--num-samples": trials,

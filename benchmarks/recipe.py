@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from acgan.data.dataset import Dataset
 from acgan.data.source import PHANTOM
 from acgan.errors import InputError
 from acgan.files import replace_bytes
-from acgan.run.records import EpochRecord, best_by_quality
+from acgan.run.records import RANKING, EpochRecord, best_epochs
 from acgan.run.rundir import RunDir
 from benchmarks.arms import Arm
 from benchmarks.generators import CNNS, Asked, Worth, accuracies, measure
@@ -94,7 +94,6 @@ class Generator:
     arm: str
     seed: int
     updates: int
-    best: bool
     covers: int | None
     metrics: dict[str, float]
     worth: Worth
@@ -134,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     left_out = "parts left out in turn, A+B together (default: each)"
     add("--without", nargs="*", type=_parts, metavar="PART", help=left_out)
     add("--seeds", type=int, default=3, help="runs of each configuration (default: 3)")
+    add("--first-seed", type=int, default=0, help="after those that --curves holds (default: 0)")
     add("--per-class", type=int, default=200, help="images a CNN learns from (default: 200)")
     add("--cnn-updates", type=int, default=240, help="updates of each CNN (default: 240)")
     add("--folder", default="build/recipe", help="runs and results (default: build/recipe)")
@@ -152,7 +152,7 @@ def _measure(options: argparse.Namespace) -> int:
     folder = user_path(options.folder)
     runs = {
         (arm.name, number): _run(arm, number, recipe, source, folder)
-        for number in range(options.seeds)  # one seed of all, then the next
+        for number in range(options.first_seed, options.first_seed + options.seeds)
         for arm in arms
     }
     for run in runs.values():
@@ -160,10 +160,12 @@ def _measure(options: argparse.Namespace) -> int:
     train_runs(list(runs.values()), jobs=options.jobs, say=lambda text: print(text, flush=True))
     found = _generators(runs, source, options)
     if options.curves is not None:
+        trained = {each.run for each in found}
+        found = [each for each in _kept(options.curves) if each.run not in trained] + found
         _keep(found, options.curves)
     real = accuracies(data.train.images[:], data.train.labels, data, updates=options.cnn_updates)
     text = [
-        setting(options, recipe, data),
+        setting(options, recipe, data, len({each.seed for each in found})),
         part_table(found, real),
         time_table(found, statistics.mean(real)),
         rank_table(found),
@@ -210,7 +212,7 @@ def _generators(
     asked: list[tuple[tuple[str, int], EpochRecord, Asked]] = []
     for key, run in runs.items():
         records, kept = run.records(), RunDir(run.path).kept_weights()
-        ages = {kept[0], kept[len(kept) // 2], kept[-1], *best_by_quality(records, 1)}
+        ages = {kept[0], kept[len(kept) // 2], kept[-1], *best_epochs(records, RANKING, 1)}
         for epoch in sorted(ages & set(kept)):
             out = run.path / f"worth-{epoch:04d}.json"
             weights, size = RunDir(run.path).weights_path(epoch), run.config.image_size
@@ -226,18 +228,29 @@ def _generator(run: Run, key: tuple[str, int], record: EpochRecord, asked: Asked
     data = images(run.source, run.config.image_size)
     steps = -(-len(data.train) // run.config.batch_size)
     records = run.records()
-    best = record.epoch in best_by_quality(records, 1)
     covering = (each.epoch for each in records if each.metrics["val/coverage"] >= COVERED)
     first = next(covering, None)
     return Generator(
         arm=key[0],
         seed=key[1],
         updates=record.epoch * steps,
-        best=best,
         covers=None if first is None else first * steps,
         metrics={name: record.metrics[name] for name in NUMBERS},
         worth=Worth.read(asked.out),
     )
+
+
+def _kept(path: Path) -> list[Generator]:
+    """Return the generators that a file of numbers holds; none if it is not there."""
+    file = user_path(str(path))
+    rows = gzip.decompress(file.read_bytes()).splitlines() if file.exists() else []
+    return [_generator_of(json.loads(row)) for row in rows]
+
+
+def _generator_of(row: Mapping[str, Any]) -> Generator:
+    worth = Worth(tuple(row["alone"]), tuple(row["gain"]))
+    names = ("arm", "seed", "updates", "covers", "metrics")
+    return Generator(**{name: row[name] for name in names}, worth=worth)
 
 
 def _keep(found: Sequence[Generator], path: Path) -> None:
@@ -250,7 +263,6 @@ def _row(found: Generator) -> dict[str, Any]:
         "arm": found.arm,
         "seed": found.seed,
         "updates": found.updates,
-        "best": found.best,
         "covers": found.covers,
         "metrics": found.metrics,
         "alone": found.worth.alone,
@@ -258,19 +270,19 @@ def _row(found: Generator) -> dict[str, Any]:
     }
 
 
-def setting(options: argparse.Namespace, recipe: TrainConfig, data: Dataset) -> str:
+def setting(options: argparse.Namespace, recipe: TrainConfig, data: Dataset, seeds: int) -> str:
     """Say what was trained and what is measured of it."""
     steps = -(-len(data.train) // recipe.batch_size)
     return (
         f"{data.name} ({len(data.train)} training, {len(data.val)} validation images), recipe "
         f"`{options.config}`, {recipe.image_size} px, width {recipe.width:g}, batch "
-        f"{recipe.batch_size}, {recipe.epochs * steps:,} updates, {options.seeds} seeds, the same "
+        f"{recipe.batch_size}, {recipe.epochs * steps:,} updates, {seeds} seeds, the same "
         f"for all. CNN: balanced accuracy on the validation images of {CNNS} CNNs trained on "
         f"{options.per_class} generated images per class with {options.cnn_updates} updates; gain: "
         "what images of COVID-19 add to the balanced accuracy of CNNs on real images with a fifth "
         "of its patients. The other numbers are recorded ones, within classes, in the score's 32 "
-        "components. Of each run its best epoch by `val/fd_cnn`; mean ± standard deviation over "
-        "the seeds:"
+        "components. Of each run the measured epoch of the largest `val/coverage`; mean ± standard "
+        "deviation over the seeds:"
     )
 
 
@@ -282,12 +294,26 @@ def part_table(found: Sequence[Generator], real: Sequence[float]) -> str:
     names = ("val/diversity", "val/recall", "val/coverage", "val/fd_cnn", "val/intra_fd_cnn")
     rows = []
     for arm in dict.fromkeys(each.arm for each in found):
-        own = [each for each in found if each.arm == arm and each.best]
+        own = _best_of_runs([each for each in found if each.arm == arm])
         cells = [_cell([each.metrics[name] for each in own]) for name in names]
         worth = [_cell([each.accuracy for each in own]), _cell([each.gain for each in own])]
         rows.append([arm, _cell([each.updates for each in own]), *cells, *worth])
     rows.append(["real images", "", *[""] * len(names), _cell(real), ""])
     return table(["", "update", *(f"`{name}`" for name in names), "CNN", "gain"], rows)
+
+
+def _best_of_runs(found: Sequence[Generator]) -> list[Generator]:
+    """Return of each run the generator that covers most of the real images, the later of equals."""
+    best: dict[tuple[str, int], Generator] = {}
+    for each in found:
+        held = best.get(each.run)
+        if held is None or _covered(each) >= _covered(held):
+            best[each.run] = each
+    return list(best.values())
+
+
+def _covered(generator: Generator) -> float:
+    return generator.metrics["val/coverage"]
 
 
 def time_table(found: Sequence[Generator], real: float) -> str:

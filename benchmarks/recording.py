@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from acgan.run.records import QUALITY, EpochRecord
+from acgan.run.records import RANKING, EpochRecord
 from benchmarks import simulated
 from benchmarks.process import Watch, watched
 from search.plan import SearchPlan
@@ -85,7 +85,7 @@ class _Search:
             for record in simulated.records(epochs, grace=simulated.grace_of(self._plan)):
                 self._write(trial, record)
                 if record.epoch == epochs:
-                    simulated.write_end(trial, epochs=epochs, value=record.metrics[QUALITY])
+                    simulated.write_end(trial, epochs=epochs, value=record.metrics[RANKING.metric])
                 yield
 
     def _write(self, trial: Trial, record: EpochRecord) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acgan.run.records import EpochRecord
-from benchmarks.curves import Curves
+from benchmarks.curves import JUDGED, Curves
 from search.settings import SearchConfig, Value
 from search.study import space
 from search.study.objective import objective_value
@@ -42,6 +42,7 @@ class Searcher:
         """Return the search's own settings; all its stopping rules are on, or none is."""
         on = self.stopping
         return SearchConfig(
+            objective=JUDGED.objective,
             sampler=self.sampler,
             seed=seed,
             stop_pruned=on,
@@ -81,7 +82,7 @@ class Answers:
     def __init__(self, curves: Curves) -> None:
         self.curves = curves
         self.points = np.array([unit(curves.space, curve.params) for curve in curves.curves])
-        self.values = [running_values(records, SearchConfig()) for records in curves.records]
+        self.values = [running_values(records, JUDGED) for records in curves.records]
 
     def nearest(self, params: Mapping[str, Value]) -> int:
         """Return the number of the curve nearest in the unit cube; a tie goes to the first."""

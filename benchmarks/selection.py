@@ -114,7 +114,15 @@ def search(folder: Path, options: Sequence[str]) -> Searched:
         write_json(run.path / "trial.json", info)
         config = trial_config(study.info, info)
         started = time.perf_counter()
-        records = list(train(config, plan.data, run, scorer=study.scorer_path, device=CPU))
+        trained = train(
+            config,
+            plan.data,
+            run,
+            ranking=study.info.ranking,
+            scorer=study.scorer_path,
+            device=CPU,
+        )
+        records = list(trained)
         seconds += time.perf_counter() - started
         value = objective_value(records, plan.search)
         ledger.tell(row.number, Outcome.FINISHED, value=value)

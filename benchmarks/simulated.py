@@ -21,7 +21,7 @@ from optuna.trial import TrialState, create_trial
 from pydantic import BaseModel
 
 from acgan.files import file_sha256, write_json
-from acgan.run.records import QUALITY, EpochRecord, grace_epochs, kept_epochs
+from acgan.run.records import QUALITY, RANKING, EpochRecord, grace_epochs, kept_epochs
 from acgan.run.rundir import RunDir
 from acgan.training import METRIC_NAMES
 from search.flags import search_parser
@@ -81,7 +81,8 @@ def records(epochs: int, *, grace: int) -> Iterator[EpochRecord]:
     """Yield one trial's records: healthy, and better from epoch to epoch."""
     for epoch in range(1, epochs + 1):
         metrics = {name: 0.7 + 0.2 / (epoch + i) for i, name in enumerate(METRIC_NAMES)}
-        metrics[QUALITY] = metrics["best/fd_cnn"] = 100 + 900 / epoch
+        metrics[QUALITY] = 100 + 900 / epoch
+        metrics[RANKING.metric] = metrics[RANKING.best] = 0.9 - 0.5 / epoch
         yield EpochRecord(
             epoch=epoch,
             time=time.time(),
@@ -127,7 +128,7 @@ def write_study(plan: SearchPlan) -> Study:
     found = list(records(plan.train.epochs, grace=grace_of(plan)))
     rows = _write_ledger(study, plan, found)
     value = objective_value(found, plan.search)
-    lines, kept = _lines(found), kept_epochs(found)
+    lines, kept = _lines(found), kept_epochs(found, plan.search.ranking)
     for row in rows:
         trial = begin_trial(study, row, plan)
         run = RunDir(trial.path)

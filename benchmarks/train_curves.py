@@ -15,7 +15,7 @@ from acgan.errors import InputError
 from acgan.evaluation.evaluate import Evaluation
 from acgan.evaluation.scorer import Scorer, cached_scorer
 from acgan.run.device import default_device
-from acgan.run.records import grace_epochs
+from acgan.run.records import QUALITY, grace_epochs
 from acgan.training import check_fits
 from benchmarks.curves import Curves, Shared, curve_of
 from benchmarks.train_runs import Run, images, train_runs
@@ -47,7 +47,12 @@ class Asked:
 def configurations(asked: Asked) -> list[TrialInfo]:
     """Return the baseline and a scrambled Sobol sequence, as a study would propose them."""
     start = space.baseline(asked.space, asked.config)
-    ledger = Ledger(None, asked.space, start=start, config=SearchConfig(sampler="qmc", seed=SEED))
+    ledger = Ledger(
+        None,
+        asked.space,
+        start=start,
+        config=SearchConfig(objective=QUALITY, sampler="qmc", seed=SEED),
+    )
     return [trial_info(ledger.propose(), SEED) for _ in range(asked.count)]
 
 

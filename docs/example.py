@@ -12,7 +12,7 @@ quick = {"image_size": 16, "width": 0.125, "epochs": 10, "grace_updates": 50}  #
 study = search.search(folder, study="notebook", num_samples=2, bar=True, **quick)
 print(study)  # the best trial beside the baseline
 print(study.trials[["learning_rate", "value", "outcome"]].sort_values("value"))
-print(study.epochs["val/fd_cnn"].unstack("trial"))  # .plot() in a notebook
+print(study.epochs["val/coverage"].unstack("trial"))  # .plot() in a notebook
 study.samples("t0000").save("samples.png")
 
 few = {"max_candidates": 2, "cnn_images": 64, "cnn_epochs": 3, "fidelity_images": 64}  # likewise

@@ -34,6 +34,7 @@ from search.study.folder import (
     STUDY_FORMAT,
     LastStart,
     StudyInfo,
+    begun_study,
     begun_with,
     new_uuid,
     study_path,
@@ -175,7 +176,7 @@ def make_search_plan(
     say: is told which configuration is used where none is named
     """
     asked = read_asked(request)
-    folder = study_folder(request, asked)
+    folder = study_folder(request, asked.configuration)
     tracking_uri = resolve_uri(request.tracking_uri)
     source = named_source(request.values, asked.content)
     asked = in_colour(request, asked, source)
@@ -205,6 +206,8 @@ def make_search_plan(
 def read_asked(request: SearchRequest) -> Asked:
     """Read and check the configuration; `InputError` names what is wrong in it."""
     configuration, note, content = _configuration(request)
+    if (there := begun_study(study_folder(request, configuration))) is not None:
+        note, content = _going_on(request, there, note, content)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
     if settings.objective not in (recorded := metric_names(config)):
@@ -216,6 +219,25 @@ def read_asked(request: SearchRequest) -> Asked:
     searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
     return Asked(configuration, note, content, config, settings, searched)
+
+
+def _going_on(
+    request: SearchRequest, there: StudyInfo, note: str, content: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """Return why it is this configuration, and what it says, where the study has been begun.
+
+    Where no configuration is named it is the study's own: recipes change from version to version.
+    An objective that is not named is the study's, too.
+    """
+    if request.config is not None:
+        named = content.get("search") or {}
+        if "objective" in named or request.values.get("objective") is not None:
+            return note, content
+        own = {name: there.search[name] for name in ("objective", "direction")}
+        return note, {**content, "search": {**named, **own}}
+    search_section = {**(content.get("search") or {}), **there.search}
+    note = f"no --config given: study {there.name} goes on with its own configuration"
+    return note, {**content, "train": there.train, "space": there.space, "search": search_section}
 
 
 def _configuration(request: SearchRequest) -> tuple[str, str, Mapping[str, Any]]:
@@ -262,11 +284,14 @@ def in_colour(request: SearchRequest, asked: Asked, source: DataSource) -> Asked
     return replace(coloured, note=note)
 
 
-def study_folder(request: SearchRequest, asked: Asked) -> Path:
-    """Return the study's folder; `InputError` for a name or place that cannot be one."""
+def study_folder(request: SearchRequest, configuration: str) -> Path:
+    """Return the study's folder; `InputError` for a name or place that cannot be one.
+
+    configuration: see `Asked`
+    """
     name = request.study
     if name is None:
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(asked.configuration).stem)
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(configuration).stem)
     return study_path(request.storage_path, name)
 
 

@@ -7,13 +7,15 @@ from pydantic import Field, model_validator
 from acgan.config import Cpus, Gpus, Section
 from acgan.evaluation.numbers import more_is_better
 from acgan.evaluation.variety import ONE_PICTURE_BELOW
-from acgan.run.records import QUALITY
+from acgan.run.records import RANKING, Ranking
 
 MORE_IS_BETTER = (
     "train/acc_class",
     "val/acc_class",
     "val/acc_class_balanced",
     "val/diversity",
+    "val/recall",
+    "val/coverage",
     "perf/images_per_s",
 )
 
@@ -23,9 +25,9 @@ Value = bool | int | float | str  # of a sampled parameter
 class SearchConfig(Section):
     """How trials are proposed, stopped and placed; one flag of `search.run` for each field."""
 
-    objective: str = Field(QUALITY, description="recorded metric that ranks trials")
+    objective: str = Field(RANKING.metric, description="recorded metric that ranks trials")
     direction: Literal["minimize", "maximize"] = Field(
-        "minimize", description="of the objective; unset: maximize where more is better"
+        "maximize", description="of the objective; unset: maximize where more is better"
     )
     sampler: Literal["tpe", "gp", "random", "qmc"] = Field(
         "tpe", description="how trials are proposed"
@@ -67,15 +69,15 @@ class SearchConfig(Section):
     @classmethod
     def _fitting_direction(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values.get("direction") is None:
-            objective = values.get("objective")
+            objective = values.get("objective", RANKING.metric)
             more = objective in MORE_IS_BETTER or more_is_better(objective)
             return {**values, "direction": "maximize" if more else "minimize"}
         return values
 
     @property
-    def sign(self) -> int:
-        """1, or -1 where the objective is maximized: of values times this, the least is best."""
-        return 1 if self.direction == "minimize" else -1
+    def ranking(self) -> Ranking:
+        """The objective, by which trials are judged and their epochs are kept."""
+        return Ranking(self.objective, 1 if self.direction == "minimize" else -1)
 
 
 PLACEMENT = {

@@ -64,7 +64,7 @@ class Picked:
     def candidates(self) -> pd.DataFrame:
         """A row for each candidate, by trial and epoch, in the order of step 1.
 
-        Columns: quality (`val/fd_cnn`), diversity, balanced_accuracy of CNNs trained on its images
+        Columns: the study's objective, diversity, balanced_accuracy of CNNs trained on its images
         alone with low and high (95 %), the rank metric of step 3 where it was measured, memorised
         (a class failed the check for copies), baseline, winner, verdict.
         """
@@ -78,7 +78,7 @@ class Picked:
                 {
                     "trial": candidate.trial,
                     "epoch": candidate.epoch,
-                    "quality": candidate.quality,
+                    self.pick.objective: candidate.quality,
                     "diversity": candidate.diversity,
                     **_interval("balanced_accuracy", score),
                     self.pick.decision.rank_metric: fidelity

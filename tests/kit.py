@@ -10,11 +10,14 @@ import pytest
 
 from acgan.config import TrainConfig
 from acgan.data.dataset import Dataset, ImageSet
+from acgan.run.records import QUALITY, Ranking
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # real X-rays, where they are at hand
 MINI = SHARED / "covidx-mini"
 needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason="no covidx-mini images here")
+
+LEAST = Ranking(QUALITY, sign=1)  # the smallest distance
 
 CLASSES = ("COVID-19", "normal", "pneumonia")
 

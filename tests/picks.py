@@ -24,7 +24,7 @@ from acgan.files import write_json
 from acgan.run.rundir import RunDir
 from acgan.run.weights import weights_bytes
 from acgan.training import train
-from search.settings import SearchConfig, identity
+from search.settings import identity
 from search.study.folder import (
     STUDY_FORMAT,
     LastStart,
@@ -46,6 +46,7 @@ from selection.steps.funnel import Funnel
 from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
 from selection.steps.result import Pick
 from tests.kit import CLASSES, tiny_config, tiny_images
+from tests.studies import by_distance
 
 SELECTION = {
     "per_trial": 2,
@@ -97,7 +98,7 @@ def train_study(path: Path, images: Path, *, trials: int = 3, epochs: int = 5) -
         code_version="0.1.0",
         train=config.model_dump(exclude={"seed"}),
         space={"learning_rate": {"low": 5e-5, "high": 8e-3, "log": True}},
-        search=identity(SearchConfig()),
+        search=identity(by_distance()),
         data_name=data.name,
         classes=data.classes,
         fingerprint=data.fingerprint,

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,11 @@ BEGIN = 1_700_000_000.0
 KEYS = ("train/g_loss", "train/d_loss", "val/g_loss", "val/acc_generated", QUALITY, "best/fd_cnn")
 
 
+def by_distance(**settings: Any) -> SearchConfig:
+    """Return the settings of a search whose trials are judged by `val/fd_cnn`, as all once were."""
+    return SearchConfig(**{"objective": QUALITY, **settings})
+
+
 def write_study(path: Path, *, trials: int = 0, epochs: int = 0) -> Study:
     """Write a study of `trials` finished trials with `epochs` epochs each."""
     info = StudyInfo(
@@ -42,7 +48,7 @@ def write_study(path: Path, *, trials: int = 0, epochs: int = 0) -> Study:
         code_version="0.1.0",
         train=TrainConfig(image_size=32, epochs=max(epochs, 1)).model_dump(),
         space={"learning_rate": {"low": 5e-5, "high": 8e-4, "log": True}},
-        search=identity(SearchConfig()),
+        search=identity(by_distance()),
         data_name="phantom",
         classes=("COVID-19", "normal", "pneumonia"),
         fingerprint="0123456789abcdef" * 4,

@@ -8,6 +8,7 @@ import math
 import stat
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -17,6 +18,32 @@ from acgan.files import Stored
 
 QUALITY = "val/fd_cnn"
 WINDOW = 3
+BEST = "best/"  # of a metric: the best windowed value so far
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The recorded metric by which epochs are ranked, one run beside another too.
+
+    sign: 1 where less is better, -1 where more is
+    """
+
+    metric: str
+    sign: int
+
+    @property
+    def best(self) -> str:
+        """The name under which a run records its best windowed value so far."""
+        return best_name(self.metric)
+
+
+def best_name(metric: str) -> str:
+    """Return what a metric's best windowed value is called: `best/fd_cnn` of `val/fd_cnn`."""
+    return f"{BEST}{metric.rpartition('/')[2]}"
+
+
+# What orders generators best by what a CNN learns from their images, see `benchmarks.recipe`.
+RANKING = Ranking("val/coverage", sign=-1)
 
 
 class EpochRecord(Stored):
@@ -96,32 +123,40 @@ def _grown(records: Sequence[EpochRecord]) -> list[EpochRecord]:
     return [record for record in records if not record.young] or list(records[-1:])
 
 
-def best_windowed(records: Sequence[EpochRecord], name: str, *, sign: int = 1) -> float:
-    """Return what a run is judged by: the smallest windowed value of `sign` times a metric.
+def best_windowed(records: Sequence[EpochRecord], ranking: Ranking) -> float:
+    """Return what a run is judged by: the best windowed value of the metric that ranks.
 
     The first epochs, marked young, are left out of every window; a run that has no others is
-    judged by its latest. Without a finite value: `inf`.
+    judged by its latest. Without a finite value: `inf`, or `-inf` where more is better.
     """
-    values = [sign * value for value in metric(_grown(records), name)]
-    return min(windowed(values), default=math.inf)
+    values = signed(_grown(records), ranking)
+    return ranking.sign * min(windowed(values), default=math.inf)
 
 
-def best_by_quality(records: Sequence[EpochRecord], count: int) -> list[int]:
-    """Return the best epochs by windowed quality score: of each window its best single epoch."""
+def best_epochs(records: Sequence[EpochRecord], ranking: Ranking, count: int) -> list[int]:
+    """Return the best epochs by windowed value: of each window its best single epoch.
+
+    A tie goes to the later epoch.
+    """
     grown = _grown(records)
-    values = metric(grown, QUALITY)
+    values = signed(grown, ranking)
     order = sorted(
-        (value, index) for index, value in enumerate(windowed(values)) if math.isfinite(value)
+        (value, -index) for index, value in enumerate(windowed(values)) if math.isfinite(value)
     )
     finite = [index for index, value in enumerate(values) if math.isfinite(value)]
     chosen: dict[int, None] = {}
-    for _, index in order:
-        end = bisect.bisect_right(finite, index)
-        best = min(finite[max(end - WINDOW, 0) : end], key=lambda i: values[i])
+    for _, place in order:
+        end = bisect.bisect_right(finite, -place)
+        best = min(finite[max(end - WINDOW, 0) : end], key=lambda i: (values[i], -i))
         chosen[grown[best].epoch] = None
         if len(chosen) == count:
             break
     return list(chosen)
+
+
+def signed(records: Sequence[EpochRecord], ranking: Ranking) -> list[float]:
+    """Return the metric that ranks of all records, so that less is better; NaN where it lacks."""
+    return [ranking.sign * value for value in metric(records, ranking.metric)]
 
 
 def quantiles(values: Sequence[float]) -> list[float]:
@@ -148,7 +183,7 @@ def filter_score(records: Sequence[EpochRecord]) -> list[float]:
 
 
 def best_by_filter(records: Sequence[EpochRecord], count: int) -> list[int]:
-    """Return the best epochs by step 1's order; a tie goes to the later epoch."""
+    """Return the best epochs by losses and accuracies; a tie goes to the later epoch."""
     grown = {record.epoch for record in _grown(records)}
     scored = sorted(
         (score, -record.epoch)
@@ -159,12 +194,12 @@ def best_by_filter(records: Sequence[EpochRecord], count: int) -> list[int]:
     return [-epoch for _, epoch in scored[:count]]
 
 
-def kept_epochs(records: Sequence[EpochRecord], *, count: int = 3) -> set[int]:
+def kept_epochs(records: Sequence[EpochRecord], ranking: Ranking, *, count: int = 3) -> set[int]:
     """Return the epochs whose weights are kept as candidates.
 
-    The best `count` by windowed quality score, the best `count` by step 1's order, the last.
+    The best `count` by the metric that ranks, the best `count` by losses and accuracies, the last.
     """
     if not records:
         return set()
-    best = *best_by_quality(records, count), *best_by_filter(records, count)
+    best = *best_epochs(records, ranking, count), *best_by_filter(records, count)
     return {*best, records[-1].epoch}

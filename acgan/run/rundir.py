@@ -37,7 +37,7 @@ from torch import Tensor
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.files import remove_leftovers, replace_bytes, replace_text, sync, write_beside
-from acgan.run.records import QUALITY, WINDOW, EpochRecord, kept_epochs, read_records
+from acgan.run.records import WINDOW, EpochRecord, Ranking, kept_epochs, read_records, signed
 from acgan.run.weights import checksum, read_weights, weights_bytes
 
 log = logging.getLogger(__name__)
@@ -264,14 +264,15 @@ class RunDir:
         os.replace(fresh, self.state_path)
         sync(self.path)
 
-    def prune_weights(self, records: Sequence[EpochRecord]) -> None:
+    def prune_weights(self, records: Sequence[EpochRecord], ranking: Ranking) -> None:
         """Delete the weights of epochs that are no candidates.
 
-        The last three with a finite score stay: a later epoch can still make one of them the best
-        of its window.
+        The last three with a finite value of the metric that ranks stay: a later epoch can still
+        make one of them the best of its window.
         """
-        finite = [r.epoch for r in records if math.isfinite(r.metrics.get(QUALITY, math.nan))]
-        keep = kept_epochs(records) | set(finite[-WINDOW:])
+        values = zip(records, signed(records, ranking), strict=True)
+        finite = [record.epoch for record, value in values if math.isfinite(value)]
+        keep = kept_epochs(records, ranking) | set(finite[-WINDOW:])
         for epoch in self.kept_weights():
             if epoch not in keep:
                 self.weights_path(epoch).unlink()

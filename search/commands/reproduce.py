@@ -182,6 +182,7 @@ def _compared(plan: ReproductionPlan) -> Iterator[Compared]:
         plan.config,
         plan.data,
         run,
+        ranking=plan.study.info.ranking,
         scorer=plan.study.scorer_path,
         device=plan.device,
         repeat_last=True,  # of an earlier start: its epochs are compared, too

@@ -33,7 +33,7 @@ from acgan.data.pack import load_for
 from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import Stored, StoredT, file_sha256, read_json, write_json
-from acgan.run.records import EpochRecord, read_records
+from acgan.run.records import EpochRecord, Ranking, read_records
 from search.settings import SearchConfig, Value
 
 # Images of a class without which no generator of a study can be picked.
@@ -134,6 +134,11 @@ class StudyInfo(Stored):
     data_name: str
     classes: tuple[str, ...]
     fingerprint: str
+
+    @property
+    def ranking(self) -> Ranking:
+        """The study's objective."""
+        return SearchConfig.model_validate(self.search).ranking
 
 
 class _Header(Stored):
@@ -337,6 +342,13 @@ def open_or_create(path: Path, wanted: StudyInfo) -> Study:
         (path / name).unlink(missing_ok=True)
     write_json(path / "study.json", wanted)
     return Study(path, wanted)
+
+
+def begun_study(path: Path) -> StudyInfo | None:
+    """Return what the study at `path` is; None where none has a trial, or it cannot be read."""
+    with contextlib.suppress(InputError):
+        return open_study(path).info if _has_trials(path) else None
+    return None
 
 
 def begun_with(path: Path, plugins: Mapping[str, str]) -> dict[str, str]:

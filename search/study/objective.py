@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from acgan.evaluation.variety import DIVERSITY
-from acgan.run.records import WINDOW, EpochRecord, best_windowed, metric, windowed
+from acgan.run.records import WINDOW, EpochRecord, best_windowed, metric, signed, windowed
 from search.settings import SearchConfig
 from search.study.folder import Outcome
 
@@ -18,14 +18,14 @@ def objective_value(records: Sequence[EpochRecord], config: SearchConfig) -> flo
 
     Without a finite epoch: `inf` where the objective is minimized, `-inf` where maximized.
     """
-    return config.sign * best_windowed(records, config.objective, sign=config.sign)
+    return best_windowed(records, config.ranking)
 
 
 class RunningObjective:
     """A trial's value from epoch to epoch: what `objective_value` returns, without its records."""
 
     def __init__(self, config: SearchConfig, records: Iterable[EpochRecord] = ()) -> None:
-        self._config = config
+        self._ranking = config.ranking
         self._window: deque[float] = deque(maxlen=WINDOW)
         self._best, self._young = math.inf, math.inf
         for record in records:
@@ -33,7 +33,7 @@ class RunningObjective:
 
     def add(self, record: EpochRecord) -> None:
         """Take up the next epoch."""
-        value = self._config.sign * record.metrics.get(self._config.objective, math.nan)
+        value = self._ranking.sign * record.metrics.get(self._ranking.metric, math.nan)
         finite = math.isfinite(value)
         if record.young:
             self._young = value if finite else math.inf
@@ -46,7 +46,7 @@ class RunningObjective:
     @property
     def value(self) -> float:
         """The trial's value so far; of young epochs only the last is judged."""
-        return self._config.sign * min(self._best, self._young)
+        return self._ranking.sign * min(self._best, self._young)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,11 @@ def judged_diversity(records: Sequence[EpochRecord], config: SearchConfig) -> fl
     collapsed.
     """
     grown = [record for record in records if not record.young]
-    finite = [r for r in grown if math.isfinite(r.metrics.get(config.objective, math.nan))]
+    values = signed(grown, config.ranking)
+    finite = [r for r, value in zip(grown, values, strict=True) if math.isfinite(value)]
     if not finite:
         return None
-    medians = windowed([config.sign * value for value in metric(finite, config.objective)])
+    medians = windowed(signed(finite, config.ranking))
     end = medians.index(min(medians)) + 1
     window = metric(finite[max(end - WINDOW, 0) : end], DIVERSITY)
     return statistics.median(window) if all(map(math.isfinite, window)) else None

@@ -67,7 +67,7 @@ def _records(trial: Trial) -> list[EpochRecord]:
 def best(found: Sequence[Line], config: SearchConfig) -> Line | None:
     """Return the finished trial of the search itself with the best value."""
     finished = [line for line in found if line.finished and line.trial.info.origin == "search"]
-    return min(finished, key=lambda line: config.sign * line.value, default=None)
+    return min(finished, key=lambda line: config.ranking.sign * line.value, default=None)
 
 
 def table(found: Sequence[Line], config: SearchConfig) -> str:
@@ -96,7 +96,8 @@ def table(found: Sequence[Line], config: SearchConfig) -> str:
 def ranking(found: Sequence[Line], config: SearchConfig, *, most: int) -> str:
     """Return the best trials of the search in order of their values as a Markdown table."""
     own = [line for line in found if line.epochs and line.trial.info.origin == "search"]
-    ranked = sorted(own, key=lambda line: (config.sign * line.value, line.trial.name))[:most]
+    sign = config.ranking.sign
+    ranked = sorted(own, key=lambda line: (sign * line.value, line.trial.name))[:most]
     names = list(found[0].trial.info.params) if found else []
     rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
     rows.append(["---"] * len(rows[0]))
@@ -174,7 +175,7 @@ def _verdict(
     from scipy.stats import ttest_ind  # noqa: PLC0415 (half a second, for a few)
 
     interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    lower, upper = sorted([config.sign * interval.low, config.sign * interval.high])
+    lower, upper = sorted([config.ranking.sign * interval.low, config.ranking.sign * interval.high])
     word = "not told apart"
     if upper < 0:
         word = "better than the baseline" + ("" if of_all else " where it comes to an end")

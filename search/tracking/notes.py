@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from mlflow.entities import Run
 
 from acgan.command import significant
-from acgan.run.records import QUALITY
+from acgan.run.records import QUALITY, best_name
 from search.settings import SearchConfig
 from search.study import table
 from search.study.folder import BASELINE, Outcome, Study, Trial, trial_name
 from search.study.objective import Ended
 from search.tracking import view
 from search.tracking.connection import Client, uri_flag
-from search.tracking.study_runs import best_key
 
 NOTE = "mlflow.note.content"
 SUMMARY = "summary"  # the tag of a pick that says in a phrase what was picked
@@ -125,7 +124,7 @@ def of_experiment(studies: Sequence[Run], picks: Sequence[Run], *, viewed: set[s
             name = f"{info.run_name} ([trials](#{trials[2:]}), [curves and images](#{charts[2:]}))"
         inputs = [] if run.inputs is None else run.inputs.dataset_inputs
         objective = run.data.params.get("search.objective", QUALITY)
-        value = run.data.metrics.get(best_key(objective))
+        value = run.data.metrics.get(best_name(objective))
         best = "no trial has finished yet"
         if value is not None:
             best = f"best {objective} {significant(value)}, {tags.get('best_trial', '')}"

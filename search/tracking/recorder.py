@@ -324,7 +324,7 @@ class Mirror:
             self._last_end_ms = max(finished.values(), default=0)
             self._copies.clear()
             self._stamps.clear()
-            self._best = parent.data.metrics.get(study_runs.best_key(self._config.objective))
+            self._best = parent.data.metrics.get(self._config.ranking.best)
             self._best_trial = parent.data.tags.get("best_trial", "")
             self._has_quality = "quality/floor" in parent.data.metrics
             self._drawn = int(parent.data.tags.get(study_runs.PICTURES, "0"))
@@ -347,7 +347,7 @@ class Mirror:
     def _send_end(self, client: MlflowClient, parent: Run, copy: _TrialCopy, driving: bool) -> None:
         name, own = copy.trial.name, copy.finished(self._config)
         if own is not None and self._is_better(own.value, name):
-            study_runs.log_best(client, parent, self._config.objective, name, own)
+            study_runs.log_best(client, parent, self._config.ranking, name, own)
             self._best, self._best_trial = own.value, name
         # Last: a trial that is FINISHED is not read again.
         copy.send_end(self._config, driving=driving)
@@ -359,7 +359,7 @@ class Mirror:
     def _is_better(self, value: float, name: str) -> bool:
         if self._best is None:
             return math.isfinite(value)
-        sign = self._config.sign
+        sign = self._config.ranking.sign
         return (sign * value, name) < (sign * self._best, self._best_trial)  # as the table has it
 
     def _send_study(self, client: MlflowClient, parent: Run, *, running: bool) -> None:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from acgan.errors import InputError
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
-from acgan.run.records import QUALITY, EpochRecord
+from acgan.run.records import BEST, QUALITY, EpochRecord, Ranking
 from search.study.folder import (
     BASELINE,
     Outcome,
@@ -174,18 +174,13 @@ def log_pictures(
     client.set_tag(parent.info.run_id, PICTURES, str(trials))
 
 
-def best_key(objective: str) -> str:
-    """Return the name of the study's best value: `best/fd_cnn` for `val/fd_cnn`."""
-    return f"best/{objective.rpartition('/')[2]}"
-
-
-def log_best(client: MlflowClient, parent: Run, objective: str, name: str, best: Ended) -> None:
+def log_best(client: MlflowClient, parent: Run, ranking: Ranking, name: str, best: Ended) -> None:
     """Write the study's best value so far, whose it is, and what its images are called."""
     # The tags first: where the value is there after a crash, none is written again.
     wanted = {"best_trial": name, **variety_tag(best.diversity)}
     _replace_tags(client, parent.info.run_id, {VARIETY}, wanted)
     # Of two values at one step MLflow shows the later one; clocks differ, and are set back.
-    key = best_key(objective)
+    key = ranking.best
     before = client.get_metric_history(parent.info.run_id, key)
     now = max([milliseconds(time.time()), *(metric.timestamp + 1 for metric in before)])
     metric = Metric(key, best.value, now, step=0)
@@ -266,18 +261,18 @@ def log_epochs(client: MlflowClient, run_id: str, records: Sequence[EpochRecord]
             for record in records[start : start + a_call]
             for name, value in record.metrics.items()
             # Of young epochs the best is the last one's value, which would rise and fall.
-            if not (record.young and name.startswith("best/"))
+            if not (record.young and name.startswith(BEST))
         ]
         client.log_batch(run_id, metrics=metrics, synchronous=True)
 
 
 def log_young_end(client: MlflowClient, run_id: str, last: EpochRecord) -> None:
     """Write the best value of a trial that has ended with a young epoch: there is no later one."""
-    key = best_key(QUALITY)
-    if last.young and key in last.metrics:
+    if last.young:
         epoch, timestamp = epoch_key(last)
-        metric = Metric(key, last.metrics[key], timestamp, epoch)
-        client.log_batch(run_id, metrics=[metric], synchronous=True)
+        best = {name: value for name, value in last.metrics.items() if name.startswith(BEST)}
+        metrics = [Metric(name, value, timestamp, epoch) for name, value in best.items()]
+        client.log_batch(run_id, metrics=metrics, synchronous=True)
 
 
 def logged_samples(client: MlflowClient, run_id: str) -> set[int]:

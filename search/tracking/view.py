@@ -14,7 +14,7 @@ from acgan.run.records import QUALITY
 from search.settings import SearchConfig
 from search.study.folder import StudyInfo
 from search.tracking.connection import Client
-from search.tracking.study_runs import SAMPLES, best_key
+from search.tracking.study_runs import SAMPLES
 
 TAG = "mlflow.sharedViewState."
 # After what trials are ranked by: the spread within a class, losses and accuracies on validation
@@ -60,14 +60,9 @@ def _is_own(value: str) -> bool:
         return False
 
 
-def ranked_by(config: SearchConfig) -> str:
-    """Return the metric whose last value orders the trials."""
-    return best_key(config.objective) if config.objective == QUALITY else config.objective
-
-
 def _state(info: StudyInfo) -> dict[str, Any]:
     config = SearchConfig.model_validate(info.search)
-    first = f"metrics.`{ranked_by(config)}`"
+    first = f"metrics.`{config.ranking.best}`"
     shown = [
         first,
         "tags.`outcome`",
@@ -89,7 +84,7 @@ def _state(info: StudyInfo) -> dict[str, Any]:
     return {
         "searchFilter": f"tags.study_id = '{info.uuid}' AND tags.origin = 'search'",
         "orderByKey": first,
-        "orderByAsc": config.sign == 1,
+        "orderByAsc": config.ranking.sign == 1,
         "selectedColumns": shown,
         "columnOrder": shown,
         "columnWidths": dict.fromkeys(shown, COLUMN_WIDTH),

@@ -80,8 +80,7 @@ def _drive(
         asked=plan.search.num_samples,
         ended=ledger.ended(),
         epochs=plan.train.epochs,
-        objective=plan.search.objective,
-        sign=plan.search.sign,
+        ranking=plan.search.ranking,
         out=tell,
     )
     for sentence in repaired:

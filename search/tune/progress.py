@@ -19,6 +19,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from acgan.command import duration, significant
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
+from acgan.run.records import Ranking
 from search.study.folder import Outcome
 from search.study.objective import Ended
 
@@ -51,10 +52,9 @@ class Progress:
     """Shows the trials under way and tells of each that ends.
 
     `epochs` is what a whole trial has; `asked` how many trials are asked for, `ended` how many of
-    them had ended before this start; `objective` is the metric that ranks them, where `sign` times
-    it is smallest. Use it as a context: until its end the table is on the terminal. `out`
-    is where it is shown (default: stdout), or is called with each line, from any thread, one at a
-    time.
+    them had ended before this start; `ranking` is the objective. Use it as a context: until its end
+    the table is on the terminal. `out` is where it is shown (default: stdout), or is called with
+    each line, from any thread, one at a time.
     """
 
     def __init__(
@@ -63,13 +63,12 @@ class Progress:
         asked: int,
         ended: int,
         epochs: int,
-        objective: str,
-        sign: int = 1,
+        ranking: Ranking,
         out: TextIO | Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._asked, self._ended, self._epochs = asked, ended, epochs
-        self._objective, self._sign = objective, sign
+        self._objective, self._sign = ranking.metric, ranking.sign
         self._every = max(5, epochs // 10)
         self._clock = clock
         self._started = clock()

@@ -44,7 +44,13 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
     run = RunDir(trial.path)
     # The last epoch again: Tune may not know of it, and it may end the trial.
     records = train(
-        config, data, run, scorer=study.scorer_path, device=set_aside(gpu), repeat_last=True
+        config,
+        data,
+        run,
+        ranking=study.info.ranking,
+        scorer=study.scorer_path,
+        device=set_aside(gpu),
+        repeat_last=True,
     )
     try:
         with _watched(trial.path / HANG, hang_after_s) as alive:

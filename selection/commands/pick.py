@@ -14,7 +14,6 @@ from acgan.command import duration, say, significant, typed
 from acgan.evaluation.variety import ONE_PICTURE
 from acgan.files import remove_leftovers, write_json
 from acgan.run.device import default_device
-from acgan.run.records import QUALITY
 from search.study import estimate
 from search.study.folder import trial_config
 from search.tracking import connection, notes
@@ -97,8 +96,8 @@ def _show(plan: PickPlan) -> None:
     """Print the candidates and what measuring them takes."""
     for chosen in plan.candidates:
         role = "" if chosen.competes else " (to compare with)"
-        value = significant(chosen.epoch.record.metrics[QUALITY])
-        print(f"  {chosen.weights.name}: {QUALITY} {value}{role}")
+        value = significant(chosen.epoch.value)
+        print(f"  {chosen.weights.name}: {plan.study.info.ranking.metric} {value}{role}")
     settings, classes = plan.settings, len(plan.data.classes)
     first, most = settings.cnn_seeds[0], settings.cnn_seeds[-1]
     fits = len(plan.candidates) + 1  # and the real images

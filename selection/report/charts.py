@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from acgan.run.records import QUALITY, EpochRecord, metric
+from acgan.run.records import EpochRecord, metric
 from selection.report.tables import ranked
 from selection.steps.result import Pick
 
@@ -63,19 +63,19 @@ def _colour(pick: Pick, place: int) -> str:
 def curves_picture(
     pick: Pick, records: Mapping[str, Sequence[EpochRecord]], *, narrow: bool = False
 ) -> bytes:
-    """Draw `val/fd_cnn` of all trials and mark the candidates; return a PNG.
+    """Draw the objective of all trials and mark the candidates; return a PNG.
 
     The first epochs, in which a trial is not judged, are dotted.
     """
     size = (NARROW_INCHES, 4.2) if narrow else (WIDE_INCHES, 4.5)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_yscale("log")
     looks = {pick.baseline.trial: (BASELINE, "baseline")} if pick.baseline else {}
     looks[pick.winner.trial] = (WINNER, "winner's trial")
     for trial in sorted(records, key=lambda name: name in looks):
         colour, role = looks.get(trial, (LEFT, ""))
-        _draw_curve(axes, records[trial], colour=colour, label=role and f"{role}, {trial}")
+        values = metric(records[trial], pick.objective)
+        _draw_curve(axes, records[trial], values, colour=colour, label=role and f"{role}, {trial}")
     at = [candidate.epoch for candidate in pick.candidates]
     values = [candidate.quality for candidate in pick.candidates]
     axes.plot(at, values, "o", color=TIED, markerfacecolor="white", label="candidate")
@@ -83,13 +83,22 @@ def curves_picture(
         pick.winner.epoch, pick.winner.quality, "*", color=WINNER, markersize=16, label="picked"
     )
     axes.set_xlabel("epoch")
-    axes.set_ylabel(QUALITY)
+    axes.set_ylabel(pick.objective)
+    if min(values) > 1:  # a distance; shares end at 1
+        axes.set_yscale("log")
     axes.legend(frameon=False)
     return figure_png(figure)
 
 
-def _draw_curve(axes: Axes, epochs: Sequence[EpochRecord], *, colour: str, label: str) -> None:
-    numbers, values = [record.epoch for record in epochs], metric(epochs, QUALITY)
+def _draw_curve(
+    axes: Axes,
+    epochs: Sequence[EpochRecord],
+    values: Sequence[float],
+    *,
+    colour: str,
+    label: str,
+) -> None:
+    numbers = [record.epoch for record in epochs]
     grown = sum(record.young for record in epochs)  # the young ones come first
     width = 1.8 if label else 0.8
     young = slice(grown + 1)  # up to the first that is not, so that the line is whole

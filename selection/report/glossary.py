@@ -120,6 +120,12 @@ WORDS = tuple(
             "whether generated images lie nearer to training images than other patients' images do",
         ),
         (
+            "objective",
+            "objective",
+            "the recorded number by which trials are judged: `val/coverage` unless another is "
+            "named",
+        ),
+        (
             "one-picture",
             "one picture per class",
             "the images of a class hardly differ (`val/diversity` below 0.3)",

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from acgan.evaluation.variety import DIVERSITY, ONE_PICTURE
-from acgan.run.records import QUALITY
 from selection.metrics.estimate import Estimate
 from selection.metrics.metric import CLASS_MEAN, WHOLE
 from selection.metrics.registry import parse
@@ -289,7 +288,7 @@ def _row(pick: Pick, place: int) -> dict[str, object]:
         "review": candidate.review,
         "weights": candidate.weights,
         **{f"params/{name}": value for name, value in candidate.params.items()},
-        QUALITY: candidate.quality,
+        pick.objective: candidate.quality,
         DIVERSITY: candidate.diversity,
         "filter_score": candidate.filter_score,
         **(_utility_cells(pick, candidate.utility) if candidate.utility else {"cnns": 0}),

@@ -3,8 +3,8 @@
 After a pick they are those that its third step measured (the tie set, among which alone a person
 who keeps one decides, and the baseline's best epoch to compare with) and those that were rejected,
 so that a rejection can be taken back. Before a pick they are the candidates of step 1 with the
-best `val/fd_cnn`, by which alone epochs of different trials can be compared without hours of
-CNNs, and the baseline's best epoch.
+best value of the study's objective, by which alone epochs of different trials can be compared
+without hours of CNNs, and the baseline's best epoch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,6 @@ from acgan.data.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluation.variety import DIVERSITY
 from acgan.generation.generator import NotFiniteError, generate
-from acgan.run.records import QUALITY
 from search.study.folder import Study
 from selection.jobs.store import Weights
 from selection.metrics.wording import interval_text
@@ -74,7 +73,7 @@ def _of_pick(study: Study, pick: Pick, most: int) -> Iterator[Shown]:
 
 
 def _facts(pick: Pick, candidate: Candidate) -> dict[str, str]:
-    facts = _known(candidate.params, candidate.quality, candidate.diversity)
+    facts = _known(candidate.params, {pick.objective: candidate.quality}, candidate.diversity)
     if candidate.utility is not None:
         facts["balanced accuracy of CNNs"] = interval_text(candidate.utility.balanced_accuracy)
     if candidate.fidelity is not None:
@@ -86,15 +85,18 @@ def _facts(pick: Pick, candidate: Candidate) -> dict[str, str]:
 def _of_step_1(study: Study, chosen: Chosen) -> Shown:
     epoch, own = chosen.epoch, chosen.weights
     info = study.trial(epoch.trial).info
-    facts = _known({**info.params, "seed": info.seed}, epoch.quality, epoch.diversity)
+    value = {study.info.ranking.metric: epoch.value}
+    facts = _known({**info.params, "seed": info.seed}, value, epoch.diversity)
     if chosen.baseline:
         facts["baseline"] = "its best epoch"
     return Shown(own.name, own.path, own.sha256, facts)
 
 
-def _known(params: Mapping[str, object], quality: float, diversity: float | None) -> dict[str, str]:
-    facts = {name: significant(value) for name, value in params.items()}
-    return facts | {QUALITY: significant(quality), DIVERSITY: significant(diversity)}
+def _known(
+    params: Mapping[str, object], value: Mapping[str, float], diversity: float | None
+) -> dict[str, str]:
+    known = {**params, **value, DIVERSITY: diversity}
+    return {name: significant(each) for name, each in known.items()}
 
 
 def make_images(found: Sequence[Shown], *, seed: int, device: torch.device) -> list[Finalist]:

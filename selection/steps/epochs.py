@@ -49,10 +49,13 @@ def judging(
                 f"--require: {required.name!r} is not recorded in this study"
                 f"{nearest_name(required.name, recorded)}"
             )
+    ranking = study.info.ranking
     chance = Chance.of(val.per_class(len(study.info.classes)))
 
     def judge(name: str) -> list[Epoch]:
         kept = RunDir(study.path / name).kept_weights()
-        return judge_epochs(name, records[name], kept=kept, chance=chance, config=settings)
+        return judge_epochs(
+            name, records[name], ranking=ranking, kept=kept, chance=chance, config=settings
+        )
 
     return judge

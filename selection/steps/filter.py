@@ -1,7 +1,8 @@
 """Step 1: of all recorded epochs of all trials, those that are worth a look.
 
 Losses and accuracies are relative to a trial's own discriminator, smoothing and dropout, so they
-order the epochs of one trial only; between trials `val/fd_cnn` does. Nothing here opens weights.
+order the epochs of one trial only; between trials the study's objective does. Nothing here opens
+weights.
 """
 
 import math
@@ -11,7 +12,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from acgan.evaluation.variety import DIVERSITY, is_one_picture
-from acgan.run.records import QUALITY, EpochRecord, best_by_quality, filter_score
+from acgan.run.records import (
+    QUALITY,
+    EpochRecord,
+    Ranking,
+    best_epochs,
+    filter_score,
+    signed,
+)
 from selection.settings import SelectionConfig
 from selection.steps.result import FilterReport
 
@@ -22,7 +30,8 @@ class Epoch:
 
     filter_score: mean quantile, within the trial, of the generator's loss and the discriminator's
         accuracy on generated images; smaller is better
-    quality_rank: place by windowed `val/fd_cnn` among the trial's epochs that pass, from 0
+    value: of the study's objective, this epoch's own; order: the same, so that less is better
+    rank: place by windowed objective among the trial's epochs that pass, from 0
     reason: why it does not pass, "" if it does
     one_picture: its images are one picture per class: it comes after those whose images vary
     kept: its weights are on disk
@@ -31,7 +40,9 @@ class Epoch:
     trial: str
     record: EpochRecord
     filter_score: float
-    quality_rank: int
+    value: float
+    order: float
+    rank: int
     reason: str
     one_picture: bool
     kept: bool
@@ -40,11 +51,6 @@ class Epoch:
     def epoch(self) -> int:
         """The epoch's number, from 1."""
         return self.record.epoch
-
-    @property
-    def quality(self) -> float:
-        """The epoch's own `val/fd_cnn`."""
-        return self.record.metrics.get(QUALITY, math.nan)
 
     @property
     def diversity(self) -> float | None:
@@ -57,7 +63,7 @@ class Epoch:
 class Filtered:
     """What step 1 decided.
 
-    chosen: the candidates: those whose images vary first, of these best `val/fd_cnn` first
+    chosen: the candidates: those whose images vary first, of these the best by the objective first
     kept: all epochs whose weights are on disk
     report: how many epochs there are, and what became of them
     """
@@ -87,34 +93,40 @@ def judge_epochs(
     trial: str,
     records: Sequence[EpochRecord],
     *,
+    ranking: Ranking,
     kept: Iterable[int],
     chance: Chance,
     config: SelectionConfig,
 ) -> list[Epoch]:
     """Return a trial's recorded epochs with their places in both orders and why they fail.
 
+    ranking: the study's objective
     chance: what one constant answer has of the validation images
     """
     on_disk = set(kept)
-    reasons = [fault(record, chance=chance, config=config) for record in records]
+    reasons = [fault(r, ranking=ranking, chance=chance, config=config) for r in records]
     # An epoch that does not pass must not be the best of a window in which others pass.
     passing = [record for record, reason in zip(records, reasons, strict=True) if not reason]
-    ranks = {e: rank for rank, e in enumerate(best_by_quality(passing, len(passing)))}
+    ranks = {e: rank for rank, e in enumerate(best_epochs(passing, ranking, len(passing)))}
     return [
         Epoch(
             trial=trial,
             record=record,
             filter_score=score,
-            quality_rank=ranks.get(record.epoch, len(records)),
+            value=ranking.sign * order,
+            order=order,
+            rank=ranks.get(record.epoch, len(records)),
             reason=reason,
             one_picture=is_one_picture(record.metrics.get(DIVERSITY), config.collapsed_below),
             kept=record.epoch in on_disk,
         )
-        for record, reason, score in zip(records, reasons, filter_score(records), strict=True)
+        for record, reason, score, order in zip(
+            records, reasons, filter_score(records), signed(records, ranking), strict=True
+        )
     ]
 
 
-def fault(record: EpochRecord, *, chance: Chance, config: SelectionConfig) -> str:
+def fault(record: EpochRecord, *, ranking: Ranking, chance: Chance, config: SelectionConfig) -> str:
     """Return why an epoch does not pass the filter, "" if it does.
 
     One picture per class is no reason: where all are, there is still a best one to be called so.
@@ -122,7 +134,7 @@ def fault(record: EpochRecord, *, chance: Chance, config: SelectionConfig) -> st
     if record.young:
         return "young"
     value = record.metrics.get
-    names = ("val/g_loss", "val/acc_generated", QUALITY)
+    names = ("val/g_loss", "val/acc_generated", QUALITY, ranking.metric)
     if not all(math.isfinite(value(name, math.nan)) for name in names):
         return "not finite"
     real, generated = value("val/acc_real", math.nan), value("val/acc_generated", math.nan)
@@ -143,9 +155,9 @@ def fault(record: EpochRecord, *, chance: Chance, config: SelectionConfig) -> st
 def choose(trials: Iterable[Sequence[Epoch]], config: SelectionConfig) -> Filtered:
     """Return the candidates of judged trials, which are looked at one after another.
 
-    The places of a trial are filled by turns from two orders: windowed `val/fd_cnn`, and the
-    published one by losses and accuracies. Candidates beyond `max_candidates` are cut by
-    `val/fd_cnn`. Epochs of one picture per class come last everywhere.
+    The places of a trial are filled by turns from two orders: the windowed objective, and the
+    published one by losses and accuracies. Candidates beyond `max_candidates` are cut by the
+    objective. Epochs of one picture per class come last everywhere.
     """
     chosen: list[Epoch] = []
     kept: list[Epoch] = []
@@ -162,7 +174,7 @@ def choose(trials: Iterable[Sequence[Epoch]], config: SelectionConfig) -> Filter
         reasons.update(epoch.reason for epoch in epochs)
         chosen += taken
         kept += with_weights
-    chosen.sort(key=lambda e: (e.one_picture, e.quality, e.trial, e.epoch))
+    chosen.sort(key=lambda e: (e.one_picture, e.order, e.trial, e.epoch))
     return Filtered(
         chosen=tuple(chosen[: config.max_candidates]),
         kept=tuple(kept),
@@ -180,9 +192,9 @@ def choose(trials: Iterable[Sequence[Epoch]], config: SelectionConfig) -> Filter
     )
 
 
-def quality_order(epoch: Epoch) -> tuple[bool, float, float, int]:
-    """Order the epochs of one trial by windowed `val/fd_cnn`, those of one picture last."""
-    return epoch.one_picture, epoch.quality_rank, epoch.quality, epoch.epoch
+def objective_order(epoch: Epoch) -> tuple[bool, float, float, int]:
+    """Order the epochs of one trial by windowed objective, those of one picture last."""
+    return epoch.one_picture, epoch.rank, epoch.order, epoch.epoch
 
 
 def filter_order(epoch: Epoch) -> tuple[bool, float, int]:
@@ -191,7 +203,7 @@ def filter_order(epoch: Epoch) -> tuple[bool, float, int]:
 
 
 Order = Callable[[Epoch], tuple[float, ...]]
-ORDERS: tuple[Order, Order] = (quality_order, filter_order)
+ORDERS: tuple[Order, Order] = (objective_order, filter_order)
 
 
 def _by_turns(epochs: Sequence[Epoch], count: int) -> list[Epoch]:

@@ -24,7 +24,7 @@ from selection.metrics.confounding import DataFacts
 from selection.metrics.registry import VERSION
 from selection.settings import PLACEMENT, SelectionConfig
 from selection.steps.epochs import Records, judging
-from selection.steps.filter import Epoch, Filtered, choose, quality_order
+from selection.steps.filter import Epoch, Filtered, choose, objective_order
 from selection.steps.request import (
     Request,
     find_run,
@@ -213,7 +213,7 @@ def _candidates(study: Study, baseline: Sequence[Epoch], filtered: Filtered) -> 
 def baseline_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
     """Return the baseline trial's best epoch with weights; None if it has none that passes."""
     usable = [epoch for epoch in epochs if epoch.kept and not epoch.reason]
-    return min(usable, key=quality_order, default=None)
+    return min(usable, key=objective_order, default=None)
 
 
 def _checked(

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
 from acgan.files import Stored, read_json
+from acgan.run.records import QUALITY
 from search.study.folder import Study
 from selection.extractors.base import ExtractorInfo
 from selection.ledgers.reviews import Review
@@ -60,7 +61,7 @@ class Fidelity(Stored):
 class Candidate(Stored):
     """One epoch of one trial, how far it came, and why.
 
-    quality: the epoch's own `val/fd_cnn`
+    quality: the epoch's own value of the study's objective, see `Pick.objective`
     diversity: the epoch's own `val/diversity`, see `acgan.evaluation.variety`; None where it is not
         known
     failed: why it could not be scored; it then counts as worst
@@ -169,7 +170,7 @@ class LookAtTest(Stored):
 
 
 class Pick(Stored):
-    """`pick.json`."""
+    """`pick.json`; objective: the study's, the recorded metric by which step 1 ranked epochs."""
 
     format: int
     id: str
@@ -187,6 +188,7 @@ class Pick(Stored):
     warnings: list[str]
     train_images: list[int]
     validation: Images
+    objective: str = QUALITY  # not there in picks of earlier versions
     filter: FilterReport
     candidates: list[Candidate]
     ceiling: Utility

@@ -33,7 +33,7 @@ from acgan.evaluation.scorer import COMPONENTS, Scorer, cached_scorer
 from acgan.gan.models import Discriminator, Generator
 from acgan.gan.step import METRICS, Training, train_step
 from acgan.generation.generator import load_generator
-from acgan.run.records import EpochRecord, kept_epochs, read_records
+from acgan.run.records import RANKING, EpochRecord, kept_epochs, read_records
 from acgan.run.rundir import NotOwnerError, RunDir
 from acgan.train import main
 from acgan.training import METRIC_NAMES, DeviceImages, check_fits, train, train_epoch
@@ -238,7 +238,7 @@ def test_weights_that_a_kill_kept_from_being_pruned_are_pruned(
     scorer: Path, straight: Path
 ) -> None:
     weights = RunDir(straight).weights_path
-    kept = kept_epochs(read_records(straight / "epochs.jsonl")) | {3, 4, 5}
+    kept = kept_epochs(read_records(straight / "epochs.jsonl"), RANKING) | {3, 4, 5}
     assert {epoch for epoch in range(1, 6) if weights(epoch).exists()} == kept
     weights(99).touch()
     trained(straight, scorer)
@@ -248,7 +248,7 @@ def test_weights_that_a_kill_kept_from_being_pruned_are_pruned(
 def test_every_epoch_has_every_metric(straight: Path) -> None:
     assert len(METRIC_NAMES) <= 28
     for record in read_records(straight / "epochs.jsonl"):
-        assert set(record.metrics) == set(METRIC_NAMES)
+        assert set(record.metrics) == {*METRIC_NAMES, RANKING.best}
         assert np.isfinite(list(record.metrics.values())).all()
 
 

@@ -8,8 +8,8 @@ import pytest
 from acgan.errors import InputError
 from acgan.run.records import EpochRecord
 from benchmarks.curves import Curve, Curves, curve_of, read_curves, write_curves
-from search.settings import SearchConfig
 from tests.planted import EPOCHS, GRACE, metrics, planted
+from tests.studies import by_distance
 
 pytestmark = pytest.mark.process
 
@@ -25,7 +25,7 @@ def test_curves_are_read_as_they_were_written(tmp_path: Path, name: str) -> None
     read = read_curves(tmp_path / name)
     assert read.shared == curves.shared
     assert repr(read.curves) == repr(curves.curves)  # NaN equals itself
-    assert read.values(SearchConfig()) == curves.values(SearchConfig())
+    assert read.values(by_distance()) == curves.values(by_distance())
     before = (tmp_path / name).read_bytes()
     write_curves(tmp_path / name, read)
     assert (tmp_path / name).read_bytes() == before

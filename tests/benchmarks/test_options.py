@@ -11,7 +11,7 @@ from benchmarks import options as module
 from benchmarks.arms import NUMBERS, OPTIONS
 from benchmarks.options import EXTENDED, SMALL, main
 from search.study import space
-from tests.kit import OPTIONS_ON
+from tests.kit import LEAST, OPTIONS_ON
 from tests.picks import write_covidx
 
 pytestmark = pytest.mark.process
@@ -58,7 +58,7 @@ def test_options_are_trained_measured_and_told_apart_by_their_spread(
     for name in two:
         assert f"- **{name}**: " in page
     scores = sorted(
-        best_windowed(read_records(path), "val/fd_cnn")
+        best_windowed(read_records(path), LEAST)
         for path in (tmp_path / "runs" / "runs").rglob("epochs.jsonl")
     )
     means = sorted(float(cells[0].split(" ± ")[0].replace(",", "")) for cells in found.values())

@@ -7,9 +7,9 @@ import pytest
 
 from acgan.config import TrainConfig
 from benchmarks.replay import RANDOM, SEARCHERS, Answers, replay, replay_all, running_values, unit
-from search.settings import SearchConfig
 from search.study import space
 from tests.planted import EPOCHS, GRACE, planted
+from tests.studies import by_distance
 
 pytestmark = pytest.mark.process
 
@@ -43,7 +43,7 @@ def test_a_proposal_is_answered_by_its_nearest_configuration(answers: Answers) -
 
 def test_a_trial_has_no_value_while_it_is_young_and_then_its_best_window() -> None:
     records = planted({0.8: 0.0}, epochs=5).records[0]  # 100, 50, 33, 25, 20
-    found = running_values(records, SearchConfig())
+    found = running_values(records, by_distance())
     assert found == pytest.approx([math.inf, 50.0, (50 + 100 / 3) / 2, 100 / 3, 25.0])
 
 

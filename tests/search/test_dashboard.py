@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from acgan.config import TrainConfig
-from search.settings import SearchConfig
 from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.optuna_ledger import Ledger
 from search.tracking.recorder import sync_study
 from tests import studies
 from tests.searches import wait_for
+from tests.studies import by_distance
 
 pytestmark = pytest.mark.process
 
@@ -36,7 +36,7 @@ def ledger_of(study: Study) -> Ledger:
     train = TrainConfig.model_validate(study.info.train)
     dimensions = space.read(study.info.space, train)
     start = space.baseline(dimensions, train)
-    return Ledger(study.ledger_path, dimensions, start=start, config=SearchConfig())
+    return Ledger(study.ledger_path, dimensions, start=start, config=by_distance())
 
 
 def add_trials(study: Study, values: list[float]) -> None:

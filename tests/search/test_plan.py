@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from acgan.config import TrainConfig, read_file, resolve
 from acgan.data.arrays import save_images
 from acgan.errors import InputError
+from acgan.files import write_json
 from acgan.plugins import NUMBERS
+from acgan.run.records import QUALITY, RANKING, Ranking
 from search import plan
 from search.flags import search_parser
 from search.plan import (
@@ -21,7 +24,10 @@ from search.plan import (
     make_search_plan,
     read_asked,
 )
+from search.settings import SearchConfig, identity
 from search.study import space
+from search.study.folder import Study
+from tests import studies
 from tests.folders import make_files
 from tests.kit import ROOT, tiny_config
 from tests.plugins import plugin_installed
@@ -126,5 +132,47 @@ def test_a_plug_ins_number_is_an_objective_where_it_is_recorded(tmp_path: Path) 
         assert asked(*flags).search.direction == "minimize"
         with pytest.raises(InputError, match="; record it with --numbers size"):
             asked("--objective", "val/size")
-        with pytest.raises(InputError, match="best/fd_cnn, val/size"):
+        with pytest.raises(InputError, match=r"val/coverage, val/size"):
             asked("--numbers", "size", "--objective", "val/sise")
+
+
+def begun(storage: Path, objective: str, **train: object) -> Study:
+    """Write a study with one trial, as a search of the demo's configuration would have begun it."""
+    config = read_file(ROOT / "configs" / "demo.yaml")
+    own = resolve(TrainConfig, "train", config["train"], train)
+    study = studies.write_study(storage / "mine")
+    info = study.info.model_copy(
+        update={
+            "train": own.model_dump(exclude={"seed"}),
+            "space": space.dump(space.read(config["space"], own)),
+            "search": identity(SearchConfig(objective=objective)),
+        }
+    )
+    write_json(study.path / "study.json", info)
+    studies.write_trial(study, 0)
+    return Study(study.path, info)
+
+
+def test_a_study_goes_on_with_its_own_configuration_where_none_is_named(tmp_path: Path) -> None:
+    study = begun(tmp_path, QUALITY, hinge=True, epochs=7)
+    found = asked("--study", "mine", "--storage-path", str(tmp_path))
+    assert found.note == "no --config given: study mine goes on with its own configuration"
+    assert found.train.model_dump(exclude={"seed"}) == study.info.train
+    assert space.dump(found.space) == study.info.space
+    assert identity(found.search) == study.info.search
+    assert asked("--study", "other", "--storage-path", str(tmp_path)).search.ranking == RANKING
+
+
+def test_a_study_keeps_its_objective_unless_another_is_named(tmp_path: Path) -> None:
+    begun(tmp_path, QUALITY)
+    words = ["--config", "configs/demo.yaml", "--study", "mine", "--storage-path", str(tmp_path)]
+    assert asked(*words).search.ranking == Ranking(QUALITY, 1)
+    assert asked(*words, "--objective", "val/recall").search.ranking == Ranking("val/recall", -1)
+
+
+def test_an_objective_that_the_file_names_is_the_files(tmp_path: Path) -> None:
+    begun(tmp_path, QUALITY)
+    file = tmp_path / "own.yaml"
+    file.write_text("data: phantom\nsearch: { objective: val/recall, num_samples: 1 }\n")
+    found = asked("--config", str(file), "--study", "mine", "--storage-path", str(tmp_path))
+    assert found.search.ranking == Ranking("val/recall", -1)

@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from acgan.run.records import RANKING
 from search import run
 from search.plan import SearchRequest, make_search_plan
 from search.study import estimate
@@ -98,7 +99,7 @@ def assert_whole(search: Search, count: int) -> None:
         assert end is not None
         assert end.outcome is Outcome.FINISHED
         records = trial.records()
-        assert (end.epochs, end.value) == (EPOCHS, records[-1].metrics["best/fd_cnn"])
+        assert (end.epochs, end.value) == (EPOCHS, records[-1].metrics[RANKING.best])
         assert [record.epoch for record in records] == list(range(1, EPOCHS + 1))
         history = client.get_metric_history(runs[trial.name].info.run_id, "val/g_loss")
         stored = [(point.step, point.value) for point in history]

@@ -5,17 +5,37 @@ import pytest
 from acgan.command import command_parser
 from acgan.config import add_flags, resolve, validate
 from acgan.errors import InputError
-from acgan.run.records import QUALITY
+from acgan.run.records import QUALITY, RANKING, Ranking
 from search.settings import PLACEMENT, SearchConfig, identity
 
 
-def test_the_defaults_minimize_the_quality_score_with_tpe_and_all_rules_on() -> None:
+def test_the_defaults_maximize_coverage_with_tpe_and_all_rules_on() -> None:
     config = SearchConfig()
-    assert (config.objective, config.direction, config.sampler) == (QUALITY, "minimize", "tpe")
+    assert (config.ranking, config.direction, config.sampler) == (RANKING, "maximize", "tpe")
     rules = {name: on for name, on in config.model_dump().items() if name.startswith("stop_")}
     assert rules == dict.fromkeys(
         ("stop_pruned", "stop_diverged", "stop_collapsed", "stop_discriminator_won"), True
     )
+
+
+@pytest.mark.parametrize(
+    ("objective", "sign"),
+    [
+        (QUALITY, 1),
+        ("val/intra_fd_cnn", 1),
+        ("val/g_loss", 1),
+        ("val/coverage", -1),
+        ("val/recall", -1),
+        ("val/diversity", -1),
+        ("val/acc_class_balanced", -1),
+    ],
+)
+def test_an_objective_improves_in_its_own_direction_unless_told_otherwise(
+    objective: str, sign: int
+) -> None:
+    assert SearchConfig(objective=objective).ranking == Ranking(objective, sign)
+    other = "minimize" if sign == -1 else "maximize"
+    assert SearchConfig(objective=objective, direction=other).ranking == Ranking(objective, -sign)
 
 
 def test_each_rule_is_off_by_a_flag() -> None:
@@ -77,7 +97,7 @@ def test_where_and_how_long_trials_run_is_not_part_of_a_studys_identity() -> Non
 
 @pytest.mark.parametrize("name", sorted(set(SearchConfig.model_fields) - PLACEMENT))
 def test_every_other_setting_is_part_of_it(name: str) -> None:
-    words = {"direction": "maximize", "sampler": "gp", "objective": "val/g_loss"}
+    words = {"direction": "minimize", "sampler": "gp", "objective": "val/g_loss"}
     default = SearchConfig.model_fields[name].default
     if isinstance(default, bool):
         other: object = not default

@@ -13,8 +13,9 @@ from acgan.config import TrainConfig
 from acgan.run.records import (
     QUALITY,
     EpochRecord,
+    Ranking,
     best_by_filter,
-    best_by_quality,
+    best_epochs,
     best_windowed,
     filter_score,
     grace_epochs,
@@ -24,6 +25,7 @@ from acgan.run.records import (
     read_records,
     windowed,
 )
+from tests.kit import LEAST
 
 INF, NAN = math.inf, math.nan
 
@@ -127,28 +129,28 @@ def test_the_window_is_the_median_of_the_last_three_finite_values(
     values: list[float], expected: list[float]
 ) -> None:
     assert windowed(values) == expected
-    assert best_windowed(history(values), QUALITY) == min(expected, default=INF)
+    assert best_windowed(history(values), LEAST) == min(expected, default=INF)
 
 
 def test_one_lucky_epoch_does_not_make_a_trial() -> None:
-    assert best_windowed(history([9, 9, 0.1, 9, 9]), QUALITY) == 9
-    assert best_windowed(history([9, 9, 5, 5, 9]), QUALITY) == 5
+    assert best_windowed(history([9, 9, 0.1, 9, 9]), LEAST) == 9
+    assert best_windowed(history([9, 9, 5, 5, 9]), LEAST) == 5
 
 
 def test_a_metric_that_grows_is_judged_by_its_largest_window() -> None:
-    assert best_windowed(history([1, 5, 5, 2, 2]), QUALITY, sign=-1) == -5
+    assert best_windowed(history([1, 5, 5, 2, 2]), Ranking(QUALITY, sign=-1)) == 5
 
 
 def test_young_epochs_are_not_judged_unless_there_are_no_others() -> None:
     records = history([1, 1, 1, 9, 8, 7])
     young = [r.model_copy(update={"young": r.epoch <= 3}) for r in records]
-    assert best_windowed(young, QUALITY) == 8  # of 9, 8.5 and 8
-    assert best_windowed(young[:2], QUALITY) == 1
-    assert best_by_quality(young, 6) == [6, 5, 4]
-    assert kept_epochs(young) == {4, 5, 6}
+    assert best_windowed(young, LEAST) == 8  # of 9, 8.5 and 8
+    assert best_windowed(young[:2], LEAST) == 1
+    assert best_epochs(young, LEAST, 6) == [6, 5, 4]
+    assert kept_epochs(young, LEAST) == {4, 5, 6}
     assert set(best_by_filter(young, 6)) == {4, 5, 6}
     all_young = [r.model_copy(update={"young": True}) for r in history([1, 3, 2])]
-    assert best_windowed(all_young, QUALITY) == 2
+    assert best_windowed(all_young, LEAST) == 2
     assert best_by_filter(all_young, 3) == [3]
 
 
@@ -183,9 +185,17 @@ def test_the_best_epochs_are_the_best_single_ones_of_the_best_windows() -> None:
     # the best windows, of epochs 3 to 5 and 4 to 6, have their smallest value in epoch 5
     records = history([8, 7, 6, 3, 2, 4])
     assert windowed(metric(records, QUALITY)) == [8, 7.5, 7, 6, 3, 3]
-    assert best_by_quality(records, 1) == [5]
-    assert best_by_quality(records, 3) == [5, 4, 3]
-    assert best_by_quality(records, 99) == [5, 4, 3, 2, 1]
+    assert best_epochs(records, LEAST, 1) == [5]
+    assert best_epochs(records, LEAST, 3) == [5, 4, 3]
+    assert best_epochs(records, LEAST, 99) == [5, 4, 3, 2, 1]
+
+
+def test_where_more_is_better_the_best_epochs_have_the_largest_windows_and_ties_go_late() -> None:
+    most = Ranking(QUALITY, sign=-1)
+    assert best_epochs(history([2, 3, 6, 7, 8]), most, 2) == [5, 4]
+    assert best_epochs(history([1, 5, 5, 5, 5, 2, 1]), most, 1) == [5]
+    assert best_epochs(history([4, 4, 4]), LEAST, 3) == [3, 2, 1]
+    assert kept_epochs(history([9, 9, 9, 9, 1, 1, 1, 1, 1]), most, count=1) == {4, 9}
 
 
 def test_quantiles_share_the_mean_rank_of_ties() -> None:
@@ -215,12 +225,12 @@ def test_a_tie_of_the_filter_goes_to_the_later_epoch() -> None:
 def test_an_epoch_without_a_score_is_no_candidate() -> None:
     records = history([1, NAN, 3, INF], loss=[4, 0, NAN, 1])
     assert best_by_filter(records, 9) == [1]
-    assert best_by_quality(records, 9) == [1]
-    assert kept_epochs(records) == {1, 4}
+    assert best_epochs(records, LEAST, 9) == [1]
+    assert kept_epochs(records, LEAST) == {1, 4}
 
 
 def test_a_run_without_epochs_keeps_nothing() -> None:
-    assert kept_epochs([]) == set()
+    assert kept_epochs([], LEAST) == set()
 
 
 VALUES = st.integers(0, 5).map(float) | st.sampled_from([INF, -INF, NAN]) | st.floats(0, 1)
@@ -232,7 +242,7 @@ def test_few_epochs_are_kept_all_with_a_score_and_the_last_always(
 ) -> None:
     quality, loss, accuracy = (list(column) for column in zip(*rows, strict=True))
     records = history(quality, loss=loss, accuracy=accuracy)
-    kept = kept_epochs(records, count=count)
+    kept = kept_epochs(records, LEAST, count=count)
     assert len(rows) in kept
     assert len(kept) <= 2 * count + 1
     assert kept <= set(range(1, len(rows) + 1))
@@ -243,8 +253,9 @@ def test_few_epochs_are_kept_all_with_a_score_and_the_last_always(
 def test_the_best_windows_epochs_are_all_distinct_and_as_many_as_asked(
     values: list[float], count: int
 ) -> None:
-    chosen = best_by_quality(history(values), count)
+    chosen = best_epochs(history(values), LEAST, count)
     assert len(set(chosen)) == len(chosen) <= count
     assert chosen  # the best window always has a best epoch
-    best = windowed(values).index(min(windowed(values)))
+    windows = windowed(values)
+    best = max(i for i, value in enumerate(windows) if value == min(windows))  # the later of equals
     assert values[chosen[0] - 1] == min(values[max(best - 2, 0) : best + 1])

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from acgan.run.records import QUALITY, EpochRecord, best_by_quality, kept_epochs, read_records
+from acgan.run.records import (
+    QUALITY,
+    EpochRecord,
+    best_epochs,
+    kept_epochs,
+    read_records,
+)
 from acgan.run.rundir import NotOwnerError, RunDir
 from acgan.run.weights import (
     HEADER_LIMIT_BYTES,
@@ -30,6 +36,7 @@ from acgan.run.weights import (
     read_weights,
     weights_bytes,
 )
+from tests.kit import LEAST
 
 CONFIG = TrainConfig()
 CLASSES = ("COVID-19", "normal", "pneumonia")
@@ -132,7 +139,7 @@ def add_epoch(run: RunDir, epoch: int, *, state_every: int = 1) -> None:
     run.write_samples(epoch, b"a picture")
     run.write_weights(epoch, b"some weights")
     run.commit(record_of(epoch), state_of(epoch) if epoch % state_every == 0 else None)
-    run.prune_weights([record_of(e) for e in range(1, epoch + 1)])
+    run.prune_weights([record_of(e) for e in range(1, epoch + 1)], LEAST)
 
 
 def make_run(path: Path, epochs: int, *, state_every: int = 1) -> RunDir:
@@ -590,7 +597,7 @@ def test_weights_of_odd_names_are_passed_over_and_stay(tmp_path: Path) -> None:
         path.touch()
     run.weights_path(9).mkdir()
     assert sorted(run.kept_weights()) == [1, 2]
-    run.prune_weights([])
+    run.prune_weights([], LEAST)
     assert run.kept_weights() == []
     assert all(path.exists() for path in odd)
 
@@ -612,8 +619,8 @@ def test_pruning_keeps_the_candidates_and_the_last_three_and_no_candidate_is_eve
             metrics = {QUALITY: quality, "val/g_loss": loss, "val/acc_generated": 0.5}
             records.append(EpochRecord(epoch=epoch, time=0, metrics=metrics))
             run.weights_path(epoch).touch()
-            run.prune_weights(records)
+            run.prune_weights(records, LEAST)
             finite = [r.epoch for r in records if math.isfinite(r.metrics[QUALITY])]
-            there = (there | {epoch}) & (kept_epochs(records) | set(finite[-3:]))
+            there = (there | {epoch}) & (kept_epochs(records, LEAST) | set(finite[-3:]))
             assert {e for e in range(1, 16) if run.weights_path(e).exists()} == there
-            assert set(best_by_quality(records, 3)) <= there
+            assert set(best_epochs(records, LEAST, 3)) <= there

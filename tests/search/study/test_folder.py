@@ -17,7 +17,7 @@ from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import write_json
 from search.run import parser
-from search.settings import SearchConfig, identity
+from search.settings import identity
 from search.study.folder import (
     STUDY_FORMAT,
     LastStart,
@@ -35,7 +35,7 @@ from search.study.folder import (
     study_path,
     trial_name,
 )
-from tests.studies import write_study, write_trial
+from tests.studies import by_distance, write_study, write_trial
 
 LONG_AGO = 1_700_000_000.0
 
@@ -49,7 +49,7 @@ def info(**changes: Any) -> StudyInfo:
         "code_version": "0.1.0",
         "train": TrainConfig().model_dump(),
         "space": {"dropout": {"low": 0.1, "high": 0.6}},
-        "search": identity(SearchConfig()),
+        "search": identity(by_distance()),
         "data_name": "phantom",
         "classes": ("COVID-19", "normal", "pneumonia"),
         "fingerprint": "f" * 64,
@@ -200,10 +200,10 @@ def test_a_study_in_another_format_is_refused_naming_who_wrote_it(
         ({"train": TrainConfig(epochs=5).model_dump()}, "train.epochs: 388 → 5"),
         ({"space": {"dropout": {"low": 0.2, "high": 0.6}}}, "space.dropout.low: 0.1 → 0.2"),
         ({"space": {}}, "space.dropout: {'low': 0.1, 'high': 0.6} → None"),
-        ({"search": identity(SearchConfig(seed=3))}, "search.seed: 0 → 3"),
-        ({"search": identity(SearchConfig(stop_pruned=False))}, "search.stop_pruned: True → False"),
+        ({"search": identity(by_distance(seed=3))}, "search.seed: 0 → 3"),
+        ({"search": identity(by_distance(stop_pruned=False))}, "search.stop_pruned: True → False"),
         (
-            {"search": identity(SearchConfig(objective="val/g_loss", sampler="gp"))},
+            {"search": identity(by_distance(objective="val/g_loss", sampler="gp"))},
             "search.objective: val/fd_cnn → val/g_loss; search.sampler: tpe → gp",
         ),
         ({"fingerprint": "0" * 64}, "other images, or packed otherwise"),
@@ -228,7 +228,7 @@ def test_another_study_under_the_same_name_is_refused_naming_each_difference(
         {"created": 0.0},
         {"code_version": "0.2.0"},
         {"data_name": "a folder that was moved"},
-        {"search": identity(SearchConfig(num_samples=99, repeats=2, max_concurrent=1))},
+        {"search": identity(by_distance(num_samples=99, repeats=2, max_concurrent=1))},
         {"train": TrainConfig().model_dump(mode="json")},
     ],
 )

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acgan.run.records import QUALITY, EpochRecord
-from search.settings import SearchConfig
 from search.study.folder import Outcome
 from search.study.objective import Ended, RunningObjective, judged_diversity, objective_value
+from tests.studies import by_distance
 
-CONFIG = SearchConfig()
+CONFIG = by_distance()
 
 
 def records_of(values: list[float], *, young: int = 0) -> list[EpochRecord]:

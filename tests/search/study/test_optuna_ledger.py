@@ -19,10 +19,10 @@ from optuna.trial import TrialState
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
-from search.settings import SearchConfig
 from search.study import space
 from search.study.folder import BASELINE, Outcome
 from search.study.optuna_ledger import STUDY, Ledger
+from tests.studies import by_distance
 
 CONFIG = TrainConfig()
 SPACE = space.read(
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 def open_ledger(path: Path | None, where: space.Space = SPACE, **settings: Any) -> Ledger:
     start = space.baseline(where, CONFIG)
-    return Ledger(path, where, start=start, config=SearchConfig(**settings))
+    return Ledger(path, where, start=start, config=by_distance(**settings))
 
 
 def hardness(params: dict[str, Any]) -> float:

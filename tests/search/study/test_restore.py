@@ -8,12 +8,11 @@ import pytest
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.run.weights import checksum, weights_bytes
-from search.settings import SearchConfig
 from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.optuna_ledger import Ledger
 from search.study.restore import mark_interrupted, restore, trial_info, write_missing_ends
-from tests.studies import write_end, write_epochs, write_study, write_trial
+from tests.studies import by_distance, write_end, write_epochs, write_study, write_trial
 
 CONFIG = TrainConfig()
 SPACE = space.read({"dropout": {"low": 0.1, "high": 0.6}}, CONFIG)
@@ -42,7 +41,7 @@ def study(tmp_path: Path) -> Study:
 
 def open_ledger(study: Study) -> Ledger:
     start = space.baseline(SPACE, CONFIG)
-    return Ledger(study.ledger_path, SPACE, start=start, config=SearchConfig())
+    return Ledger(study.ledger_path, SPACE, start=start, config=by_distance())
 
 
 def test_a_whole_study_is_left_as_it_is(study: Study) -> None:

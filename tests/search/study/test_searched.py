@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 
 from acgan.errors import InputError
-from search.settings import SearchConfig
 from search.study.folder import Outcome
 from search.study.objective import objective_value
 from search.study.searched import SearchedStudy
-from tests.studies import epoch_metrics, write_end, write_epochs, write_study, write_trial
+from tests.studies import (
+    by_distance,
+    epoch_metrics,
+    write_end,
+    write_epochs,
+    write_study,
+    write_trial,
+)
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def test_a_row_for_each_trial_says_what_it_was_given_and_how_it_ended(
         row = table.loc[trial.name]
         assert row["seed"] == trial.info.seed
         assert {name: row[name] for name in trial.info.params} == trial.info.params
-        assert row["value"] == objective_value(trial.records(), SearchConfig())
+        assert row["value"] == objective_value(trial.records(), by_distance())
     finished = table[table["outcome"] == "finished"]
     assert searched.best == finished["value"].idxmin()
     assert f"best: {searched.best} with val/fd_cnn" in str(searched)

@@ -7,12 +7,11 @@ import pytest
 
 from acgan.files import write_json
 from acgan.run.records import EpochRecord
-from search.settings import SearchConfig
 from search.study import table
 from search.study.folder import Outcome, Study, TrialEnd, TrialInfo, write_end
-from tests.studies import write_study
+from tests.studies import by_distance, write_study
 
-CONFIG = SearchConfig()
+CONFIG = by_distance()
 
 
 def add(
@@ -62,7 +61,7 @@ def test_the_best_trial_is_a_finished_one_of_the_search(study: Study) -> None:
 
 
 def test_the_best_trial_can_be_the_largest(study: Study) -> None:
-    config = SearchConfig(direction="maximize")
+    config = by_distance(direction="maximize")
     best = table.best(table.table_lines(study, config), config)
     assert best is not None
     assert (best.trial.name, best.value) == ("t0000", 9)

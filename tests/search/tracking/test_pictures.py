@@ -15,7 +15,7 @@ from PIL import Image
 from acgan.config import TrainConfig
 from acgan.files import write_json
 from acgan.run.records import QUALITY
-from search.settings import SearchConfig, Value
+from search.settings import Value
 from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.objective import objective_value
@@ -28,6 +28,7 @@ from search.tracking.pictures import (
 )
 from search.tracking.recorder import FIRST_PICTURES, Mirror, sync_study
 from tests import studies
+from tests.studies import by_distance
 
 pytestmark = pytest.mark.process
 
@@ -84,7 +85,7 @@ def test_the_points_are_what_trials_that_ended_are_judged_by(tmp_path: Path) -> 
     ]
     for point in found.points:
         trial = study.trial(f"t{point.number:04d}")
-        assert point.value == objective_value(trial.records(), SearchConfig())
+        assert point.value == objective_value(trial.records(), by_distance())
         assert point.params == trial.info.params
     assert found.best == min(found.points[:2], key=lambda point: point.value)
 

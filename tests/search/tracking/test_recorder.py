@@ -114,7 +114,7 @@ def test_the_study_shows_its_best_trial_and_what_its_score_means(tmp_path: Path,
     study = studies.write_study(tmp_path / "runs" / "demo", trials=3, epochs=5)
     sync(study, uri)
     run = runs_of(connection.connect(uri))["demo"]
-    scores = {t.name: best_windowed(t.records(), QUALITY) for t in study.trials()}
+    scores = {t.name: best_windowed(t.records(), study.info.ranking) for t in study.trials()}
     assert run.data.tags["best_trial"] == min(scores, key=lambda name: scores[name])
     assert run.data.metrics == {
         "best/fd_cnn": min(scores.values()),
@@ -413,7 +413,7 @@ def test_a_study_that_has_ended_is_described_by_its_ranking(tmp_path: Path, uri:
     study = studies.write_study(tmp_path / "runs" / "demo", trials=3, epochs=5)
     sync(study, uri)
     note = runs_of(connection.connect(uri))["demo"].data.tags["mlflow.note.content"]
-    scores = {t.name: best_windowed(t.records(), QUALITY) for t in study.trials()}
+    scores = {t.name: best_windowed(t.records(), study.info.ranking) for t in study.trials()}
     rows = [line.split(" | ")[0].strip("| ") for line in note.splitlines() if "| t0" in line]
     assert rows == sorted(scores, key=lambda name: scores[name])
     assert note.startswith("3 trials of the study demo have ended, on ")
@@ -468,7 +468,7 @@ def test_a_trial_is_described_when_it_has_ended_for_good(study: Study, uri: str)
     studies.write_end(trial, Outcome.PRUNED, "behind")
     sync(study, uri)
     note, run_id = note_of(client, "t0000"), runs_of(client)["t0000"].info.run_id
-    value = best_windowed(trial.records(), QUALITY)
+    value = best_windowed(trial.records(), study.info.ranking)
     assert "(the baseline) of the study [demo]" in note
     assert f"pruned at epoch 2, val/fd_cnn {significant(value)}." in note
     assert "| learning_rate | 0.0001 | 0.0002 |" in note

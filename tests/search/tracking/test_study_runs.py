@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.errors import InputError
-from acgan.run.records import QUALITY, EpochRecord
+from acgan.run.records import QUALITY, EpochRecord, Ranking
 from search.study.folder import Outcome, TrialEnd, open_study
 from search.study.objective import Ended
 from search.tracking import connection, study_runs
@@ -33,7 +33,7 @@ def test_the_best_value_is_the_last_one_sent_whatever_the_clock_says(
     for value, clock in ((100.0, now), (50.0, now - 600)):
         monkeypatch.setattr(time, "time", lambda clock=clock: clock)
         best = Ended(Outcome.FINISHED, "", 1, value, None)
-        study_runs.log_best(client, parent, "val/fd_cnn", f"t{value:04.0f}", best)
+        study_runs.log_best(client, parent, Ranking("val/fd_cnn", 1), f"t{value:04.0f}", best)
     data = client.get_run(parent.info.run_id).data
     assert (data.metrics["best/fd_cnn"], data.tags["best_trial"]) == (50.0, "t0050")
 
@@ -44,7 +44,7 @@ def test_a_study_whose_best_trial_draws_one_picture_a_class_is_tagged_until_anot
     told = []
     for number, diversity in enumerate((None, 0.07, 0.08, 0.3)):
         best = Ended(Outcome.FINISHED, "", 1, 9.0 - number, diversity)
-        study_runs.log_best(client, parent, "val/fd_cnn", f"t{number:04d}", best)
+        study_runs.log_best(client, parent, Ranking("val/fd_cnn", 1), f"t{number:04d}", best)
         told.append(client.get_run(parent.info.run_id).data.tags.get("variety"))
     assert told == [None, "one picture per class", "one picture per class", None]
 

@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 from acgan.files import write_json
-from acgan.run.records import QUALITY, EpochRecord
-from search.settings import SearchConfig
+from acgan.run.records import QUALITY, EpochRecord, Ranking
 from search.study.folder import Outcome
 from search.tune.driver import ReportWatch, crash_reason, missing_repeats
 from search.tune.progress import Progress
 from tests import studies
+from tests.studies import by_distance
 
 RECORD = EpochRecord(epoch=5, time=1.0, metrics={QUALITY: 41.25, "val/diversity": 0.1})
 REPORT = {"trial": "t0003", "record": RECORD.model_dump_json(), "notes": ["its state was damaged"]}
 
 
 def watch(rules: Callable[[str, EpochRecord], bool], out: io.StringIO | None = None) -> ReportWatch:
-    progress = Progress(asked=4, ended=0, epochs=9, objective=QUALITY, out=out or io.StringIO())
-    return ReportWatch(progress, SearchConfig(), rules, records_of=lambda _name: [RECORD])
+    progress = Progress(
+        asked=4, ended=0, epochs=9, ranking=Ranking(QUALITY, 1), out=out or io.StringIO()
+    )
+    return ReportWatch(progress, by_distance(), rules, records_of=lambda _name: [RECORD])
 
 
 def test_a_report_is_shown_with_its_notes_and_then_judged() -> None:
@@ -117,8 +119,8 @@ def test_repeats_are_of_the_baseline_and_the_best_trial_and_only_those_missing(
     tmp_path: Path,
 ) -> None:
     study = studies.write_study(tmp_path / "demo", trials=3, epochs=4)
-    assert missing_repeats(study, SearchConfig()) == {}
-    config = SearchConfig(repeats=2)
+    assert missing_repeats(study, by_distance()) == {}
+    config = by_distance(repeats=2)
     # The value falls with (number + 2) / epoch, so the baseline is the best: once is enough.
     assert missing_repeats(study, config) == {"t0000r1": "t0000", "t0000r2": "t0000"}
     higher = config.model_copy(update={"direction": "maximize"})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from acgan.run.records import Ranking
 from search.study.folder import Outcome
 from search.study.objective import Ended
 from search.tune import progress as module
@@ -32,7 +33,7 @@ def show(out: io.StringIO, clock: Callable[[], float] | None = None, asked: int 
         asked=asked,
         ended=1,
         epochs=9,
-        objective="val/fd_cnn",
+        ranking=Ranking("val/fd_cnn", 1),
         out=out,
         clock=clock or Clock(),
     )
@@ -94,7 +95,7 @@ def test_nothing_is_said_of_the_time_left_before_an_epoch_has_come() -> None:
 def test_the_best_of_the_finished_trials_is_named_whichever_way_is_better() -> None:
     for sign, best in ((1, "t0002: 3"), (-1, "t0001: 7")):
         progress = Progress(
-            asked=3, ended=0, epochs=9, objective="o", sign=sign, out=io.StringIO(), clock=Clock()
+            asked=3, ended=0, epochs=9, ranking=Ranking("o", sign), out=io.StringIO(), clock=Clock()
         )
         progress.ended("t0001", Ended(Outcome.FINISHED, "", 9, 7.0, None))
         progress.ended("t0002", Ended(Outcome.FINISHED, "", 9, 3.0, None))

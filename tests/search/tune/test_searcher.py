@@ -12,7 +12,6 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from acgan.run.records import EpochRecord
-from search.settings import SearchConfig
 from search.study.folder import Outcome
 from search.study.objective import Ended
 from search.study.optuna_ledger import Proposal
@@ -22,6 +21,7 @@ from search.tune.searcher import StudySearcher
 from search.tune.stopping import TrialStopper
 from search.tune.trial import report_epoch
 from tests.search.study.test_optuna_ledger import open_ledger
+from tests.studies import by_distance
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -39,7 +39,7 @@ class Search:
     def start(
         self, trainable: Callable[[dict[str, Any]], None], num_samples: int
     ) -> list[Proposal]:
-        settings = SearchConfig(patience=2, num_samples=num_samples)
+        settings = by_distance(patience=2, num_samples=num_samples)
         ledger = open_ledger(self.path)
         self.proposed = []
         searcher = StudySearcher(
@@ -54,7 +54,7 @@ class Search:
             on_end=self.ends.__setitem__,
         )
         progress = Progress(
-            asked=num_samples, ended=ledger.ended(), epochs=6, objective=settings.objective
+            asked=num_samples, ended=ledger.ended(), epochs=6, ranking=settings.ranking
         )
         watch = ReportWatch(progress, settings, stopper, records_of=lambda _name: [])
         tune.Tuner(

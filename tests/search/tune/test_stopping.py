@@ -14,8 +14,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from acgan.config import TrainConfig
-from acgan.run.records import EpochRecord
-from search.settings import SearchConfig
+from acgan.run.records import EpochRecord, Ranking
 from search.study import space
 from search.study.folder import Outcome, trial_name
 from search.study.objective import Ended, judged_diversity, objective_value
@@ -23,6 +22,7 @@ from search.study.optuna_ledger import Ledger
 from search.tune.driver import ReportWatch
 from search.tune.progress import Progress
 from search.tune.stopping import RepeatStopper, TrialStopper, decide_stop, rung_epochs
+from tests.studies import by_distance
 
 BASELINE = TrainConfig()
 SPACE = space.read({"dropout": {"low": 0.1, "high": 0.6}}, BASELINE)
@@ -58,7 +58,7 @@ def first_end(
     records: Sequence[EpochRecord], *, others_vary: bool = True, **settings: Any
 ) -> tuple[int, Outcome] | None:
     """Return the epoch at which the rules end a trial, and how."""
-    config, epochs = SearchConfig(**settings), len(records)
+    config, epochs = by_distance(**settings), len(records)
     for end in range(1, len(records) + 1):
         found = decide_stop(records[:end], config, GRACE, epochs=epochs, others_vary=others_vary)
         outcome = found.outcome
@@ -76,7 +76,7 @@ def test_a_healthy_run_goes_on() -> None:
 def test_a_loss_that_is_absurd_or_not_finite_ends_a_trial_at_once(value: float, epoch: int) -> None:
     records = records_of(9, train__g_loss=lambda e: value if e == epoch else 1.0)
     assert first_end(records) == (epoch, Outcome.DIVERGED)
-    found = decide_stop(records[:epoch], SearchConfig(), GRACE, epochs=9, others_vary=True)
+    found = decide_stop(records[:epoch], by_distance(), GRACE, epochs=9, others_vary=True)
     assert "train/g_loss is" in found.reason
     assert first_end(records, stop_diverged=False) is None
 
@@ -91,7 +91,7 @@ def test_one_picture_a_class_ends_a_trial_in_its_second_half_after_patience() ->
     assert first_end(records, patience=5) == (20, Outcome.COLLAPSED)
     assert first_end(records, stop_collapsed=False) is None
     assert first_end(records, others_vary=False) is None
-    assert decide_stop(records[:18], SearchConfig(), GRACE, epochs=30, others_vary=True).reason == (
+    assert decide_stop(records[:18], by_distance(), GRACE, epochs=30, others_vary=True).reason == (
         "one picture per class, while others vary (val/diversity below 0.3 in epochs 16 to 18)"
     )
 
@@ -169,11 +169,11 @@ def test_rungs_are_where_optunas_pruner_compares_if_it_is_told_every_epoch(
         trial.should_prune()
         if len(study.trials[0].system_attrs) > before:
             compared.append(epoch)
-    assert compared == rung_epochs(100, grace, SearchConfig(reduction_factor=factor))
+    assert compared == rung_epochs(100, grace, by_distance(reduction_factor=factor))
 
 
 def test_no_rung_lies_at_or_behind_the_last_epoch() -> None:
-    config = SearchConfig(reduction_factor=3)
+    config = by_distance(reduction_factor=3)
     assert rung_epochs(9, 3, config) == [3]
     assert rung_epochs(10, 3, config) == [3, 9]
     assert rung_epochs(5, 6, config) == []
@@ -182,11 +182,11 @@ def test_no_rung_lies_at_or_behind_the_last_epoch() -> None:
 def test_a_trial_is_judged_by_its_best_window_in_both_directions() -> None:
     values = [5.0, 3.0, math.nan, 4.0, 9.0, 9.0]
     records = records_of(6, val__fd_cnn=lambda epoch: values[epoch - 1])
-    assert objective_value(records, SearchConfig()) == 4.0  # medians 5, 4, 4, 4, 9
-    assert objective_value(records, SearchConfig(direction="maximize")) == 9.0
+    assert objective_value(records, by_distance()) == 4.0  # medians 5, 4, 4, 4, 9
+    assert objective_value(records, by_distance(direction="maximize")) == 9.0
     nothing = records_of(2, val__fd_cnn=lambda _: math.nan)
-    assert objective_value(nothing, SearchConfig()) == math.inf
-    assert objective_value(nothing, SearchConfig(direction="maximize")) == -math.inf
+    assert objective_value(nothing, by_distance()) == math.inf
+    assert objective_value(nothing, by_distance(direction="maximize")) == -math.inf
 
 
 def test_how_images_vary_is_told_of_the_window_that_a_trial_is_judged_by() -> None:
@@ -194,7 +194,7 @@ def test_how_images_vary_is_told_of_the_window_that_a_trial_is_judged_by() -> No
     for seed in range(20):
         values = rng.uniform(1, 9, 12).tolist()
         values[seed % 12] = math.inf
-        config = SearchConfig(direction="maximize" if seed % 2 else "minimize")
+        config = by_distance(direction="maximize" if seed % 2 else "minimize")
         # With the objective itself in its place, the window's median is the objective's.
         columns = {
             name: (lambda epoch, values=values: values[epoch - 1])
@@ -205,7 +205,7 @@ def test_how_images_vary_is_told_of_the_window_that_a_trial_is_judged_by() -> No
 
 
 def test_nothing_is_said_of_images_that_are_young_or_whose_variety_is_not_known() -> None:
-    config = SearchConfig()
+    config = by_distance()
     young = [record.model_copy(update={"young": True}) for record in records_of(3)]
     assert judged_diversity([], config) is None
     assert judged_diversity(young, config) is None
@@ -218,7 +218,7 @@ class Driver:
     """Reports trials' records to a stopper on a real journal."""
 
     def __init__(self, path: Path | None, epochs: int, grace: int = GRACE, **settings: Any) -> None:
-        self.config = SearchConfig(**settings)
+        self.config = by_distance(**settings)
         self.ledger = Ledger(path, SPACE, start=space.baseline(SPACE, BASELINE), config=self.config)
         self.disk: dict[str, list[EpochRecord]] = {}
         self.reads: list[str] = []
@@ -432,8 +432,8 @@ def test_a_rule_ends_a_trial_and_the_ledger_knows_why(path: Path) -> None:
 
 def test_nothing_of_the_rules_is_pickled_with_what_tune_pickles(path: Path) -> None:
     stopper = Driver(path, epochs=12).stopper
-    progress = Progress(asked=1, ended=0, epochs=12, objective="val/fd_cnn")
-    watch = ReportWatch(progress, SearchConfig(), stopper, records_of=lambda _name: [])
+    progress = Progress(asked=1, ended=0, epochs=12, ranking=Ranking("val/fd_cnn", 1))
+    watch = ReportWatch(progress, by_distance(), stopper, records_of=lambda _name: [])
     assert b"stopping" not in pickle.dumps(watch)
 
 
@@ -448,7 +448,7 @@ def test_pruning_saves_epochs_and_seldom_loses_the_best() -> None:
         saved.append(1 - sum(given) / 320)
         ended = [row for row in driver.ledger.rows() if row.outcome is Outcome.FINISHED]
         best = min(row.value for row in ended if row.value is not None)
-        config = SearchConfig()
+        config = by_distance()
         finals = [
             objective_value(records_of(10, val__fd_cnn=lambda e, c=c: c[e - 1]), config)  # type: ignore[misc]
             for c in curves
@@ -505,7 +505,7 @@ def test_a_repeat_ends_where_it_diverges_unless_that_is_switched_off(
     switched_on: bool, end: Outcome
 ) -> None:
     ends: dict[str, Ended] = {}
-    config = SearchConfig(stop_diverged=switched_on)
+    config = by_distance(stop_diverged=switched_on)
     records = records_of(2, **{"val/g_loss": lambda _: 5000.0})
     stopper = RepeatStopper(config, epochs=2, records_of=lambda _: records, on_end=ends.__setitem__)
     for record in records:

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from acgan.run.records import QUALITY, EpochRecord, best_by_quality, kept_epochs
+from acgan.run.records import QUALITY, EpochRecord, Ranking, best_epochs, kept_epochs
 from selection.settings import SelectionConfig
-from selection.steps.filter import Chance, Epoch, choose, fault, judge_epochs, quality_order
+from selection.steps.filter import Chance, Epoch, choose, fault, judge_epochs, objective_order
+from tests.kit import LEAST
 
 CONFIG = SelectionConfig()
 CHANCE = Chance.of((10, 10, 10))
@@ -33,7 +34,7 @@ def judged(
     config: SelectionConfig = CONFIG,
 ) -> list[Epoch]:
     kept = {r.epoch for r in records} if kept is None else kept
-    return judge_epochs(name, records, kept=kept, chance=CHANCE, config=config)
+    return judge_epochs(name, records, ranking=LEAST, kept=kept, chance=CHANCE, config=config)
 
 
 def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
@@ -57,7 +58,7 @@ def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
 )
 def test_an_epoch_fails_for_the_planted_reason(metrics: dict[str, float], reason: str) -> None:
     found = EpochRecord(epoch=9, time=0.0, metrics=HEALTHY | metrics)
-    assert fault(found, chance=CHANCE, config=CONFIG) == reason
+    assert fault(found, ranking=LEAST, chance=CHANCE, config=CONFIG) == reason
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_of_uneven_classes_recalls_count_and_not_how_often_the_larger_is_right(
     accuracy = sum(r * n for r, n in zip(recalls, counts, strict=True)) / 1000
     own = {"val/acc_class": accuracy, "val/acc_class_balanced": sum(recalls) / 2}
     found = EpochRecord(epoch=9, time=0.0, metrics=HEALTHY | own)
-    assert fault(found, chance=Chance.of(counts), config=CONFIG) == reason
+    assert fault(found, ranking=LEAST, chance=Chance.of(counts), config=CONFIG) == reason
 
 
 def test_a_young_epoch_is_no_candidate() -> None:
@@ -115,7 +116,7 @@ def test_losses_of_different_trials_are_never_compared() -> None:
     assert chosen[0] == chosen[1]
 
 
-def test_between_trials_quality_orders_and_the_cap_cuts_the_worst() -> None:
+def test_between_trials_objective_orders_and_the_cap_cuts_the_worst() -> None:
     trials = [
         judged(f"t{n:04d}", [record(5, val__fd_cnn=value)])
         for n, value in enumerate([30.0, 10.0, 20.0, 40.0])
@@ -160,7 +161,7 @@ def test_an_epoch_that_fails_hides_none_that_passes_whatever_its_score() -> None
     ]
     found = judged("t0000", records)
     assert [epoch.reason for epoch in found] == ["", "dead discriminator", "", ""]
-    best = min((epoch for epoch in found if not epoch.reason), key=quality_order)
+    best = min((epoch for epoch in found if not epoch.reason), key=objective_order)
     assert best.epoch == 9
     assert names(choose([found], SelectionConfig(per_trial=1)).chosen) == [("t0000", 9)]
 
@@ -169,7 +170,7 @@ def test_better_looking_epochs_without_weights_are_counted() -> None:
     records = [record(e, val__fd_cnn=float(e), val__g_loss=float(e)) for e in range(1, 9)]
     found = choose([judged("t0000", records, kept={5, 8})], SelectionConfig(per_trial=1))
     assert names(found.chosen) == [("t0000", 5)]
-    windows_before = [e for e in best_by_quality(records, 8) if e < 5]
+    windows_before = [e for e in best_epochs(records, LEAST, 8) if e < 5]
     assert set(windows_before) == {1, 2, 3, 4}
     assert found.report.better_without_weights == 4
 
@@ -184,12 +185,32 @@ def test_no_more_than_per_trial_come_from_one_trial() -> None:
                 record(e, val__fd_cnn=random.uniform(), val__g_loss=random.uniform())
                 for e in range(1, 30)
             ]
-            trials.append(judged(f"t{n:04d}", records, kept_epochs(records), config))
+            trials.append(judged(f"t{n:04d}", records, kept_epochs(records, LEAST), config))
         chosen = choose(trials, config).chosen
         per = [sum(1 for e in chosen if e.trial == f"t{n:04d}") for n in range(4)]
         assert per == [per_trial] * 4
         assert len(set(names(chosen))) == len(chosen)
-        assert [e.quality for e in chosen] == sorted(e.quality for e in chosen)
+        assert [e.value for e in chosen] == sorted(e.value for e in chosen)
+
+
+def test_where_more_is_better_the_largest_value_comes_first() -> None:
+    most, kept = Ranking("val/coverage", sign=-1), {1, 2, 3}
+    trials = [
+        judge_epochs(
+            name,
+            [record(e, val__coverage=(best - e) / 10) for e in kept],
+            ranking=most,
+            kept=kept,
+            chance=CHANCE,
+            config=CONFIG,
+        )
+        for name, best in (("t0000", 5), ("t0001", 9))
+    ]
+    chosen = choose(trials, SelectionConfig(per_trial=1)).chosen
+    assert [(e.trial, e.epoch, e.value) for e in chosen] == [("t0001", 1, 0.8), ("t0000", 1, 0.4)]
+    without = [record(1)]
+    (epoch,) = judge_epochs("t0000", without, ranking=most, kept=kept, chance=CHANCE, config=CONFIG)
+    assert epoch.reason == "not finite"
 
 
 def test_a_study_of_nothing_passes_nothing() -> None:

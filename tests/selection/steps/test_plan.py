@@ -14,9 +14,9 @@ from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import file_sha256, write_json
 from acgan.plugins import NUMBERS
-from acgan.run.records import QUALITY, EpochRecord
+from acgan.run.records import QUALITY, EpochRecord, Ranking
 from acgan.run.rundir import RunDir
-from search.settings import SearchConfig, identity
+from search.settings import identity
 from search.study.folder import (
     STUDY_FORMAT,
     LastStart,
@@ -44,6 +44,7 @@ from tests.acgan.test_generate import write_weights
 from tests.kit import tiny_config
 from tests.picks import send, write_covidx
 from tests.plugins import on_the_path, write_plugin
+from tests.studies import by_distance
 
 pytest_plugins = ["tests.mlflow_stores"]
 
@@ -82,7 +83,7 @@ def write_small_study(path: Path, images: Path, *, trials: int = 2) -> Study:
         code_version="0.1.0",
         train=config.model_dump(exclude={"seed"}),
         space={"learning_rate": {"low": 5e-5, "high": 8e-3, "log": True}},
-        search=identity(SearchConfig()),
+        search=identity(by_distance()),
         data_name=data.name,
         classes=data.classes,
         fingerprint=data.fingerprint,
@@ -238,14 +239,19 @@ def test_the_baselines_best_epoch_is_there_for_comparison_if_the_filter_cut_it(
     ]
 
 
-def test_the_baselines_best_epoch_is_the_best_by_quality_of_those_that_can_be_used() -> None:
+def test_the_baselines_best_epoch_is_the_by_the_objective_of_those_that_can_be_used() -> None:
     records = [
         EpochRecord(epoch=e, time=0.0, metrics=metrics(0, e), young=e == 1) for e in range(1, 9)
     ]
 
     def best(kept: set[int]) -> int | None:
         judged = judge_epochs(
-            "t0000", records, kept=kept, chance=Chance.of((5, 5, 5)), config=SelectionConfig()
+            "t0000",
+            records,
+            ranking=Ranking(QUALITY, sign=1),
+            kept=kept,
+            chance=Chance.of((5, 5, 5)),
+            config=SelectionConfig(),
         )
         found = baseline_epoch(judged)
         return None if found is None else found.epoch
