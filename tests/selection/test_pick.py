@@ -66,7 +66,7 @@ from tests.searches import wait_for
 
 pytest_plugins = ["tests.mlflow_stores", "tests.trained"]
 
-CHARTS = {"scores.png", "scores-narrow.png", "curves.png", "curves-narrow.png"}
+CHARTS = {"scores.svg", "scores-narrow.svg", "curves.svg", "curves-narrow.svg"}
 PICTURES = {"real.png", "tsne.png", "closest.png", *CHARTS}
 TEXTS = {"pick.json", "candidates.csv", "report.html", "model_card.md", "data_card.md"}
 
