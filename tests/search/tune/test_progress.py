@@ -129,12 +129,34 @@ def test_the_table_shows_the_trials_under_way_and_how_far_all_are() -> None:
     with screen.capture() as drawn:
         screen.print(progress.view())
     head, first, second, whole = drawn.get().splitlines()
-    assert " ".join(head.split()) == "trial state epoch val/fd_cnn best so far images/s"
+    assert " ".join(head.split()) == "trial state epoch val/fd_cnn best images/s"
     assert first.split()[:3] == ["t0001", "training", "2/9"]
     assert first.split()[-3:] == ["40", "45", "160"]
     assert second.split() == ["t0002", "waiting"]
     # t0001 has 7 epochs left, t0002 and five more 9 each, at 10 s
     assert whole == "1 of 8 trials ended, 1 training, 20 s so far, about 10 min left"
+
+
+@pytest.mark.parametrize("objective", ["val/fd_cnn", "val/acc_class_balanced"])
+def test_nothing_of_the_table_is_cut_in_80_columns(objective: str) -> None:
+    progress = Progress(
+        asked=8, ended=1, epochs=388, objective=objective, out=io.StringIO(), clock=Clock()
+    )
+    for name in ("t0001", "t0002", "t0003"):
+        progress.begin(name)
+    progress.epoch("t0001", Seen(288, 12345.0, 12345.0, images_per_s=12345.0))
+    progress.epoch("t0002", Seen(12, 0.5, 0.5, diversity=0.07))
+    progress.ended("t0003", Ended(Outcome.FINISHED, "", 388, 12345.0, None))
+    screen = Console(file=io.StringIO(), width=80)
+    with screen.capture() as drawn:
+        screen.print(progress.view())
+    head, first, second, note, *whole = drawn.get().splitlines()
+    assert head.split() == ["trial", "state", "epoch", objective, "best", "images/s"]
+    assert first.split()[:3] == ["t0001", "training", "288/388"]
+    assert first.split()[-3:] == ["12,345"] * 3
+    assert second.split()[:3] == ["t0002", "training", "12/388"]
+    assert note == "one picture per class: t0002"
+    assert " ".join(" ".join(whole).split()) == progress.summary()
 
 
 def test_a_terminal_keeps_the_lines_and_loses_the_table_at_the_end(
