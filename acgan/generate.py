@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None) -> int:
 def parser() -> Parser:
     """Return the parser of the command."""
     made = command_parser("acgan.generate", __doc__)
+    made.bare = "--weights"
     made.add_argument(
         "--weights", required=True, metavar="FILE", help="a run's weights/*.safetensors"
     )

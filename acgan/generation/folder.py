@@ -228,7 +228,8 @@ def _next_step(folder: Path, classes: Sequence[str], *, made: Collection[str]) -
     if len(made) > 1 or not are_covidx(classes):
         return f"next: {typed(['python', '-m', 'acgan.covidx', str(folder)])}"
     images, labels = (shlex.quote(str(folder / name)) for name in (IMAGES, LABELS))
-    return f"to add them to a data folder: cp {images}/* DIR/train/; cat {labels} >> DIR/train.txt"
+    added = f"cp {images}/* DIR/train/; cat {labels} >> DIR/train.txt"
+    return f"to add them to a folder DIR in COVIDx's layout: {added}"
 
 
 def _named_classes(names: Sequence[str] | None, loaded: LoadedGenerator) -> Sequence[str]:

@@ -94,6 +94,10 @@ def filtered(plan: PickPlan) -> str:
 
 def _show(plan: PickPlan) -> None:
     """Print the candidates and what measuring them takes."""
+    if (plan.folder / "pick.json").exists():
+        print(f"pick {plan.id} of them is there: nothing is left to measure")
+        print("nothing was started; without --dry-run it is told, and registered where it is not")
+        return
     for chosen in plan.candidates:
         role = "" if chosen.competes else " (to compare with)"
         value = significant(chosen.epoch.value)
