@@ -138,7 +138,7 @@ def make_pick(candidates: int = 4, *, ties: int = 2, memorised: bool = False) ->
         data_name="covidx-mini",
         fingerprint="0123456789abcdef" * 4,
         classes=list(CLASSES),
-        warnings=["COVID-19 and the other classes have 2% of their sources in common"],
+        warnings=["sources are hardly shared with the other classes (COVID-19 2%)"],
         train_images=[97, 275, 293],
         validation=Images(
             labels=[label for label, n in enumerate(COUNTS) for _ in range(n)],
