@@ -95,7 +95,9 @@ def _drive(
     try:
         if missing or repeats:
             disk = estimate.gigabytes(needed)
-            progress.say(f"{plan.folder}: {missing} trials to train, {disk} of disk")
+            progress.say(
+                f"study {plan.folder}: {missing} trials to train, which need up to {disk} of disk"
+            )
             driver.run()
         else:
             progress.say(f"all {plan.search.num_samples} trials asked for are there")

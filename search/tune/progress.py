@@ -150,7 +150,7 @@ class Progress:
         # Why a trial collapsed says what its images are called.
         of_one = ended.outcome is not Outcome.COLLAPSED and is_one_picture(ended.diversity)
         self.say(
-            f"{name} {ended.outcome} at epoch {ended.epochs}{reason}: {self._objective} "
+            f"{name} {ended.outcome} at epoch {ended.epochs}{reason}: best {self._objective} "
             f"{significant(ended.value)}{f', {ONE_PICTURE}' if of_one else ''}; "
             f"{self._ended} of {self._asked} trials ended{self._left_in_words()}"
         )
