@@ -40,7 +40,7 @@ def search_parser(module: str, description: str | None) -> Parser:
         "--time-budget",
         type=_duration,
         metavar="TIME",
-        help="90s, 30m or 8h; a bare number is seconds",
+        help="90s, 30m, 8h or 2d; a bare number is seconds",
     )
     add_flags(parser, SearchConfig, "search", common=COMMON)
     # A trial's seed follows from the search's.
