@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Never
+from typing import Any, Never
 
 from acgan.errors import InputError
 from acgan.streams import UNREAD, Shown, shown_streams, without_passwords
@@ -48,9 +48,12 @@ class Parser(argparse.ArgumentParser):
     """A parser with a help that can be read, and whose errors are one sentence with what to do.
 
     rare: flags that `--help` leaves out and `--help-all` shows
+    bare: the flag that a word without one is most likely meant for, "" for none
     """
 
     rare: Collection[argparse.Action] = ()
+    bare = ""
+    _words: Sequence[str] = ()
 
     def hide(self, flags: Collection[argparse.Action]) -> None:
         """Leave flags out of `--help`."""
@@ -82,13 +85,27 @@ class Parser(argparse.ArgumentParser):
             formatter.add_text(f"all flags: {self.prog} --help-all")
         return formatter.format_help()
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the arguments, which `error` is told of."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> Never:
         """End the process with code 2 and one sentence that names the nearest flag."""
+        meant = self._meant(message)
+        hint = f"did you mean {meant}? All" if meant else "all"
+        self.exit(2, f"error: {message}; {hint} flags: {self.prog} --help\n")
+
+    def _meant(self, message: str) -> str:
+        """Return what was most likely meant, "" where nothing is near."""
         known = [flag.removeprefix("--") for flag in self._option_string_actions]
         wrong = [name for name in re.findall(r"--([\w-]+)", message) if name not in known]
         near = difflib.get_close_matches(wrong[0], known, n=1) if wrong else []
-        hint = f"did you mean --{near[0]}? All" if near else "all"
-        self.exit(2, f"error: {message}; {hint} flags: {self.prog} --help\n")
+        if near:
+            return f"--{near[0]}"
+        # A word before any flag is no flag's value.
+        bare = self.bare and not wrong and self._words and not self._words[0].startswith("-")
+        return f"{self.bare} {shlex.quote(self._words[0])}" if bare else ""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -44,6 +44,7 @@ SECTIONS = ("data", "train", "space", "search", "selection")
 FILE_LIMIT_BYTES = 100_000  # five seconds of the parser, 80 MB of memory
 NUMBER_LIMIT = 40  # characters
 SHOWN_LIMIT = 200  # characters
+MOST_NAMES = 8  # in a message
 
 # What a value of a type is called in a message.
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -230,12 +231,18 @@ def derive_seed(*parts: object) -> int:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" with the nearest known name, or the known names."""
+    """Return "; did you mean 'x'?" with the nearest known name, or the known names.
+
+    Of many known names, those that are least unlike.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}"
+    if len(known) <= MOST_NAMES:
+        return f"; known: {', '.join(known)}"
+    least_unlike = sorted(difflib.get_close_matches(name, known, n=MOST_NAMES, cutoff=0))
+    return f"; of the {len(known)} known: {', '.join(least_unlike)}, …"
 
 
 class _Loader(yaml.SafeLoader):

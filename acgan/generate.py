@@ -26,9 +26,10 @@ def main(argv: Sequence[str] | None) -> int:
     """Write a folder of generated images; return the exit code."""
     options = parser().parse_args(argv)
     from acgan.generation.folder import write_folder  # noqa: PLC0415 (usage is answered before PyTorch comes)
+    from acgan.generation.request import FolderRequest  # noqa: PLC0415
 
     return run_command(
-        lambda: write_folder(options, user_path(options.weights)),
+        lambda: write_folder(FolderRequest.of(options), user_path(options.weights)),
         resume="type the same command again",
     )
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None) -> int:
 def parser() -> Parser:
     """Return the parser of the command."""
     made = command_parser("acgan.generate", __doc__)
+    made.bare = "--weights"
     made.add_argument(
         "--weights", required=True, metavar="FILE", help="a run's weights/*.safetensors"
     )

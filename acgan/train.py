@@ -19,9 +19,10 @@ COMMON = {"image_size", "width", "batch_size", "epochs", "learning_rate", "dropo
 def main(argv: Sequence[str] | None) -> int:
     """Run the command; return its exit code."""
     arguments = parser().parse_args(argv)
-    from acgan.training import train_command  # noqa: PLC0415 (usage is answered before PyTorch comes)
+    from acgan.training import TrainRequest, train_command  # noqa: PLC0415 (usage is answered before PyTorch comes)
 
-    return run_command(lambda: train_command(arguments), resume="type the same command again")
+    request = TrainRequest.of(arguments)
+    return run_command(lambda: train_command(request), resume="type the same command again")
 
 
 def parser() -> Parser:

@@ -8,8 +8,10 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -236,14 +238,40 @@ def check_fits(config: TrainConfig, data: Dataset) -> None:
         )
 
 
-def train_command(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What one run is asked for.
+
+    config: a YAML file; None: the published baseline
+    run: its folder; None: by the configuration's name; device: None: a GPU if there is one
+    values: settings by their names, of `TrainConfig` and `DataSource`, whose folder is `data`; they
+        come before the configuration's
+    """
+
+    config: Path | None
+    run: str | None
+    device: str | None
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Return what the flags of `acgan.train` say."""
+        return cls(
+            config=arguments.config,
+            run=arguments.run,
+            device=arguments.device,
+            values=vars(arguments),
+        )
+
+
+def train_command(request: TrainRequest) -> int:
     """Train one run and print a line for each epoch; return the exit code."""
-    content = read_file(find_file(arguments.config)) if arguments.config else {}
-    config = resolve(TrainConfig, "train", content.get("train"), vars(arguments))
-    source = named_source(vars(arguments), content)
-    stem = arguments.config.stem if arguments.config else "baseline"
-    run = RunDir(user_path(arguments.run or f"runs/{stem}-single"))
-    device = named_device(arguments.device) if arguments.device else None
+    content = read_file(find_file(request.config)) if request.config else {}
+    config = resolve(TrainConfig, "train", content.get("train"), request.values)
+    source = named_source(request.values, content)
+    stem = request.config.stem if request.config else "baseline"
+    run = RunDir(user_path(request.run or f"runs/{stem}-single"))
+    device = named_device(request.device) if request.device else None
     data = load_for(source, config)
     for warning in data.warnings:
         print(f"warning: {warning}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from acgan.config import TrainConfig, nearest_name
 from acgan.data.source import HINTS, DataSource
 from acgan.errors import InputError
 from search.settings import SearchConfig
+
+OWN_PACKAGES = ("search", "selection")
+_warned: set[tuple[str, str, int]] = set()  # texts, with the file and the line that they are of
 
 if TYPE_CHECKING:
     from search.study.searched import SearchedStudy
@@ -146,11 +150,20 @@ def left_as_it_was() -> Iterator[None]:
 
 
 def warn(text: str, tell: Callable[[str], None] | None) -> None:
-    """Give a warning to `tell`, or to Python's `warnings`, for the line that called the API."""
-    if tell is None:
-        warnings.warn(text, UserWarning, stacklevel=3)
-    else:
+    """Give a warning to `tell`, or to Python's `warnings`, once for the line that called the API.
+
+    Python's own memory of what it has shown is emptied by each library that changes its filters.
+    """
+    if tell is not None:
         tell(f"warning: {text}")
+        return
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in OWN_PACKAGES:
+        frame, level = frame.f_back, level + 1
+    place = text, frame.f_code.co_filename, frame.f_lineno
+    if place not in _warned:
+        warnings.warn(text, UserWarning, stacklevel=level)
+        _warned.add(place)
 
 
 def nobody(line: str) -> None:

@@ -36,7 +36,12 @@ def search_parser(module: str, description: str | None) -> Parser:
     )
     add_tracking_flag(parser)
     add_ray_flags(parser)
-    parser.add_argument("--time-budget", type=_duration, metavar="TIME", help="90s, 30m or 8h")
+    parser.add_argument(
+        "--time-budget",
+        type=_duration,
+        metavar="TIME",
+        help="90s, 30m, 8h or 2d; a bare number is seconds",
+    )
     add_flags(parser, SearchConfig, "search", common=COMMON)
     # A trial's seed follows from the search's.
     add_flags(parser, TrainConfig, "training, of all trials", skip={"seed"}, common=COMMON)
@@ -60,6 +65,7 @@ def add_study_flags(parser: Parser, *, study: str, run: str) -> None:
 
     study, run: what `--study` and `--run-id` name
     """
+    parser.bare = "--study"
     named = parser.add_mutually_exclusive_group(required=True)
     named.add_argument("--run-id", metavar="ID", help=run)
     named.add_argument("--study", metavar="NAME", help=study)

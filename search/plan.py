@@ -153,12 +153,13 @@ def unpickable(config: TrainConfig, data: Dataset) -> Iterator[str]:
         (data.train, FEWEST_TRAINING, "training"),
         (data.val, FEWEST_VALIDATION, "validation"),
     ):
-        for name, count in zip(data.classes, images.per_class(len(data.classes)), strict=True):
-            if count < least:
-                yield (
-                    f"class {name} has {count} {what} images, and nothing can be picked with fewer "
-                    f"than {least}"
-                )
+        counts = zip(data.classes, images.per_class(len(data.classes)), strict=True)
+        few = [f"{count} of {name}" for name, count in counts if count < least]
+        if few:
+            yield (
+                f"there are too few {what} images to pick anything ({', '.join(few)}): each class "
+                f"needs {least}"
+            )
 
 
 def largest(config: TrainConfig, searched: space.Space) -> TrainConfig:

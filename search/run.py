@@ -1,7 +1,8 @@
 """Search: train many AC-GANs around a baseline, and compare them in MLflow.
 
 `python -m search.run --num-samples 32` trains 32 trials of `configs/demo.yaml`. The same command
-again goes on where it was; a larger number adds trials to the same study.
+again goes on where it was; a larger number adds trials to the same study. Without --config a
+recipe takes the place of some defaults in [brackets]: `--dry-run` shows what holds.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def made_study(
         data_name="covidx",
         fingerprint="e" * 64,
         classes=list(CLASSES),
-        warnings=["validation has only 12 patients of COVID-19"],
+        warnings=["validation has few patients (12 of COVID-19)"],
         notes=list(notes),
         kept={"COVID-19": 0.25},
         train_images=[80, 80, 60],

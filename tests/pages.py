@@ -7,12 +7,13 @@ from pathlib import Path
 
 
 def searchable(page: str) -> str:
-    """Return a page without what its `data:` URLs embed and without the ids of served images.
+    """Return a page without its pictures: `data:` URLs, drawings, and the ids of served images.
 
     Base64 text and random ids hold any short word by chance, and which ones a picture's holds
-    depends on how a processor rounds.
+    depends on how a processor rounds; a drawing is full of numbers.
     """
-    without_pictures = re.sub(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*", "data:", page)
+    without_drawings = re.sub(r"<svg\b.*?</svg>", "", page, flags=re.DOTALL)
+    without_pictures = re.sub(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*", "data:", without_drawings)
     return re.sub(r"\bimage/[\w-]{16}(?![\w-])", "image/", without_pictures)
 
 

@@ -19,6 +19,7 @@ HIDDEN = base64.b64encode(base64.b64decode(WORD * 4)).decode()
     [
         (f'<img src="data:image/png;base64,{HIDDEN}" alt="x">', '<img src="data:" alt="x">'),
         (f"a{{background:url(data:image/svg+xml;base64,{HIDDEN}==)}}", "a{background:url(data:)}"),
+        (f"<p>{WORD}</p><svg a>\n<text>{WORD}</text></svg>!", f"<p>{WORD}</p>!"),
         (f'<img src="image/{WORD * 4}">', '<img src="image/">'),
         (f'<img src="image/{WORD}">', f'<img src="image/{WORD}">'),
         (f"<p>data: of {WORD}, base64,{WORD}</p>", f"<p>data: of {WORD}, base64,{WORD}</p>"),

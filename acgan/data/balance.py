@@ -129,9 +129,9 @@ def how_to_add(source: DataSource, images: Path, labels: Path, *, merged: Path |
     if table.label_files:
         name = table.label_files[0]
         return [
-            f"to add them: copy {_quoted(images)} beside the images of {_quoted(folder)} and the "
-            f"lines of {_quoted(labels)} into {name}, whose column source then tells that they are "
-            f"{GENERATED}"
+            f"to add them: copy {_quoted(images)} beside the images of {_quoted(folder)}, and give "
+            f"each a line of {name} with its file, its class and {GENERATED} in the column source; "
+            f"files and classes stand in {_quoted(labels)}"
         ]
     places = Counter((row.class_name, Path(row.path).parent) for row in table.rows)
     parents = {name: place for (name, place), _ in reversed(places.most_common())}

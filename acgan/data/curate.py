@@ -244,17 +244,16 @@ def _table_warnings(
     yield from map(str, table.mends)
     yield from table.warnings
     tested = {r.class_name for r, use in zip(table.rows, uses, strict=True) if use == Use.TEST}
-    for class_name in table.classes:
-        if class_name not in tested:
-            yield f"test has no image of {class_name}"
+    if untested := [name for name in table.classes if name not in tested]:
+        yield f"test has no image of {', '.join(untested)}"
     used = [row for row, use in zip(table.rows, uses, strict=True) if use != Use.GENERATED]
-    for class_name in table.classes:
-        shared = _source_overlap(used, class_name)
-        if shared < LITTLE_OVERLAP:
-            yield (
-                f"{class_name} and the other classes have {shared:.0%} of their sources in "
-                "common: a score may measure the hospital instead of the disease"
-            )
+    shares = {name: _source_overlap(used, name) for name in table.classes}
+    apart = [f"{name} {share:.0%}" for name, share in shares.items() if share < LITTLE_OVERLAP]
+    if apart:
+        yield (
+            f"sources are hardly shared with the other classes ({', '.join(apart)}): a score may "
+            "measure the hospital instead of the disease"
+        )
     across = sum((uses[a] == Use.TEST) != (uses[b] == Use.TEST) for a, b in alike)
     if across:
         pairs = "1 pair" if across == 1 else f"{across} pairs"

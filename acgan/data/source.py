@@ -73,6 +73,7 @@ class DataSource(Section):
 
 def add_data_flags(parser: Parser, text: str) -> None:
     """Add `--data`, of which `text` says what it is, and what can be said of the folder."""
+    parser.bare = parser.bare or "--data"
     parser.add_argument("--data", metavar="DIR", help=text)
     parser.hide(add_hints(parser))
 

@@ -98,13 +98,18 @@ def cut(
 def validation_warnings(
     labels: NDArray[np.int64], groups: Sequence[str], *, classes: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return a warning for each class with fewer than 20 patients among validation's images."""
+    """Return a warning of the classes with fewer than 20 patients among validation's images."""
     members: list[set[str]] = [set() for _ in classes]
     for group, label in zip(groups, labels.tolist(), strict=True):
         members[label].add(group)
-    return tuple(
-        f"validation has only {len(own)} patients of {name}: "
-        "differences between models in this class may be chance"
+    few = [
+        f"{len(own)} of {name}"
         for name, own in zip(classes, members, strict=True)
         if len(own) < FEW_PATIENTS
+    ]
+    if not few:
+        return ()
+    return (
+        f"validation has few patients ({', '.join(few)}): differences between models there may "
+        "be chance",
     )

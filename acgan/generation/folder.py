@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import itertools
 import re
@@ -20,7 +19,6 @@ from acgan.command import typed
 from acgan.config import TrainConfig, nearest_name, user_path
 from acgan.data.balance import Lack, how_to_add, lack_of, merged_labels
 from acgan.data.label_files import are_covidx
-from acgan.data.source import DataSource, named_source
 from acgan.data.table import GENERATED, MERGED, file_stem
 from acgan.data.tabular import write_table
 from acgan.errors import InputError
@@ -42,9 +40,9 @@ from acgan.generation.generator import (
     generate,
     load_generator,
 )
+from acgan.generation.request import FolderRequest
 from acgan.run.device import named_device
 
-LABEL_FILES = ("train.txt", "test.txt")  # of COVIDx, and of a folder of generated images
 MANIFEST = "manifest.json"
 LABELS = "train.txt"
 TABLE = "labels.csv"  # of classes that no COVIDx label file can name
@@ -84,62 +82,40 @@ class Manifest(Stored):
 _IDENTITY = ("weights_sha256", "seed", "device", "torch", "naming", "balances", "filters")
 
 
-def write_folder(options: argparse.Namespace, weights: Path) -> int:
-    """Write the images that the options ask for; return the exit code.
+def write_folder(request: FolderRequest, weights: Path) -> int:
+    """Write the images that are asked for; return the exit code.
 
-    Raises `InputError`, before any image is made, for options that cannot be followed and for a
-    folder that cannot be written or holds anything else.
+    Raises `InputError`, before any image is made, for what cannot be done and for a folder
+    that cannot be written or holds anything else.
     """
-    check_options(options)
-    loaded = load_generator(weights, device=named_device(options.device))
-    if options.balance is None:
-        names = _named_classes(options.classes, loaded)
-        wanted = manifest(loaded, options, dict.fromkeys(names, options.per_class))
-        return write_images(options, loaded, wanted)
-    lack = find_lack(options, loaded)
+    request.check()
+    loaded = load_generator(weights, device=named_device(request.device))
+    if request.per_class is not None:
+        names = _named_classes(request.classes, loaded)
+        wanted = manifest(loaded, request, dict.fromkeys(names, request.per_class))
+        return write_images(request, loaded, wanted)
+    lack = find_lack(request, loaded)
     if not lack.missing:
         return 0
-    wanted = manifest(loaded, options, lack.missing, balances=lack.data.fingerprint)
+    wanted = manifest(loaded, request, lack.missing, balances=lack.data.fingerprint)
     chosen = {n: range(lack.first[n], lack.first[n] + count) for n, count in lack.missing.items()}
-    return write_images(options, loaded, wanted, chosen)
+    return write_images(request, loaded, wanted, chosen)
 
 
-def check_options(options: argparse.Namespace) -> None:
-    """Raise `InputError` for options that do not go together, and a place within a data folder."""
-    for above in user_path(options.out).parents:
-        if any((above / name).is_file() for name in LABEL_FILES):
-            raise InputError(
-                f"--out {options.out} lies in the data folder {above}; name a folder beside it"
-            )
-    if options.balance is None and options.per_class < 1:
-        raise InputError(f"--per-class must be at least 1, got {options.per_class}")
-    if options.balance is None and options.merged_labels:
-        raise InputError("--merged-labels needs --balance DATA, whose labels are merged")
-    if options.balance is not None and options.classes:
-        raise InputError("--balance finds itself which classes lack images; leave out --classes")
-    if options.balance is not None and options.merged_labels:
-        merged_labels(balanced(options), "")  # refused now, rather than after all images
-
-
-def balanced(options: argparse.Namespace) -> DataSource:
-    """Return the data folder of --balance."""
-    return named_source(vars(options) | {"data": options.balance}, {})
-
-
-def find_lack(options: argparse.Namespace, loaded: LoadedGenerator) -> Lack:
+def find_lack(request: FolderRequest, loaded: LoadedGenerator) -> Lack:
     """Return what the data folder of --balance lacks, and say it."""
     lack = lack_of(
-        balanced(options),
+        request.source,
         loaded.config,
         loaded.classes,
         naming=NAMING,
-        trained_on="" if options.other_data else loaded.data,
+        trained_on="" if request.other_data else loaded.data,
     )
-    out, data = user_path(options.out), user_path(options.balance)
+    out, data = user_path(request.out), Path(request.source.folder)
     if out.resolve().is_relative_to(data.resolve()):
-        raise InputError(f"--out {options.out} lies in {options.balance}; name a folder beside it")
+        raise InputError(f"--out {request.out} lies in {request.balance}; name a folder beside it")
     there = ", ".join(f"{count} {name}" for name, count in lack.there.items())
-    print(f"{options.balance} has {there} training images that can be used")
+    print(f"{request.balance} has {there} training images that can be used")
     if not lack.missing:
         print("no class lacks any: nothing is written")
     return lack
@@ -147,7 +123,7 @@ def find_lack(options: argparse.Namespace, loaded: LoadedGenerator) -> Lack:
 
 def manifest(
     loaded: LoadedGenerator,
-    options: argparse.Namespace,
+    request: FolderRequest,
     per_class: Mapping[str, int],
     *,
     balances: str = "",
@@ -159,7 +135,7 @@ def manifest(
         run=loaded.run,
         epoch=loaded.epoch,
         config=loaded.config,
-        seed=options.seed,
+        seed=request.seed,
         device=loaded.device.type,
         acgan_search=importlib.metadata.version("acgan-search"),
         torch=torch.__version__,
@@ -170,26 +146,26 @@ def manifest(
     )
 
 
-def require_free(options: argparse.Namespace, loaded: LoadedGenerator, wanted: Manifest) -> None:
+def require_free(request: FolderRequest, loaded: LoadedGenerator, wanted: Manifest) -> None:
     """Raise `InputError` for a folder that holds anything else, before any long work."""
-    folder = user_path(options.out)
+    folder = user_path(request.out)
     try:
         recorded = _recorded(folder, loaded.classes)
     except OSError as error:
-        raise _unwritable(options, error) from error
+        raise _unwritable(request, error) from error
     if recorded is not None:
         _require_same(folder, recorded, wanted)
 
 
-def _unwritable(options: argparse.Namespace, error: OSError) -> InputError:
+def _unwritable(request: FolderRequest, error: OSError) -> InputError:
     return InputError(
-        f"cannot write to {options.out}: {error.strerror}; free some space there, or name "
+        f"cannot write to {request.out}: {error.strerror}; free some space there, or name "
         "another folder"
     )
 
 
 def write_images(
-    options: argparse.Namespace,
+    request: FolderRequest,
     loaded: LoadedGenerator,
     wanted: Manifest,
     chosen: ChosenImages | None = None,
@@ -200,26 +176,26 @@ def write_images(
 
     chosen: which images of each class (default: the first); report: the content of filters.json
     """
-    out = user_path(options.out)
+    out = user_path(request.out)
     try:
         whole, made = _fill(out, loaded, wanted, chosen, report)
-        if options.merged_labels:
+        if request.merged_labels:
             lines = (out / labels_of(loaded.classes)).read_text()
-            replace_bytes(out / MERGED, merged_labels(balanced(options), lines))
+            replace_bytes(out / MERGED, merged_labels(request.source, lines))
     except NotFiniteError as error:
         print(f"error: {error}; choose other weights", file=sys.stderr)
         return 1
     except OSError as error:
-        raise _unwritable(options, error) from error
-    print(f"{options.out} holds all {len(whole.files)} images; {made} are new")
-    if options.balance is not None:
-        shown = Path(options.out)
-        merged = shown / MERGED if options.merged_labels else None
+        raise _unwritable(request, error) from error
+    print(f"{request.out} holds all {len(whole.files)} images; {made} are new")
+    if request.balance is not None:
+        shown = Path(request.out)
+        merged = shown / MERGED if request.merged_labels else None
         labels = shown / labels_of(loaded.classes)
-        told = how_to_add(balanced(options), shown / IMAGES, labels, merged=merged)
+        told = how_to_add(request.source, shown / IMAGES, labels, merged=merged)
         print("\n".join(told))
     else:
-        print(_next_step(Path(options.out), loaded.classes, made=whole.per_class.keys()))
+        print(_next_step(Path(request.out), loaded.classes, made=whole.per_class.keys()))
     return 0
 
 
@@ -228,7 +204,8 @@ def _next_step(folder: Path, classes: Sequence[str], *, made: Collection[str]) -
     if len(made) > 1 or not are_covidx(classes):
         return f"next: {typed(['python', '-m', 'acgan.covidx', str(folder)])}"
     images, labels = (shlex.quote(str(folder / name)) for name in (IMAGES, LABELS))
-    return f"to add them to a data folder: cp {images}/* DIR/train/; cat {labels} >> DIR/train.txt"
+    added = f"cp {images}/* DIR/train/; cat {labels} >> DIR/train.txt"
+    return f"to add them to a folder DIR in COVIDx's layout: {added}"
 
 
 def _named_classes(names: Sequence[str] | None, loaded: LoadedGenerator) -> Sequence[str]:

@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,40 @@ from search.tracking import find
 
 COMPARISON = "comparison.json"
 THREADS = 1  # of a trial whose machine was not noted: Ray gives each as many as it has CPUs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceRequest:
+    """Which trial is to be trained again, how and where.
+
+    named: the trial by its MLflow run, or its study, of which `trial` is a trial's name
+    epochs: the first ones; None: all; out: the folder; None: reproduced/STUDY-TRIAL
+    device, threads: None: as the trial's; tolerance: as a share of a metric's size
+    values: where the images are, by the names of `DataSource`, whose folder is `data`
+    """
+
+    named: find.StudyNamed
+    trial: str | None
+    epochs: int | None
+    out: str | None
+    device: str | None
+    threads: int | None
+    tolerance: float
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Return what the flags of `search.reproduce` say."""
+        return cls(
+            named=find.StudyNamed.of(arguments),
+            trial=arguments.trial,
+            epochs=arguments.epochs,
+            out=arguments.out,
+            device=arguments.device,
+            threads=arguments.threads,
+            tolerance=arguments.tolerance,
+            values=vars(arguments),
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +98,7 @@ class Reproduced(Stored):
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Train the trial again and compare; return the exit code: 1 where it differs."""
-    plan = _make_plan(arguments)
+    plan = _make_plan(ReproduceRequest.of(arguments))
     here = this_machine(plan.device, plan.config)
     print(
         f"training {plan.trial.name} of study {plan.study.info.name} again, "
@@ -83,27 +118,27 @@ def reproduce(arguments: argparse.Namespace) -> int:
     return _conclude(plan, rows, here)
 
 
-def _make_plan(arguments: argparse.Namespace) -> ReproductionPlan:
+def _make_plan(request: ReproduceRequest) -> ReproductionPlan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
-    if not arguments.tolerance >= 0:  # nor NaN
-        raise InputError(f"--tolerance must be at least 0, got {arguments.tolerance}")
-    if arguments.threads is not None and arguments.threads < 1:
-        raise InputError(f"--threads must be at least 1, got {arguments.threads}")
-    study, trial = _find(arguments)
+    if not request.tolerance >= 0:  # nor NaN
+        raise InputError(f"--tolerance must be at least 0, got {request.tolerance}")
+    if request.threads is not None and request.threads < 1:
+        raise InputError(f"--threads must be at least 1, got {request.threads}")
+    study, trial = _find(request)
     recorded = _records(trial)
-    epochs = len(recorded) if arguments.epochs is None else arguments.epochs
+    epochs = len(recorded) if request.epochs is None else request.epochs
     if not 1 <= epochs <= len(recorded):
         raise InputError(
             f"--epochs must be 1 to {len(recorded)}: so many has {trial.name}; got {epochs}"
         )
     config = trial_config(study.info, trial.info)
-    out = _folder(arguments.out, study, trial)
+    out = _folder(request.out, study, trial)
     noted = machine_at(read_machines(trial.path), 1)
-    if arguments.device:
-        device = named_device(arguments.device)
+    if request.device:
+        device = named_device(request.device)
     else:
         device = torch.device(CPU) if noted and noted.device == CPU else default_device()
-    threads = arguments.threads or (noted.threads if noted else THREADS)
+    threads = request.threads or (noted.threads if noted else THREADS)
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # NumPy's, whose sums are part of `val/fd_cnn`
     quality = study.quality()
@@ -113,23 +148,23 @@ def _make_plan(arguments: argparse.Namespace) -> ReproductionPlan:
             "numbers cannot be compared; restore it, or let search.run mend the study"
         )
     started = study.last_start()
-    source = named_source(vars(arguments), {}, default=started.source if started else None)
+    source = named_source(request.values, {}, default=started.source if started else None)
     data = study_images(study, source)
     return ReproductionPlan(
-        study, trial, config, data, recorded, epochs, out, device, arguments.tolerance
+        study, trial, config, data, recorded, epochs, out, device, request.tolerance
     )
 
 
-def _find(arguments: argparse.Namespace) -> tuple[Study, Trial]:
-    if arguments.run_id is None and arguments.trial is None:
+def _find(request: ReproduceRequest) -> tuple[Study, Trial]:
+    if request.named.run_id is None and request.trial is None:
         raise InputError("--study needs --trial NAME: which trial is to be trained again?")
-    if arguments.run_id is not None and arguments.trial is not None:
+    if request.named.run_id is not None and request.trial is not None:
         raise InputError("--trial goes with --study; a trial's own run needs no name")
-    study, found = find.asked_study(find.StudyNamed.of(arguments))
-    name = found or arguments.trial
+    study, found = find.asked_study(request.named)
+    name = found or request.trial
     if name is None:
         raise InputError(
-            f"the MLflow run {arguments.run_id} is a whole study's; name the run of one of its "
+            f"the MLflow run {request.named.run_id} is a whole study's; name the run of one of its "
             "trials, which are its children"
         )
     return study, study.trial(name)

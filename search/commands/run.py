@@ -13,10 +13,11 @@ from acgan.command import duration, typed
 from acgan.cores import usable_cores
 from search.plan import SearchPlan, SearchRequest, make_search_plan
 from search.study import estimate, table
-from search.study.folder import Outcome, check_same
+from search.study.folder import Outcome, check_same, open_study
 from search.study.optuna_ledger import Proposal
 from search.tracking.connection import naming, next_step, shown
 from search.tune.carry_out import CarriedOut, carry_out, check_folder
+from search.tune.driver import missing_repeats
 
 SHOWN_TRIALS = 5
 
@@ -49,16 +50,23 @@ def _show(plan: SearchPlan) -> None:
     print(f"data: {data.name}, {len(data.train)} training, {len(data.val)} validation images")
     print(f"study: {plan.folder}\nMLflow: {shown(plan.tracking_uri)}")
     missing, rows = _next_trials(plan)
-    print(f"trials: {missing} of {plan.search.num_samples} are to be trained")
+    asked, repeats = plan.search.num_samples, _missing_repeats(plan, missing)
+    left = missing + repeats
+    if not left:
+        print(f"trials: all {asked} asked for are there, so nothing is left to train")
+        print("nothing was started; for more trials, ask for more with --num-samples")
+        return
+    then = f", then {repeats} repeats" if repeats else ""
+    print(f"trials: {missing} of {asked} are to be trained{then}")
     for row in rows:
         params = ", ".join(f"{k} {table.short(v)}" for k, v in row.params.items())
         print(f"  {row.name}: {params}")
     each = estimate.trial_seconds(plan.train, len(data.train))
-    at_once = max(1, min(_places(plan), missing))
+    at_once = max(1, min(_places(plan), left))
     together = f"{at_once} at once" if at_once > 1 else "one after another"
     print(
-        f"disk: {estimate.gigabytes(plan.disk(missing))}; time: roughly {duration(each)} a trial "
-        f"alone on this machine, {duration(each * missing / at_once)} for all, {together}"
+        f"disk: {estimate.gigabytes(plan.disk(left))}; time: roughly {duration(each)} a trial "
+        f"alone on this machine, {duration(each * left / at_once)} for all, {together}"
     )
     print("nothing was started; to start, type the same without --dry-run")
 
@@ -75,6 +83,13 @@ def _next_trials(plan: SearchPlan) -> tuple[int, list[Proposal]]:
         rows = ledger.open_rows()[: min(missing, SHOWN_TRIALS)]
         more = min(missing, SHOWN_TRIALS) - len(rows)
         return missing, [*rows, *(ledger.propose() for _ in range(more))]
+
+
+def _missing_repeats(plan: SearchPlan, missing: int) -> int:
+    """Return how many repeats are still trained; missing: how many trials are."""
+    if missing:
+        return 2 * plan.search.repeats
+    return len(missing_repeats(open_study(plan.folder), plan.search))
 
 
 def _places(plan: SearchPlan) -> int:

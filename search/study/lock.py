@@ -6,9 +6,11 @@ FOLDER/lock.json   host and pid of the process at work, since when, and its last
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +21,11 @@ from pydantic import ValidationError
 
 from acgan.errors import InputError
 from acgan.files import Stored
+from acgan.streams import without_passwords
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
+COMMAND_LIMIT = 200  # characters
 
 
 class _Holder(Stored):
@@ -77,13 +81,16 @@ def _lock(file: TextIO) -> bool | None:
     return True
 
 
+def require_free(path: Path) -> None:
+    """Raise `InputError`, which names the process, while a driver holds the folder."""
+    with contextlib.suppress(FileNotFoundError), (path / "lock.json").open() as file:
+        _refuse_if_held(path, _lock(file))
+
+
 def driver_at_work(path: Path) -> bool:
     """Whether a driver holds the folder now."""
     try:
-        with (path / "lock.json").open() as file:
-            _refuse_if_held(path, _lock(file))
-    except FileNotFoundError:
-        return False
+        require_free(path)
     except InputError:
         return True
     return False
@@ -100,7 +107,9 @@ def _refuse_if_held(path: Path, free: bool | None) -> None:
             f"{path} is being opened by another process; wait for it or end it"
         ) from None
     fresh = time.time() - holder.heartbeat < STALE_AFTER_S
+    what = f"process {holder.pid}"
     if holder.host == socket.gethostname():
+        what += _command(holder.pid)
         # A process that cannot be seen may be in another container of this host.
         held = not free and (_alive(holder.pid) if free is None else fresh or _alive(holder.pid))
     else:
@@ -108,9 +117,19 @@ def _refuse_if_held(path: Path, free: bool | None) -> None:
     if held:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
         raise InputError(
-            f"{path} is being worked on by process {holder.pid} on {holder.host} "
-            f"since {since}; wait for it or end it"
+            f"{path} is being worked on by {what} on {holder.host} since {since}; wait for it or "
+            "end it"
         )
+
+
+def _command(pid: int) -> str:
+    """Return in brackets what a process of this host was started as, "" where nobody may know."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return ""
+    text = shlex.join(word.decode(errors="replace") for word in words)
+    return f" ({textwrap.shorten(without_passwords(text), COMMAND_LIMIT, placeholder=' …')})"
 
 
 def _alive(pid: int) -> bool:

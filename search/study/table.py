@@ -118,10 +118,10 @@ def scale(study: Study) -> str:
     quality = study.quality()
     assert quality is not None, "the scoring CNN is trained before the first trial"
     return (
-        f"val/fd_cnn: {significant(quality.floor)} for real images (the floor), "
-        f"{significant(quality.untrained)} for "
-        f"an untrained generator; the scoring CNN's accuracy on real validation images is "
-        f"{quality.classifier_accuracy:.2f}"
+        f"the scoring CNN's accuracy on real validation images is "
+        f"{quality.classifier_accuracy:.2f}; by it real images have val/fd_cnn "
+        f"{significant(quality.floor)} (the floor), an untrained generator "
+        f"{significant(quality.untrained)}"
     )
 
 
@@ -142,8 +142,8 @@ def comparison(found: Sequence[Line], config: SearchConfig) -> str:
     head += f"; the baseline t0000 has {significant(baseline.value)}{baseline.called}"
     repeats = {line.trial.name: _repeats(found, line.trial.name) for line in (chosen, baseline)}
     if min(map(len, repeats.values())) < 2:
-        seeds = "one repeat is too few to tell" if any(repeats.values()) else "one seed each"
-        return f"{head} ({seeds}, and the best was picked: --repeats 3 measures the difference)"
+        seeds = "one repeat of each" if any(repeats.values()) else "one seed of each"
+        return f"{head} ({seeds}: the difference may be chance, and --repeats 3 measures it)"
     notes = []
     for name, own in repeats.items():
         if lost := sum(not line.finished for line in own):

@@ -32,6 +32,7 @@ LONGEST_PAUSE_S = 30.0
 # Fresh curves never wait long for old images: 60 ms each, but seconds where MLflow is slow.
 IMAGES_A_PASS = 50
 IMAGES_S = 3.0
+NOTES_EVERY_S = 60.0  # while the search runs
 FIRST_PICTURES = 8  # ended trials
 
 READ_FILES = ("epochs.jsonl", "end.json")
@@ -248,6 +249,8 @@ class Mirror:
         self._last_end_ms = 0
         self._has_quality = False
         self._drawn = 0
+        self._noted = -1  # trials that had ended for good when the notes were written
+        self._next_notes = -math.inf
         self._whole: set[str] = set()
         self._copies: dict[str, _TrialCopy] = {}
         self._stamps: dict[str, Stamp] = {}
@@ -368,13 +371,25 @@ class Mirror:
             study_runs.log_quality(client, parent, quality)
             self._has_quality = True
         self._send_pictures(client, parent, running=running)
-        if not running:
-            notes.send_study(client, self.study, parent.info.run_id)
+        self._send_notes(client, parent, running=running)
         status = "RUNNING" if running else self._status()
         if status != self._parent_status:
             ended_ms = self._last_end_ms or None
             study_runs.set_status(client, parent.info.run_id, status, ended_ms=ended_ms)
             self._parent_status = status
+
+    def _send_notes(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
+        """Send the notes: at the end, and before that now and then where more trials have ended.
+
+        Of a large study they are written less often, so that they take a twentieth of the time.
+        """
+        begun = time.monotonic()
+        if running and (begun < self._next_notes or len(self._whole) == self._noted):
+            return
+        notes.send_study(client, self.study, parent.info.run_id)
+        self._noted = len(self._whole)
+        took = time.monotonic() - begun
+        self._next_notes = begun + max(NOTES_EVERY_S, 20 * took)
 
     def _send_pictures(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         """Send pictures of the search: at its end, and before that as often as it doubles."""

@@ -13,7 +13,7 @@ from acgan.files import write_json
 from search.plan import SearchPlan
 from search.study import estimate
 from search.study.folder import Study, open_or_create
-from search.study.lock import driver_at_work, driver_lock
+from search.study.lock import driver_lock, require_free
 from search.study.optuna_ledger import Ledger
 from search.study.restore import mark_interrupted, restore, write_missing_ends
 from search.tracking.recorder import Recorder
@@ -59,10 +59,7 @@ def carry_out(
     Raises `InputError` where another process is at work on the study or the disk is too small.
     """
     check_folder(plan.folder)
-    if driver_at_work(plan.folder / "selection"):
-        raise InputError(
-            f"a pick of the study at {plan.folder} is at work on its weights; wait for its end"
-        )
+    require_free(plan.folder / "selection")  # of picks and studies, which read the weights
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(plan.folder):
         study = open_or_create(plan.folder, plan.info)
@@ -98,7 +95,9 @@ def _drive(
     try:
         if missing or repeats:
             disk = estimate.gigabytes(needed)
-            progress.say(f"{plan.folder}: {missing} trials to train, {disk} of disk")
+            progress.say(
+                f"study {plan.folder}: {missing} trials to train, which need up to {disk} of disk"
+            )
             driver.run()
         else:
             progress.say(f"all {plan.search.num_samples} trials asked for are there")

@@ -26,7 +26,7 @@ from search.study.objective import Ended
 REFRESH_PER_S = 2.0
 HEARTBEAT_S = 60.0
 BAR_WIDTH = 24
-COLUMNS = ("trial", "state", "epoch", "")
+BAR = ""  # its column
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Seen:
     @property
     def called(self) -> str:
         """What its images are called; "" where they vary."""
-        return f", {ONE_PICTURE}" if is_one_picture(self.diversity) else ""
+        return ONE_PICTURE if is_one_picture(self.diversity) else ""
 
 
 class Progress:
@@ -132,8 +132,8 @@ class Progress:
         if self._live is None and (before is None or seen.epoch % self._every == 0):
             self.say(
                 f"{name} epoch {seen.epoch} of {self._epochs}: {self._objective} "
-                f"{significant(seen.value)}, best {significant(seen.best)}{seen.called}"
-                f"{self._left_in_words()}"
+                f"{significant(seen.value)}, best {significant(seen.best)}"
+                f"{seen.called and f', {seen.called}'}{self._left_in_words()}"
             )
 
     def ended(self, name: str, ended: Ended) -> None:
@@ -150,7 +150,7 @@ class Progress:
         # Why a trial collapsed says what its images are called.
         of_one = ended.outcome is not Outcome.COLLAPSED and is_one_picture(ended.diversity)
         self.say(
-            f"{name} {ended.outcome} at epoch {ended.epochs}{reason}: {self._objective} "
+            f"{name} {ended.outcome} at epoch {ended.epochs}{reason}: best {self._objective} "
             f"{significant(ended.value)}{f', {ONE_PICTURE}' if of_one else ''}; "
             f"{self._ended} of {self._asked} trials ended{self._left_in_words()}"
         )
@@ -218,15 +218,20 @@ class Progress:
             self.say(self.summary())
 
     def view(self) -> Group:
-        """Return the table of the trials under way, and the summary below it."""
+        """Return the table of the trials under way, and the summary below it.
+
+        On a narrow terminal the bar is shorter.
+        """
         with self._lock:
             rows = sorted(self._begun.items())
             table = Table(box=None, pad_edge=False, show_header=bool(rows))
-            for column in (*COLUMNS, self._objective, "best so far", "images/s"):
-                table.add_column(column, no_wrap=True)
+            for head in ("trial", "state", "epoch", BAR, self._objective, "best", "images/s"):
+                table.add_column(head, no_wrap=head != BAR)
             for name, seen in rows:
                 table.add_row(name, *self._cells(seen))
-        return Group(table, Text(self.summary(), overflow="ellipsis", no_wrap=True))
+        alike = [name for name, seen in rows if seen is not None and seen.called]
+        notes = [f"{ONE_PICTURE}: {', '.join(alike)}"] if alike else []
+        return Group(table, *map(Text, [*notes, self.summary()]))
 
     def _cells(self, seen: Seen | None) -> tuple[ProgressBar | str, ...]:
         if seen is None:
@@ -236,7 +241,7 @@ class Progress:
             f"{seen.epoch}/{self._epochs}",
             ProgressBar(total=self._epochs, completed=seen.epoch, width=BAR_WIDTH),
             significant(seen.value),
-            f"{significant(seen.best)}{seen.called}",
+            significant(seen.best),
             significant(seen.images_per_s),
         )
 

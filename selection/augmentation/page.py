@@ -3,7 +3,6 @@
 The page needs nothing but itself, as a pick's report does; what it says stands in `study.html.j2`.
 """
 
-import base64
 import csv
 import io
 from collections.abc import Sequence
@@ -25,19 +24,10 @@ from selection.augmentation.result import (
 from selection.ledgers.reviews import moment
 from selection.metrics.estimate import Estimate
 from selection.metrics.wording import counted
-from selection.report.charts import (
-    BASELINE,
-    CEILING,
-    LEFT,
-    NARROW_INCHES,
-    TIED,
-    WIDE_INCHES,
-    WINNER,
-    figure_png,
-    narrow_name,
-)
+from selection.report.charts import NARROW_INCHES, WIDE_INCHES, narrow_name
 from selection.report.first import Line
-from selection.report.page import page_template
+from selection.report.page import embedded, page_template
+from selection.report.svg import BASELINE, CEILING, GRID, LEFT, TIED, WINNER, figure_svg
 from selection.steps.scores import BALANCED
 
 TEMPLATE = Path(__file__).with_name("study.html.j2")
@@ -45,13 +35,13 @@ COLOURS = {REAL.name: BASELINE, CLASSICAL.name: CEILING, GAN.name: WINNER, BOTH.
 
 
 def write_study_report(study: AugmentationStudy, folder: Path) -> None:
-    """Write `study.csv`, `arms.png`, `curve.png` and `study.html` into a folder.
+    """Write `study.csv`, `arms.svg`, `curve.svg` and `study.html` into a folder.
 
-    The two charts are there a second time for a phone's width (`arms-narrow.png`).
+    The two charts are there a second time for a phone's width (`arms-narrow.svg`).
     """
-    pictures = {"arms.png": arms_picture(study), "curve.png": curve_picture(study)}
-    pictures[narrow_name("arms.png")] = arms_picture(study, narrow=True)
-    pictures[narrow_name("curve.png")] = curve_picture(study, narrow=True)
+    pictures = {"arms.svg": arms_picture(study), "curve.svg": curve_picture(study)}
+    pictures[narrow_name("arms.svg")] = arms_picture(study, narrow=True)
+    pictures[narrow_name("curve.svg")] = curve_picture(study, narrow=True)
     for name, picture in pictures.items():
         replace_bytes(folder / name, picture)
     replace_text(folder / "study.csv", study_csv(study))
@@ -59,7 +49,7 @@ def write_study_report(study: AugmentationStudy, folder: Path) -> None:
 
 
 def study_page(study: AugmentationStudy, pictures: dict[str, bytes]) -> str:
-    """Return `study.html` with these PNGs inside it."""
+    """Return `study.html` with these charts inside it."""
     measures = list(study.arms[0].scores)
     differences = comparisons({arm.name: arm for arm in study.arms}, study.images)
     lines = compared(differences)
@@ -72,7 +62,7 @@ def study_page(study: AugmentationStudy, pictures: dict[str, bytes]) -> str:
         measures=[name for name in measures if " of source " not in name],
         by_source=[name for name in measures if " of source " in name],
         seconds=sum(run.seconds for arm in study.arms for run in arm.runs),
-        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        pictures={name: embedded(name, chart) for name, chart in pictures.items()},
     )
 
 
@@ -124,10 +114,10 @@ def arms_picture(study: AugmentationStudy, *, narrow: bool = False) -> bytes:
     titles = ("balanced accuracy", "minus real only", "minus classical oversampling")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=10)
-        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+        axes.grid(axis="x", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=4 if narrow else 5)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
     for height, arm in enumerate(arms):
@@ -140,7 +130,7 @@ def arms_picture(study: AugmentationStudy, *, narrow: bool = False) -> bytes:
         axes.set_yticks(range(len(arms)), [arm.title for arm in arms])
     panels[0].set_ylim(-0.6, len(arms) - 0.4)
     figure.supxlabel(f"{_on(study, narrow)}; bars: 95 % intervals", fontsize=9 if narrow else 10)
-    return figure_png(figure)
+    return figure_svg(figure)
 
 
 def _draw(axes: Axes, estimate: Estimate | None, height: int, colour: str) -> None:
@@ -173,7 +163,7 @@ def curve_picture(study: AugmentationStudy, *, narrow: bool = False) -> bytes:
     axes.set_ylabel(BALANCED)
     axes.set_title(f"{_on(study, narrow)}, 95 % intervals", fontsize=9 if narrow else 10)
     axes.legend(frameon=False, loc="best", fontsize=7 if narrow else 9)
-    return figure_png(figure)
+    return figure_svg(figure)
 
 
 def _draw_bars(axes: Axes, at: Sequence[float], scores: Sequence[Estimate], **look: Any) -> None:

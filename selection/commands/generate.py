@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from acgan.config import user_path
 from acgan.errors import InputError
 from acgan.generation.folder import (
     SCREENED,
-    check_options,
     find_lack,
     manifest,
     require_free,
@@ -18,6 +19,7 @@ from acgan.generation.folder import (
     write_images,
 )
 from acgan.generation.generator import NotFiniteError, load_generator
+from acgan.generation.request import FolderRequest
 from acgan.run.device import named_device
 from search.tracking import connection
 from selection.commands.screening import (
@@ -30,41 +32,70 @@ from selection.commands.screening import (
 from selection.registry.versions import CHAMPION_URI, resolve_version
 
 
-def generate(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """Which images are asked for, of which generator, and which of them are kept.
+
+    weights: a weights file; None: the registered model, an MLflow URI (None: the champion)
+    max_draws: for each image that is wanted, where some are left out
+    """
+
+    folder: FolderRequest
+    weights: str | None
+    model: str | None
+    tracking_uri: str | None
+    thresholds: Thresholds
+    max_draws: int
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Return what the flags say."""
+        return cls(
+            folder=FolderRequest.of(arguments),
+            weights=arguments.weights,
+            model=arguments.model,
+            tracking_uri=arguments.tracking_uri,
+            thresholds=Thresholds(agreement=arguments.agree, nearest=arguments.not_near),
+            max_draws=arguments.max_draws,
+        )
+
+    def check(self) -> None:
+        """Raise `InputError` for what cannot be asked."""
+        self.folder.check()
+        agreement, nearest = self.thresholds.agreement, self.thresholds.nearest
+        if self.thresholds != Thresholds() and self.folder.balance is None:
+            raise InputError(
+                "--agree and --not-near need --balance DATA, whose images they compare to"
+            )
+        if agreement is not None and not 0 <= agreement < 1:
+            raise InputError(f"--agree must be a probability from 0 to below 1, got {agreement}")
+        if nearest is not None and not 0 < nearest < 1:
+            raise InputError(f"--not-near must lie between 0 and 1, got {nearest}")
+        if self.max_draws < 1:
+            raise InputError(f"--max-draws must be at least 1, got {self.max_draws}")
+
+
+def generate(arguments: argparse.Namespace) -> int:
     """Write the folder; return the exit code."""
-    check_options(options)
-    thresholds = _thresholds(options)
-    if options.weights is not None:
-        weights: Path | None = user_path(options.weights)
+    request = GenerateRequest.of(arguments)
+    request.check()
+    if request.weights is not None:
+        weights: Path | None = user_path(request.weights)
     else:
-        weights = _registered(options)
+        weights = _registered(request)
     if weights is None:
         return 1
-    if thresholds == Thresholds():
-        return write_folder(options, weights)
-    return _write_filtered(options, weights, thresholds)
+    if request.thresholds == Thresholds():
+        return write_folder(request.folder, weights)
+    return _write_filtered(request, weights)
 
 
-def _thresholds(options: argparse.Namespace) -> Thresholds:
-    """Return what images must pass; `InputError` for what cannot be asked."""
-    asked = options.agree is not None or options.not_near is not None
-    if asked and options.balance is None:
-        raise InputError("--agree and --not-near need --balance DATA, whose images they compare to")
-    if options.agree is not None and not 0 <= options.agree < 1:
-        raise InputError(f"--agree must be a probability from 0 to below 1, got {options.agree}")
-    if options.not_near is not None and not 0 < options.not_near < 1:
-        raise InputError(f"--not-near must lie between 0 and 1, got {options.not_near}")
-    if options.max_draws < 1:
-        raise InputError(f"--max-draws must be at least 1, got {options.max_draws}")
-    return Thresholds(agreement=options.agree, nearest=options.not_near)
-
-
-def _registered(options: argparse.Namespace) -> Path | None:
+def _registered(request: GenerateRequest) -> Path | None:
     """Return the registered weights; None, said, where MLflow does not give them."""
-    uri = connection.resolve_uri(options.tracking_uri)
+    uri = connection.resolve_uri(request.tracking_uri)
     connection.check_there(uri)
     try:
-        return resolve_version(connection.connect(uri), options.model or CHAMPION_URI)
+        return resolve_version(connection.connect(uri), request.model or CHAMPION_URI)
     except connection.FAILURES as error:
         reason = connection.reason(uri, error)
         place = connection.shown(uri)
@@ -72,22 +103,23 @@ def _registered(options: argparse.Namespace) -> Path | None:
         return None
 
 
-def _write_filtered(options: argparse.Namespace, weights: Path, thresholds: Thresholds) -> int:
+def _write_filtered(asked: GenerateRequest, weights: Path) -> int:
     """Choose which images are kept, unless an earlier start has; write them; say what it cost."""
-    loaded = load_generator(weights, device=named_device(options.device))
-    lack = find_lack(options, loaded)
+    folder = asked.folder
+    loaded = load_generator(weights, device=named_device(folder.device))
+    lack = find_lack(folder, loaded)
     if not lack.missing:
         return 0
-    request = Request(loaded, lack, options.seed, thresholds, options.max_draws)
+    request = Request(loaded, lack, folder.seed, asked.thresholds, asked.max_draws)
     wanted = manifest(
         loaded,
-        options,
+        folder,
         lack.missing,
         balances=lack.data.fingerprint,
-        filters=str(thresholds),
+        filters=str(asked.thresholds),
     )
-    require_free(options, loaded, wanted)
-    report = chosen_before(user_path(options.out), request)
+    require_free(folder, loaded, wanted)
+    report = chosen_before(user_path(folder.out), request)
     if report is None:
         print("training the CNNs that judge the images, unless they are in the cache", flush=True)
         try:
@@ -97,8 +129,8 @@ def _write_filtered(options: argparse.Namespace, weights: Path, thresholds: Thre
             return 1
     chosen = {name: own.numbers for name, own in report.classes.items()}
     text = report.model_dump_json(indent=1) + "\n"
-    code = write_images(options, loaded, wanted, chosen, report=text)
+    code = write_images(folder, loaded, wanted, chosen, report=text)
     if code == 0:
         print("\n".join(screening_lines(report)))
-        print(f"what was left out stands in {Path(options.out) / SCREENED}")
+        print(f"what was left out stands in {Path(folder.out) / SCREENED}")
     return code

@@ -77,23 +77,35 @@ def filtered(plan: PickPlan) -> str:
     """Say what step 1 left."""
     report = plan.filtered.report
     failed = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
+    chosen = len(plan.filtered.chosen)
+    left_out = {
+        "by --per-trial": report.over_per_trial,
+        "by --max-candidates": report.over_cap,
+        "without weights": report.passed - chosen - report.over_per_trial - report.over_cap,
+    }
+    reasons = ", ".join(f"{count} {why}" for why, count in left_out.items() if count)
     text = (
-        f"step 1: of {report.recorded} epochs of {counted(report.trials, 'trial')} "
-        f"{report.passed} pass{f' ({failed} do not)' if failed else ''}, "
-        f"{len(plan.filtered.chosen)} are candidates"
+        f"step 1: {report.passed} of {report.recorded} epochs of {counted(report.trials, 'trial')} "
+        f"pass the filter{f' (the others: {failed})' if failed else ''}; "
+        f"{counted(chosen, 'candidate')}{f' (left out: {reasons})' if reasons else ''}"
     )
     if report.one_picture:
         text += f"; {report.one_picture} of those that pass are {ONE_PICTURE}"
-    if report.over_cap:
-        text += f"; --max-candidates cut {report.over_cap}"
     if report.better_without_weights:
-        text += f"; {report.better_without_weights} that look better kept no weights"
-    decided = Counter(chosen.review for chosen in plan.candidates if chosen.review)
+        text += (
+            f"; {counted(report.better_without_weights, 'epoch')} without weights may have been "
+            "better"
+        )
+    decided = Counter(each.review for each in plan.candidates if each.review)
     return text + "".join(f"; people {review} {count}" for review, count in sorted(decided.items()))
 
 
 def _show(plan: PickPlan) -> None:
     """Print the candidates and what measuring them takes."""
+    if (plan.folder / "pick.json").exists():
+        print(f"pick {plan.id} of them is there: nothing is left to measure")
+        print("nothing was started; without --dry-run it is told, and registered where it is not")
+        return
     for chosen in plan.candidates:
         role = "" if chosen.competes else " (to compare with)"
         value = significant(chosen.epoch.value)
@@ -214,9 +226,11 @@ def _conclude(pick: Pick, plan: PickPlan) -> None:
         score = interval_text(winner.utility.balanced_accuracy)
         ceiling = interval_text(pick.ceiling.balanced_accuracy)
         print(
-            f"balanced accuracy of CNNs trained on its images alone: {score}, optimistic because "
-            f"it was picked; trained on the real images: {ceiling}"
+            f"balanced accuracy of CNNs on {len(pick.validation.labels):,} validation images, by "
+            "what they were trained on:"
         )
+        print(f"  its images alone: {score}, optimistic because it was picked by this")
+        print(f"  the real images:  {ceiling}")
     if pick.one_picture:
         alike = ", like those of every candidate," if pick.none_varies else ""
         print(
@@ -228,12 +242,15 @@ def _conclude(pick: Pick, plan: PickPlan) -> None:
         print("warning: that is not told from chance: its images teach a CNN nothing yet; search")
         print("with more --epochs or --num-samples before you use them")
     if winner.baseline:
-        print("it is the baseline's own best epoch")
+        print("the picked one is the baseline's own best epoch")
     elif baseline is not None:
-        print(f"minus that of the baseline's best epoch: {interval_text(baseline.difference)}")
+        print(
+            "  difference to the baseline's best epoch: "
+            f"{interval_text(baseline.difference)}, above 0 where the picked one is better"
+        )
     for row in pick.test.rows[:1] if pick.test else ():
         beside = f", the baseline's {interval_text(row.baseline)}" if row.baseline else ""
-        print(f"on the test images: {interval_text(row.winner)}{beside}")
+        print(f"  on the test images, its images alone: {interval_text(row.winner)}{beside}")
     if pick.memorisation != "passed":
         print(f"warning: the memorisation check says {pick.memorisation}")
     if not any(look.weights == winner.weights for look in looks(read_reviews(plan.study))):

@@ -85,10 +85,10 @@ def _cost(plan: StudyPlan) -> str:
     jobs, budget = plan.jobs(), plan.setting.budget
     missing = [job for job in jobs if not job.done()]
     rough = duration(rough_seconds(plan, missing))
+    left = f"{len(missing)} of {len(jobs)} CNNs to train, roughly {rough} with all of this machine"
     return (
         f"{len(plan.arms)} arms of {plan.seeds} CNNs, each of {budget.updates:,} updates of "
-        f"{budget.batch_size} images: {len(missing)} of {len(jobs)} CNNs to train, roughly {rough} "
-        "with all of this machine"
+        f"{budget.batch_size} images: {left if missing else 'all are trained'}"
     )
 
 

@@ -1,30 +1,29 @@
 """The pictures of a pick's numbers."""
 
-import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from acgan.run.records import EpochRecord, metric
+from selection.report.svg import BASELINE, CEILING, LEFT, TIED, WINNER, figure_svg
 from selection.report.tables import ranked
 from selection.steps.result import Pick
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
-WINNER, BASELINE, CEILING, TIED, LEFT = "#d55e00", "#0072b2", "#009e73", "#000000", "#8a8a8a"
-
-
 WIDE_INCHES, NARROW_INCHES = 8.0, 3.9  # the narrow ones are as wide as a phone
+MANY_TRIALS = 50  # beyond, the grey curves are pixels: as lines they are megabytes
 
 
 def narrow_name(name: str) -> str:
-    """Return what a chart is called that is drawn for a phone's width: `scores-narrow.png`."""
+    """Return what a chart is called that is drawn for a phone's width: `scores-narrow.svg`."""
     stem, _, ending = name.rpartition(".")
     return f"{stem}-narrow.{ending}"
 
 
 def scores_picture(pick: Pick, *, narrow: bool = False) -> bytes:
-    """Draw step 2's scores as dots with their intervals, best on top; return a PNG."""
+    """Draw step 2's scores as dots with their intervals, best on top; return an SVG."""
     places = [place for place in ranked(pick) if pick.candidates[place].utility][::-1]
     width = NARROW_INCHES if narrow else WIDE_INCHES
     figure = Figure(figsize=(width, 1.2 + 0.27 * len(places)), layout="constrained")
@@ -41,7 +40,7 @@ def scores_picture(pick: Pick, *, narrow: bool = False) -> bytes:
     text = f"balanced accuracy{where}on real validation images, 95 % interval"
     figure.supxlabel(text, fontsize=9 if narrow else 10)
     figure.legend(loc="outside upper right", ncols=1 if narrow else 2, frameon=False)
-    return figure_png(figure)
+    return figure_svg(figure)
 
 
 def _draw_score(axes: Axes, pick: Pick, place: int, *, height: int) -> None:
@@ -63,7 +62,7 @@ def _colour(pick: Pick, place: int) -> str:
 def curves_picture(
     pick: Pick, records: Mapping[str, Sequence[EpochRecord]], *, narrow: bool = False
 ) -> bytes:
-    """Draw the objective of all trials and mark the candidates; return a PNG.
+    """Draw the objective of all trials and mark the candidates; return an SVG.
 
     The first epochs, in which a trial is not judged, are dotted.
     """
@@ -75,7 +74,10 @@ def curves_picture(
     for trial in sorted(records, key=lambda name: name in looks):
         colour, role = looks.get(trial, (LEFT, ""))
         values = metric(records[trial], pick.objective)
-        _draw_curve(axes, records[trial], values, colour=colour, label=role and f"{role}, {trial}")
+        label = f"{role}, {trial}" if role else None
+        lines = _draw_curve(axes, records[trial], values, colour=colour, label=label)
+        for line in lines:
+            line.set_rasterized(label is None and len(records) > MANY_TRIALS)
     at = [candidate.epoch for candidate in pick.candidates]
     values = [candidate.quality for candidate in pick.candidates]
     axes.plot(at, values, "o", color=TIED, markerfacecolor="white", label="candidate")
@@ -87,7 +89,7 @@ def curves_picture(
     if min(values) > 1:  # a distance; shares end at 1
         axes.set_yscale("log")
     axes.legend(frameon=False)
-    return figure_png(figure)
+    return figure_svg(figure)
 
 
 def _draw_curve(
@@ -96,19 +98,14 @@ def _draw_curve(
     values: Sequence[float],
     *,
     colour: str,
-    label: str,
-) -> None:
+    label: str | None,
+) -> list[Line2D]:
     numbers = [record.epoch for record in epochs]
     grown = sum(record.young for record in epochs)  # the young ones come first
     width = 1.8 if label else 0.8
     young = slice(grown + 1)  # up to the first that is not, so that the line is whole
-    axes.plot(numbers[young], values[young], ":", color=colour, linewidth=width)
-    name = label or None
-    axes.plot(numbers[grown:], values[grown:], color=colour, linewidth=width, label=name)
-
-
-def figure_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG."""
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-        return file.getvalue()
+    look: dict[str, Any] = {"color": colour, "linewidth": width}
+    return [
+        *axes.plot(numbers[young], values[young], ":", **look),
+        *axes.plot(numbers[grown:], values[grown:], label=label, **look),
+    ]

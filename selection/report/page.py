@@ -22,6 +22,7 @@ from selection.pictures.names import changes_name, film_name, grid_name, walks_n
 from selection.report.charts import curves_picture, narrow_name, scores_picture
 from selection.report.first import advice, first_scores, on_scale
 from selection.report.glossary import Glossary, code
+from selection.report.svg import SVG, inside_page
 from selection.report.tables import (
     candidates_csv,
     finalists,
@@ -39,6 +40,7 @@ from selection.steps.result import Pick
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"  # beside it, see `selection.report.cards`
 LONG = 10  # rows; a longer table of candidates is folded
+ENDINGS = (".png", ".webp", SVG)  # of pictures
 PAGE_BYTES = 32_000_000  # of its pictures; beyond, browsers grow slow and mail refuses it
 
 
@@ -72,9 +74,9 @@ def write_report(
     tracking: TrackingLinks | None,
     reviews: Sequence[Entry] = (),
 ) -> None:
-    """Write `candidates.csv`, `scores.png`, `curves.png` and `report.html` into a folder.
+    """Write `candidates.csv`, `scores.svg`, `curves.svg` and `report.html` into a folder.
 
-    The two charts are there a second time for a phone's width (`scores-narrow.png`).
+    The two charts are there a second time for a phone's width (`scores-narrow.svg`).
 
     records: every trial's epochs; tracking: None where nothing is registered yet. Pictures that
     already stand in the folder are taken into the page: `real.png`, `tsne.png`, `closest.png`,
@@ -84,13 +86,13 @@ def write_report(
     replace_text(folder / "candidates.csv", candidates_csv(pick))
     for narrow in (False, True):
         drawn = {
-            "scores.png": scores_picture(pick, narrow=narrow),
-            "curves.png": curves_picture(pick, records, narrow=narrow),
+            "scores.svg": scores_picture(pick, narrow=narrow),
+            "curves.svg": curves_picture(pick, records, narrow=narrow),
         }
         for name, picture in drawn.items():
+            (folder / name).with_suffix(".png").unlink(missing_ok=True)  # of an earlier version
             replace_bytes(folder / (narrow_name(name) if narrow else name), picture)
-    files = [*folder.glob("*.png"), *folder.glob("*.webp")]
-    pictures = {path.name: path.read_bytes() for path in files}
+    pictures = {path.name: path.read_bytes() for end in ENDINGS for path in folder.glob(f"*{end}")}
     cards = [name for name in (MODEL_CARD, DATA_CARD) if (folder / name).exists()]
     text = page(pick, pictures, tracking=tracking, reviews=reviews, cards=cards)
     replace_text(folder / "report.html", text)
@@ -104,7 +106,7 @@ def page(
     reviews: Sequence[Entry] = (),
     cards: Sequence[str] = (),
 ) -> str:
-    """Return `report.html` with these PNGs and WebPs, by file name, inside it.
+    """Return `report.html` with these pictures, by file name, inside it.
 
     A picture that is missing is left out with a sentence, and so is one with which the page would
     exceed 32 MB. cards: files beside it that are linked
@@ -129,7 +131,7 @@ def page(
         tables=tables,
         checks=memorisation_checks(pick),
         tested=tested_metrics(pick),
-        pictures={name: base64.b64encode(pictures[name]).decode() for name in inside},
+        pictures={name: embedded(name, pictures[name]) for name in inside},
         left_out=[name for name in pictures if name not in inside],
         grid_name=grid_name,
         looks=seen,
@@ -161,6 +163,13 @@ def fitting(pick: Pick, pictures: Mapping[str, bytes]) -> list[str]:
             break
         found.append(name)
     return found
+
+
+def embedded(name: str, content: bytes) -> str:
+    """Return a picture as a page holds it: an SVG as it is, all else as base64."""
+    if name.endswith(SVG):
+        return inside_page(content, name.removesuffix(SVG))
+    return base64.b64encode(content).decode()
 
 
 def films(pick: Pick) -> dict[str, list[int]]:

@@ -124,6 +124,11 @@ class UtilityJob(CandidateJob[Scored]):
     number: int
 
     @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"CNN {self.number + 1} of {super().name}"
+
+    @property
     def parts(self) -> tuple[object, ...]:
         """The weights, and which CNN of theirs."""
         return self.weights.sha256, self.number

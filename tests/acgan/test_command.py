@@ -15,8 +15,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from ray.exceptions import RayError
 
+import acgan.generate
+import acgan.train
 import search.run
-from acgan.command import command, command_parser, duration, run_command, typed
+from acgan.command import Parser, command, command_parser, duration, run_command, typed
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from selection.pick import parser as pick_parser
@@ -74,6 +76,28 @@ def test_wrong_usage_is_one_sentence_with_the_nearest_flag(
     assert error.startswith("error: ")
     assert words[0] in error
     assert error.endswith(f"{hint} flags: python -m some.command --help\n")
+
+
+@pytest.mark.parametrize(
+    ("parser", "words", "meant"),
+    [
+        (search.run.parser, ["my images"], "--data 'my images'"),
+        (search.run.parser, ["images", "--epochs", "3"], "--data images"),
+        (pick_parser, ["demo"], "--study demo"),
+        (acgan.generate.parser, ["x.safetensors", "--out", "a"], "--weights x.safetensors"),
+        (acgan.train.parser, ["images", "--epoch", "3"], "--epochs"),
+    ],
+)
+def test_a_word_without_a_flag_is_taken_for_the_flag_that_it_most_likely_belongs_to(
+    parser: Callable[[], Parser],
+    words: list[str],
+    meant: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args(words)
+    assert end.value.code == 2
+    assert f"; did you mean {meant}? All flags: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", [0, 1])

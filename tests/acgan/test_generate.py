@@ -306,7 +306,11 @@ def test_classes_can_be_added_one_by_one_with_numbers_of_their_own(
 ) -> None:
     out = tmp_path / "out"
     assert typed(weights, out, "--classes", "pneumonia", per_class=4) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("to add them to a data folder: cp ")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[1]
+        .startswith("to add them to a folder DIR in COVIDx's layout: cp ")
+    )
     assert typed(weights, out, "--classes", "normal", "COVID-19", per_class=2) == 0
     assert "acgan.covidx" in capsys.readouterr().out
     names = [row.path for row in read_table(out).rows]

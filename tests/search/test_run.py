@@ -310,6 +310,26 @@ def test_a_dry_run_of_a_study_that_is_there_speaks_of_what_is_missing(
     assert study.ledger_path.read_bytes() == before
 
 
+def test_a_dry_run_with_nothing_left_says_so_and_counts_the_repeats_that_are_missing(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(search.folder)
+    plan = make_search_plan(SearchRequest.of(run.parser().parse_args(search.options)))
+    study = open_or_create(plan.folder, plan.info)
+    ledger = plan.ledger(study.ledger_path)
+    ledger.propose()
+    ledger.tell(0, Outcome.FINISHED, value=1.0)
+    options = [*search.options, "--num-samples", "1", "--dry-run"]
+    assert run.main(options) == 0
+    output = capsys.readouterr().out
+    assert "trials: all 1 asked for are there, so nothing is left to train" in output
+    assert "disk: " not in output
+    assert run.main([*options, "--repeats", "3"]) == 0
+    output = capsys.readouterr().out
+    assert "trials: 0 of 1 are to be trained, then 3 repeats" in output
+    assert "disk: " in output
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

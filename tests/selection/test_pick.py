@@ -66,7 +66,7 @@ from tests.searches import wait_for
 
 pytest_plugins = ["tests.mlflow_stores", "tests.trained"]
 
-CHARTS = {"scores.png", "scores-narrow.png", "curves.png", "curves-narrow.png"}
+CHARTS = {"scores.svg", "scores-narrow.svg", "curves.svg", "curves-narrow.svg"}
 PICTURES = {"real.png", "tsne.png", "closest.png", *CHARTS}
 TEXTS = {"pick.json", "candidates.csv", "report.html", "model_card.md", "data_card.md"}
 
@@ -633,6 +633,8 @@ def test_a_dry_run_names_the_candidates_and_what_they_cost_and_writes_nothing(
     before = unpicked.files()
     assert pick.main(unpicked.options("--cnn-seeds", "3,4", "--dry-run")) == 0
     output = capsys.readouterr().out
+    passed = r"step 1: \d+ of \d+ epochs of \d+ trials pass the filter.*; \d+ candidates?"
+    assert re.search(passed, output)
     fits = 1 + sum(line.startswith("  t0") for line in output.splitlines())
     assert fits > 2
     assert f"step 2: {fits * 3} or, where all are tied, {fits * 4} CNNs of " in output

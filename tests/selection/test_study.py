@@ -42,7 +42,7 @@ pytest_plugins = ["tests.mlflow_stores", "tests.trained"]
 
 QUICK = ("--updates", "6", "--cnn-epochs", "3", "--amounts", "2")
 ARMS = 7
-CHARTS = {"arms.png", "arms-narrow.png", "curve.png", "curve-narrow.png"}
+CHARTS = {"arms.svg", "arms-narrow.svg", "curve.svg", "curve-narrow.svg"}
 FILES = {"study.json", "study.csv", "study.html", *CHARTS}
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from acgan.data.balance import lack_of, merged_labels
+from acgan.data.balance import how_to_add, lack_of, merged_labels
 from acgan.data.layouts import read_table
 from acgan.data.pack import load, load_for
 from acgan.data.source import DataSource
@@ -24,6 +24,7 @@ from acgan.generation.folder import NAMING, Manifest
 from acgan.generation.generator import generate, load_generator
 from tests.acgan.run.test_rundir import killed_at
 from tests.acgan.test_generate import content, read_png, write_weights
+from tests.folders import make_files
 from tests.kit import CLASSES, tiny_config, tiny_images
 
 COUNTS = {"COVID-19": 12, "normal": 40, "pneumonia": 25}
@@ -308,3 +309,15 @@ def test_a_generator_of_other_images_fills_nothing_up_unless_it_may(
     assert not (tmp_path / "out").exists()
     assert typed(trained["other"], data, tmp_path / "out", "--other-data") == 0
     assert typed(trained["own"], data, tmp_path / "own") == 0
+
+
+def test_what_is_said_of_a_table_of_labels_names_the_table_and_no_lines_to_paste(
+    tmp_path: Path,
+) -> None:
+    folder = make_files(tmp_path / "data", ["a.png", "b.png"])
+    (folder / "truth.csv").write_text("image,diagnosis\na,normal\nb,COVID-19\n")
+    labels = tmp_path / "out" / "train.txt"
+    source = DataSource(folder=str(folder))
+    (text,) = how_to_add(source, labels.with_name("train"), labels, merged=None)
+    assert "give each a line of truth.csv with its file, its class and generated" in text
+    assert text.endswith(f"files and classes stand in {labels}")

@@ -147,9 +147,11 @@ def test_any_data_is_split_with_every_class_on_both_sides_or_refused(
         assert set(chosen[labels == label].tolist()) == {True, False}
 
 
-def test_few_validation_patients_of_a_class_are_a_warning() -> None:
+def test_few_validation_patients_are_one_warning_of_all_classes() -> None:
     labels = np.repeat([0, 1, 1], [19, 20, 30])
     patients = [f"p{n}" for n in range(39)] + ["p38"] * 30
-    warnings = validation_warnings(labels, patients, classes=CLASSES[:2])
-    assert len(warnings) == 1
-    assert warnings[0].startswith("validation has only 19 patients of COVID-19: ")
+    (warning,) = validation_warnings(labels, patients, classes=CLASSES[:2])
+    assert warning.startswith("validation has few patients (19 of COVID-19): ")
+    (warning,) = validation_warnings(labels[1:-31], patients[1:-31], classes=CLASSES[:2])
+    assert warning.startswith("validation has few patients (18 of COVID-19, 19 of normal): ")
+    assert validation_warnings(labels[19:] - 1, patients[19:], classes=CLASSES[1:2]) == ()

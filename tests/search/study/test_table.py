@@ -134,7 +134,7 @@ def test_a_study_without_a_finished_trial_says_so(tmp_path: Path) -> None:
 
 
 def test_the_scale_of_the_score_is_said(study: Study) -> None:
-    assert "1.5 for real images (the floor), 40.2 for" in table.scale(study)
+    assert "have val/fd_cnn 1.5 (the floor), an untrained generator 40.2" in table.scale(study)
 
 
 def test_of_a_trial_that_has_ended_its_end_says_how(study: Study) -> None:

@@ -450,6 +450,23 @@ def test_notes_are_kept_up_to_date_until_a_person_changes_them(study: Study, uri
     assert runs_of(client)["t0002"].info.status == "FINISHED"
 
 
+def test_notes_are_written_while_a_search_runs_but_not_with_each_trial(
+    study: Study, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connection.connect(uri)
+    mirror = Mirror(study, uri=uri, experiment="chests")
+    monkeypatch.setattr(recorder, "NOTES_EVERY_S", 1e9)
+    for number in range(2):  # the first pass writes it, the second is too early
+        trial = running_trial(study, number, epochs=3)
+        mirror.update(driving=True)
+        studies.write_end(trial, Outcome.FINISHED)
+        mirror.update(driving=True)
+        assert note_of(client, "demo").startswith("0 trials of the study demo have ended")
+    mirror = Mirror(study, uri=uri, experiment="chests")
+    mirror.update(driving=True)
+    assert note_of(client, "demo").startswith("2 trials of the study demo have ended")
+
+
 def test_a_note_of_an_earlier_version_is_written_anew(study: Study, uri: str) -> None:
     sync(study, uri)
     client = connection.connect(uri)

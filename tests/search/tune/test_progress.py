@@ -54,7 +54,7 @@ def test_plain_output_has_a_line_where_a_trial_begins_at_times_and_where_it_ends
         # 4 epochs of this trial and 9 of the other at 10 s each
         "t0001 epoch 5 of 9: val/fd_cnn 2,595, best 2,000, about 2 min left",
         # the other one is taken to end at epoch 6, too
-        "t0001 pruned at epoch 6, behind the best: val/fd_cnn 2,000; 2 of 3 trials ended, "
+        "t0001 pruned at epoch 6, behind the best: best val/fd_cnn 2,000; 2 of 3 trials ended, "
         "about 60 s left",
     ]
 
@@ -69,7 +69,7 @@ def test_images_that_hardly_vary_are_called_so_beside_the_value() -> None:
     first, second, third, fourth = out.getvalue().splitlines()
     assert first == "t0001 epoch 1 of 9: val/fd_cnn 5, best 5, one picture per class"
     assert second == "t0002 epoch 1 of 9: val/fd_cnn 5, best 5"
-    assert third.startswith("t0001 finished at epoch 1: val/fd_cnn 0.5, one picture per class; ")
+    assert third.startswith("t0001 finished at epoch 1: best val/fd_cnn 0.5, one picture per class")
     assert fourth.count("one picture per class") == 1
 
 
@@ -129,12 +129,35 @@ def test_the_table_shows_the_trials_under_way_and_how_far_all_are() -> None:
     with screen.capture() as drawn:
         screen.print(progress.view())
     head, first, second, whole = drawn.get().splitlines()
-    assert " ".join(head.split()) == "trial state epoch val/fd_cnn best so far images/s"
+    assert " ".join(head.split()) == "trial state epoch val/fd_cnn best images/s"
     assert first.split()[:3] == ["t0001", "training", "2/9"]
     assert first.split()[-3:] == ["40", "45", "160"]
     assert second.split() == ["t0002", "waiting"]
     # t0001 has 7 epochs left, t0002 and five more 9 each, at 10 s
     assert whole == "1 of 8 trials ended, 1 training, 20 s so far, about 10 min left"
+
+
+@pytest.mark.parametrize("objective", ["val/fd_cnn", "val/acc_class_balanced"])
+def test_nothing_of_the_table_is_cut_in_80_columns(objective: str) -> None:
+    ranking = Ranking(objective, 1)
+    progress = Progress(
+        asked=8, ended=1, epochs=388, ranking=ranking, out=io.StringIO(), clock=Clock()
+    )
+    for name in ("t0001", "t0002", "t0003"):
+        progress.begin(name)
+    progress.epoch("t0001", Seen(288, 12345.0, 12345.0, images_per_s=12345.0))
+    progress.epoch("t0002", Seen(12, 0.5, 0.5, diversity=0.07))
+    progress.ended("t0003", Ended(Outcome.FINISHED, "", 388, 12345.0, None))
+    screen = Console(file=io.StringIO(), width=80)
+    with screen.capture() as drawn:
+        screen.print(progress.view())
+    head, first, second, note, *whole = drawn.get().splitlines()
+    assert head.split() == ["trial", "state", "epoch", objective, "best", "images/s"]
+    assert first.split()[:3] == ["t0001", "training", "288/388"]
+    assert first.split()[-3:] == ["12,345"] * 3
+    assert second.split()[:3] == ["t0002", "training", "12/388"]
+    assert note == "one picture per class: t0002"
+    assert " ".join(" ".join(whole).split()) == progress.summary()
 
 
 def test_a_terminal_keeps_the_lines_and_loses_the_table_at_the_end(

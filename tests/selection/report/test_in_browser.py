@@ -90,15 +90,28 @@ def test_values_of_the_protocol_have_the_width_of_a_phone(chromium: Browser, add
 
 
 def test_a_phone_is_given_the_charts_that_are_drawn_for_it(chromium: Browser, address: str) -> None:
-    shown = []
-    for width in (1280, 390):
+    drawn = "[...document.querySelectorAll('.chart')].filter(e => e.offsetParent)"
+    for width, kind in ((1280, "for-screen"), (390, "for-phone")):
         chromium.open(address, width=width)
-        shown.append(
-            chromium.value("[...document.querySelectorAll('img.chart')].map(i => i.currentSrc)")
-        )
-    wide, narrow = shown
-    assert len(wide) == len(narrow) == 3  # scores, curves and t-SNE
-    assert [a == b for a, b in zip(wide, narrow, strict=True)].count(False) == 2
+        chromium.value(OPEN_ALL)
+        assert chromium.value(f"{drawn}.map(e => e.className)") == [f"chart {kind}"] * 2 + ["chart"]
+        sizes = f"{drawn}.flatMap(e => [...e.querySelectorAll('text')]).map(t => %s)"
+        heights = chromium.value(sizes % "t.getBoundingClientRect().height")
+        assert len(heights) > 30
+        assert min(heights) > 10
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_charts_have_the_colours_of_the_page(chromium: Browser, address: str, colours: str) -> None:
+    chromium.colours(colours)
+    chromium.open(address)
+    fills = chromium.value(
+        "['.chart text', '.chart path'].map(s => getComputedStyle(document.querySelector(s)).fill)"
+    )
+    page = chromium.value(
+        "[getComputedStyle(document.body)].flatMap(s => [s.color, s.backgroundColor])"
+    )
+    assert fills == page
 
 
 def test_a_table_is_reached_by_tab_and_scrolled_by_arrows(chromium: Browser, address: str) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from acgan.command import significant
 from acgan.evaluation.grids import png
@@ -26,8 +26,9 @@ from selection.metrics.estimate import Estimate, Images
 from selection.metrics.memorisation import CopyCheck
 from selection.metrics.wording import counted, interval_text, number, percent
 from selection.pictures.names import changes_name, film_name, grid_name, walks_name
-from selection.report.charts import curves_picture, scores_picture
+from selection.report.charts import MANY_TRIALS, curves_picture, scores_picture
 from selection.report.page import PAGE_BYTES, TrackingLinks, films, fitting, page, write_report
+from selection.report.svg import BASELINE, CEILING, LEFT, WINNER, inside_page
 from selection.report.tables import (
     candidates_csv,
     finalists,
@@ -137,7 +138,7 @@ def make_pick(candidates: int = 4, *, ties: int = 2, memorised: bool = False) ->
         data_name="covidx-mini",
         fingerprint="0123456789abcdef" * 4,
         classes=list(CLASSES),
-        warnings=["COVID-19 and the other classes have 2% of their sources in common"],
+        warnings=["sources are hardly shared with the other classes (COVID-19 2%)"],
         train_images=[97, 275, 293],
         validation=Images(
             labels=[label for label, n in enumerate(COUNTS) for _ in range(n)],
@@ -241,7 +242,7 @@ class Page(HTMLParser):
         self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        raise AssertionError(f"<{tag}/> is not HTML")
+        assert "svg" in self.open, f"<{tag}/> is not HTML"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
@@ -485,11 +486,17 @@ def test_the_written_page_is_whole_and_needs_nothing_but_itself(tmp_path: Path) 
     inside = sorted(base64.b64decode(link.partition(",")[2]) for link in shown.links)
     pictures = (path for path in tmp_path.iterdir() if path.suffix in (".png", ".webp"))
     assert inside == sorted(path.read_bytes() for path in pictures)
-    assert len(inside) == 9 + 2 * 2 + len(trials)
+    assert len(inside) == len(names)
     assert "not made" not in shown.text
     assert not shown.tags & {"script", "link", "iframe", "object", "form"}
     words = searchable(content)
     assert not [word for word in ("url(", "@import", str(tmp_path)) if word in words]
+    assert "www.w3.org" not in content
+    ids = re.findall(r'\bid="([^"]+)"', content)
+    assert len(ids) == len(set(ids)) > 100
+    references = re.findall(r'(?:xlink:href="|clip-path="url\()#([^")]+)', content)
+    assert {name.partition("-")[0] for name in references} == {"scores", "curves"}
+    assert set(references) <= set(ids)
     assert (tmp_path / "candidates.csv").read_text() == candidates_csv(pick)
 
 
@@ -499,11 +506,11 @@ def test_a_page_that_would_be_too_large_holds_the_first_finalists_and_names_the_
     own = [
         (grid_name(one), walks_name(one), changes_name(one), film_name(one.trial)) for one in shown
     ]
-    names = ["scores.png", *dict.fromkeys(name for group in own for name in group)]
+    names = ["real.png", *dict.fromkeys(name for group in own for name in group)]
     large = dict.fromkeys(names, bytes(2_000_000))
     inside = fitting(pick, large)
     # Twelve times 2 MB are 32 MB in base64: the whole pick's, then one finalist after another.
-    assert inside == ["scores.png", *dict.fromkeys(name for group in own for name in group)][:11]
+    assert inside == ["real.png", *dict.fromkeys(name for group in own for name in group)][:11]
     content = page(pick, large)
     assert len(content) < PAGE_BYTES + 1_000_000
     words = searchable(content)
@@ -774,30 +781,49 @@ def test_the_same_pick_gives_the_same_page_and_pictures() -> None:
 # --- pictures ------------------------------------------------------------------------------------
 
 
-def pixels(content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("RGB"))
+def has_colour(drawn: bytes, colour: str) -> bool:
+    return f"stroke: {colour}" in drawn.decode()
 
 
-def has_colour(content: bytes, colour: tuple[int, int, int]) -> bool:
-    return bool((pixels(content) == colour).all(axis=2).any())
+def height(drawn: bytes) -> float:
+    return float(ElementTree.fromstring(drawn).attrib["height"].removesuffix("pt"))
 
 
-ORANGE, BLUE, GREEN = (213, 94, 0), (0, 114, 178), (0, 158, 115)
+def words_of(drawn: bytes) -> list[str]:
+    """Return the texts of an SVG."""
+    found = ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")
+    return [each.text or "" for each in found]
 
 
 def test_scores_are_drawn_with_winner_baseline_and_ceiling_in_their_colours() -> None:
     few, many = scores_picture(make_pick(3)), scores_picture(make_pick(24))
-    assert all(has_colour(few, colour) for colour in (ORANGE, BLUE, GREEN))
-    assert len(pixels(many)) > 2 * len(pixels(few))  # the candidates do not crowd
+    assert all(has_colour(few, colour) for colour in (WINNER, BASELINE, CEILING))
+    assert height(many) > 2 * height(few)  # the candidates do not crowd
+
+
+def test_what_a_chart_says_is_text() -> None:
+    pick = make_pick(3)
+    words = words_of(scores_picture(pick))
+    assert {candidate.name for candidate in pick.candidates} <= set(words)
+    assert "CNNs trained on real images" in words
 
 
 def test_curves_show_the_winners_trial_apart_from_the_baseline() -> None:
     pick = changed(make_pick(8, ties=7), against_baseline=None)
     drawn = curves_picture(pick, make_records())
-    assert has_colour(drawn, ORANGE)
-    assert has_colour(drawn, BLUE)
-    assert not has_colour(curves_picture(pick, {}), BLUE)
+    assert has_colour(drawn, WINNER)
+    assert has_colour(drawn, BASELINE)
+    assert not has_colour(curves_picture(pick, {}), BASELINE)
+
+
+def test_the_curves_of_very_many_trials_are_pixels_but_for_those_that_are_named() -> None:
+    few, many = (curves_picture(make_pick(), make_records(n)) for n in (6, MANY_TRIALS + 1))
+    assert b"data:image/png;base64," not in few
+    assert b"data:image/png;base64," in many
+    assert has_colour(few, LEFT)
+    assert not has_colour(many, LEFT)
+    assert has_colour(many, WINNER)
+    assert inside_page(many, "curves").count("data:image/png;base64,") == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
@@ -805,7 +831,9 @@ def test_epochs_that_no_logarithm_can_show_are_left_out(value: float) -> None:
     record = EpochRecord(epoch=3, time=0.0, metrics={"val/fd_cnn": value})
     records = {name: [*epochs, record] for name, epochs in make_records(2).items()}
     broken: dict[str, Sequence[EpochRecord]] = {**records, "t0002": [record], "t0003": []}
-    assert pixels(curves_picture(make_pick(), broken)).std() > 0
+    drawn = curves_picture(make_pick(), broken).decode()
+    assert "nan" not in drawn
+    assert "inf" not in drawn
 
 
 def seen(pick: Pick, place: int, action: str, **changes: Any) -> Entry:
@@ -910,13 +938,18 @@ def test_charts_are_drawn_for_a_phone_too_and_named_so(tmp_path: Path) -> None:
     write_report(pick, tmp_path, records=make_records(), tracking=None)
     content = (tmp_path / "report.html").read_text(encoding="utf-8")
     for name in ("scores", "curves"):
-        wide, narrow = (pixels((tmp_path / f"{name}{n}.png").read_bytes()) for n in ("", "-narrow"))
-        assert narrow.shape[1] < 0.6 * wide.shape[1]
-        inside = base64.b64encode((tmp_path / f"{name}-narrow.png").read_bytes()).decode()
-        assert (
-            f'<source media="(max-width: 40rem)" srcset="data:image/png;base64,{inside}">'
-            in content
-        )
+        for ending, where in (("", "for-screen"), ("-narrow", "for-phone")):
+            own = inside_page((tmp_path / f"{name}{ending}.svg").read_bytes(), f"{name}{ending}")
+            assert own in content
+            assert f'<div class="chart {where}" role="img"' in content
+            assert "<style" not in own
+
+
+def test_charts_of_an_earlier_version_are_not_beside_the_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "scores.png").write_bytes(picture(0))
+    write_report(make_pick(), tmp_path, records=make_records(), tracking=None)
+    assert not (tmp_path / "scores.png").exists()
+    assert (tmp_path / "scores.svg").exists()
 
 
 def test_a_long_table_of_candidates_is_folded_and_a_short_one_is_not() -> None:

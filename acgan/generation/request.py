@@ -1,0 +1,81 @@
+"""What a folder of generated images is asked to hold, checked before any image is made."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from acgan.config import user_path
+from acgan.data.balance import merged_labels
+from acgan.data.source import DataSource, named_source
+from acgan.errors import InputError
+
+LABEL_FILES = ("train.txt", "test.txt")  # of COVIDx, and of a folder of generated images
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderRequest:
+    """Which images a folder is to hold.
+
+    out: the folder, as it was named
+    per_class: images of each class; None: as many as the classes of the data folder `balance` lack
+    values: what is said of that folder, by the names of `DataSource`
+    classes: only these; None: all that the weights know
+    device: as PyTorch names it
+    other_data: whether `balance` may be other images than the generator was trained on
+    merged_labels: whether its label file is written, too, with the new lines
+    """
+
+    out: str
+    per_class: int | None
+    balance: str | None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    classes: Sequence[str] | None = None
+    seed: int = 0
+    device: str = "cpu"
+    other_data: bool = False
+    merged_labels: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Return what the flags of `acgan.generate.add_options` say."""
+        return cls(
+            out=arguments.out,
+            per_class=arguments.per_class,
+            balance=arguments.balance,
+            values=vars(arguments),
+            classes=arguments.classes,
+            seed=arguments.seed,
+            device=arguments.device,
+            other_data=arguments.other_data,
+            merged_labels=arguments.merged_labels,
+        )
+
+    @property
+    def source(self) -> DataSource:
+        """The data folder whose classes are filled up."""
+        return named_source({**self.values, "data": self.balance}, {})
+
+    def check(self) -> None:
+        """Raise `InputError` for what does not go together, and a place within a data folder."""
+        for above in user_path(self.out).parents:
+            if any((above / name).is_file() for name in LABEL_FILES):
+                raise InputError(
+                    f"--out {self.out} lies in the data folder {above}; name a folder beside it"
+                )
+        if self.balance is None:
+            self._check_count()
+        elif self.classes:
+            raise InputError(
+                "--balance finds itself which classes lack images; leave out --classes"
+            )
+        elif self.merged_labels:
+            merged_labels(self.source, "")  # refused now, rather than after all images
+
+    def _check_count(self) -> None:
+        if self.per_class is None or self.per_class < 1:
+            raise InputError(f"--per-class must be at least 1, got {self.per_class}")
+        if self.merged_labels:
+            raise InputError("--merged-labels needs --balance DATA, whose labels are merged")
