@@ -168,3 +168,13 @@ def kept_epochs(records: Sequence[EpochRecord], *, count: int = 3) -> set[int]:
         return set()
     best = *best_by_quality(records, count), *best_by_filter(records, count)
     return {*best, records[-1].epoch}
+
+
+def weights_to_keep(records: Sequence[EpochRecord]) -> set[int]:
+    """Return the epochs whose weights a run keeps: the candidates, and what can become one.
+
+    The last three with a finite score can: a later epoch can still make one of them the best of
+    its window.
+    """
+    finite = [r.epoch for r in records if math.isfinite(r.metrics.get(QUALITY, math.nan))]
+    return kept_epochs(records) | set(finite[-WINDOW:])

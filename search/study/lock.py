@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from acgan.errors import InputError
 from acgan.files import Stored
+from search.study.store.study_copy import StudyCopy
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
@@ -54,6 +55,19 @@ def driver_lock(path: Path) -> Iterator[None]:
                 os.truncate(path / "lock.json", 0)
 
 
+@contextlib.contextmanager
+def driver_of(path: Path, say: Callable[[str], None]) -> Iterator[StudyCopy | None]:
+    """Hold a folder as its one driver, and of a copy the study in the object store, too.
+
+    Yields the copy, or None for a folder of its own; see `StudyCopy.driven`.
+    """
+    with driver_lock(path), contextlib.ExitStack() as stack:
+        own = None
+        for own, kind in _in_store(path):
+            stack.enter_context(own.driven(kind, say))
+        yield own
+
+
 def _take(file: TextIO) -> bool | None:
     """Try for a moment to get the kernel's lock: `driver_at_work` holds it for an instant.
 
@@ -78,7 +92,19 @@ def _lock(file: TextIO) -> bool | None:
 
 
 def driver_at_work(path: Path) -> bool:
-    """Whether a driver holds the folder now."""
+    """Whether a driver holds the folder now; of a study in an object store also elsewhere."""
+    return held_here(path) or any(own.is_held(kind) for own, kind in _in_store(path))
+
+
+def _in_store(path: Path) -> Iterator[tuple[StudyCopy, str]]:
+    """Yield the study of an object store whose copy this folder is in, and what is held of it."""
+    for study, kind in ((path, "study"), (path.parent, "selection")):
+        if (own := StudyCopy.of(study)) is not None:
+            yield own, kind
+
+
+def held_here(path: Path) -> bool:
+    """Whether a driver holds the folder itself, be it a study or the copy of one."""
     try:
         with (path / "lock.json").open() as file:
             _refuse_if_held(path, _lock(file))
