@@ -32,7 +32,10 @@ def search_parser(module: str, description: str | None) -> Parser:
         "--study", metavar="NAME", help="of the study (default: the configuration file's)"
     )
     parser.add_argument(
-        "--storage-path", default="runs", metavar="DIR", help="folder of studies (default: runs)"
+        "--storage-path",
+        default="runs",
+        metavar="DIR",
+        help="folder of studies, or s3://BUCKET/FOLDER (default: runs)",
     )
     add_tracking_flag(parser)
     add_ray_flags(parser)
@@ -72,7 +75,8 @@ def add_study_flags(parser: Parser, *, study: str, run: str) -> None:
     parser.add_argument(
         "--storage-path",
         metavar="DIR",
-        help="folder of studies (default: runs, or with --run-id as MLflow says)",
+        help="folder of studies, or s3://BUCKET/FOLDER (default: runs, or with --run-id as MLflow "
+        "says)",
     )
     add_tracking_flag(parser)
 

@@ -302,7 +302,7 @@ def _named(
         raise InputError("name the study, or run_id=ID of its MLflow run, and not both")
     name = study if isinstance(study, str) else None
     if study is not None and not isinstance(study, str):
-        name, storage_path = study.study.path.name, study.study.path.parent
+        storage_path, _, name = study.study.place.rpartition("/")
         tracking_uri = tracking_uri or study.tracking_uri
     return StudyNamed(
         run_id=run_id,

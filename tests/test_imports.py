@@ -47,6 +47,7 @@ HOMES = {
         "search.tune.stopping",
     },
     "optuna_dashboard": {"search.commands.dashboard"},
+    "fsspec": {"search.study.store.objects"},
     "pydicom": {"acgan.data.dicom"},
     "mlflow": {
         "search.tracking.recorder",

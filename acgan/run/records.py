@@ -203,3 +203,14 @@ def kept_epochs(records: Sequence[EpochRecord], ranking: Ranking, *, count: int 
         return set()
     best = *best_epochs(records, ranking, count), *best_by_filter(records, count)
     return {*best, records[-1].epoch}
+
+
+def weights_to_keep(records: Sequence[EpochRecord], ranking: Ranking) -> set[int]:
+    """Return the epochs whose weights a run keeps: the candidates, and what can become one.
+
+    The last three with a finite value of the metric that ranks can: a later epoch can still make
+    one of them the best of its window.
+    """
+    values = zip(records, signed(records, ranking), strict=True)
+    finite = [record.epoch for record, value in values if math.isfinite(value)]
+    return kept_epochs(records, ranking) | set(finite[-WINDOW:])

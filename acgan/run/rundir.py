@@ -21,7 +21,6 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import socket
@@ -37,7 +36,7 @@ from torch import Tensor
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from acgan.files import remove_leftovers, replace_bytes, replace_text, sync, write_beside
-from acgan.run.records import WINDOW, EpochRecord, Ranking, kept_epochs, read_records, signed
+from acgan.run.records import EpochRecord, Ranking, read_records, weights_to_keep
 from acgan.run.weights import checksum, read_weights, weights_bytes
 
 log = logging.getLogger(__name__)
@@ -53,6 +52,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {key: content[key] for key in ("train", "fingerprint")}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged; restore it, or name another folder") from error
+
+
+def weights_name(epoch: int) -> str:
+    """Return the path of an epoch's generator inside a run."""
+    return f"weights/epoch-{epoch:04d}.safetensors"
 
 
 class RunDir:
@@ -84,7 +88,7 @@ class RunDir:
 
     def weights_path(self, epoch: int) -> Path:
         """Return where the generator of an epoch is kept."""
-        return self.path / "weights" / f"epoch-{epoch:04d}.safetensors"
+        return self.path / weights_name(epoch)
 
     def claim(self, config: TrainConfig, *, classes: Sequence[str], fingerprint: str) -> None:
         """Become the run's one writer, for this configuration and data.
@@ -265,14 +269,8 @@ class RunDir:
         sync(self.path)
 
     def prune_weights(self, records: Sequence[EpochRecord], ranking: Ranking) -> None:
-        """Delete the weights of epochs that are no candidates.
-
-        The last three with a finite value of the metric that ranks stay: a later epoch can still
-        make one of them the best of its window.
-        """
-        values = zip(records, signed(records, ranking), strict=True)
-        finite = [record.epoch for record, value in values if math.isfinite(value)]
-        keep = kept_epochs(records, ranking) | set(finite[-WINDOW:])
+        """Delete the weights of epochs that are no candidates and cannot become any."""
+        keep = weights_to_keep(records, ranking)
         for epoch in self.kept_weights():
             if epoch not in keep:
                 self.weights_path(epoch).unlink()

@@ -19,6 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from acgan.errors import InputError
 from search.settings import SearchConfig
+from search.study.folder import Study
+from search.study.lock import held_here
+from search.study.store.study_copy import StudyCopy
 from search.tracking import find
 
 REFRESH_S = 2.0
@@ -30,11 +33,11 @@ def serve(options: argparse.Namespace) -> int:
     """Serve a copy of the study until it is interrupted; return the exit code."""
     dashboard = _dashboard()
     study, _ = find.asked_study(find.StudyNamed.of(options))
-    no_trials = InputError(f"the study at {study.path} has no trials yet; search first")
+    no_trials = InputError(f"the study at {study.place} has no trials yet; search first")
     if not study.ledger_path.is_file():
         raise no_trials
     with tempfile.TemporaryDirectory(prefix="acgan-dashboard-") as folder:
-        copy = LedgerCopy(study.ledger_path, Path(folder) / "optuna.jsonl", name=study.info.name)
+        copy = LedgerCopy(study, Path(folder) / "optuna.jsonl")
         copy.update()
         if not copy.path.stat().st_size:  # its first line is under way
             raise no_trials
@@ -68,29 +71,32 @@ def _dashboard() -> Callable[[optuna.storages.BaseStorage], Application]:
 class LedgerCopy:
     """A copy of a ledger, which is only ever appended to; the ledger itself is only read.
 
-    Whole lines only: the last one may be under way, and a search that continues cuts one that a
-    crash left unfinished. The first line names whose ledger it is: one of another study in the same
-    place is not followed. In the copy this line has the study's own name, for in every ledger
-    Optuna's study is called the same.
+    Of a study in an object store the ledger is fetched first. Whole lines only: the last one may be
+    under way, and a search that continues cuts one that a crash left unfinished. The first line
+    names whose ledger it is: one of another study in the same place is not followed. In the copy
+    this line has the study's own name, for in every ledger Optuna's study is called the same.
     """
 
-    def __init__(self, ledger: Path, path: Path, *, name: str) -> None:
+    def __init__(self, study: Study, path: Path) -> None:
         self.path = path
-        self._ledger = ledger
-        self._name = name
+        self._study, self._stored = study, StudyCopy.of(study.path)
         self._first = b""
         self._copied = 0  # bytes of the ledger
         path.touch()
 
     def update(self) -> None:
         """Append the lines that the ledger has and the copy lacks."""
-        with self._ledger.open("rb") as ledger, self.path.open("ab") as copy:
+        if self._stored is not None and not held_here(self._study.path):
+            self._stored.pull_ledger()
+        with self._study.ledger_path.open("rb") as ledger, self.path.open("ab") as copy:
             first = ledger.readline()
             if not first.endswith(b"\n"):
                 return
             if not self._copied:
                 self._first, self._copied = first, len(first)
-                copy.write(json.dumps(json.loads(first) | {"study_name": self._name}).encode())
+                copy.write(
+                    json.dumps(json.loads(first) | {"study_name": self._study.info.name}).encode()
+                )
                 copy.write(b"\n")
             if first != self._first:
                 return

@@ -30,6 +30,7 @@ from search.settings import SearchConfig
 from search.study import estimate
 from search.study.folder import check_same, open_study
 from search.study.lock import driver_at_work
+from search.study.store.study_copy import address_of, shown_place
 from search.tracking import check
 from search.tracking.connection import resolve_uri, shown
 
@@ -157,17 +158,18 @@ def _study(
 
 def _study_state(folder: Path, asked: Asked, data: Dataset | None) -> tuple[str, int, list[Path]]:
     """Return what is at a study's folder, as text, how many trials there count, and the others."""
+    place = shown_place(folder)
     if not (folder / "study.json").exists():
-        return f"{folder} is new", 0, []
+        return f"{place} is new", 0, []
     if data is not None:
         check_same(folder, study_info(folder.name, asked, data))
     if driver_at_work(folder) or driver_at_work(folder / "selection"):
-        raise InputError(f"the study at {folder} is being searched or picked from; wait for that")
+        raise InputError(f"the study at {place} is being searched or picked from; wait for that")
     trials = [trial for trial in open_study(folder).trials() if trial.info.origin == "search"]
     ends = [trial.end() for trial in trials]
     counts = [end is not None and end.outcome.counts for end in ends]
     begun = [trial.path for trial, own in zip(trials, counts, strict=True) if not own]
-    text = f"{folder} goes on: {sum(counts)} of {asked.search.num_samples} trials have ended"
+    text = f"{place} goes on: {sum(counts)} of {asked.search.num_samples} trials have ended"
     return text, sum(counts), begun
 
 
@@ -182,6 +184,9 @@ def _disk(
         return skipped("disk", "a study's folder and the data")
     each = estimate.disk(largest(asked.train, asked.space), len(data.classes))
     needed = estimate.still_needed(each, trials, begun)
+    if address_of(folder.parent):
+        text = f"{shown_place(folder)} will take {estimate.gigabytes(needed)}"
+        return Finding(Level.OK, "disk", text)
     try:
         estimate.check_disk(folder, needed)
     except InputError as error:

@@ -11,10 +11,11 @@ import torch
 
 from acgan.command import duration, typed
 from acgan.cores import usable_cores
-from search.plan import SearchPlan, SearchRequest, make_search_plan
+from search.plan import SearchPlan, SearchRequest, largest, make_search_plan
 from search.study import estimate, table
 from search.study.folder import Outcome, check_same, open_study
 from search.study.optuna_ledger import Proposal
+from search.study.store.study_copy import address_of, shown_place
 from search.tracking.connection import naming, next_step, shown
 from search.tune.carry_out import CarriedOut, carry_out, check_folder
 from search.tune.driver import missing_repeats
@@ -48,7 +49,7 @@ def _show(plan: SearchPlan) -> None:
             print(f"  {key}: {value}")
     data = plan.data
     print(f"data: {data.name}, {len(data.train)} training, {len(data.val)} validation images")
-    print(f"study: {plan.folder}\nMLflow: {shown(plan.tracking_uri)}")
+    print(f"study: {shown_place(plan.folder)}\nMLflow: {shown(plan.tracking_uri)}")
     missing, rows = _next_trials(plan)
     asked, repeats = plan.search.num_samples, _missing_repeats(plan, missing)
     left = missing + repeats
@@ -68,7 +69,20 @@ def _show(plan: SearchPlan) -> None:
         f"disk: {estimate.gigabytes(plan.disk(left))}; time: roughly {duration(each)} a trial "
         f"alone on this machine, {duration(each * left / at_once)} for all, {together}"
     )
+    if address_of(plan.folder.parent):
+        print(_sent(plan))
     print("nothing was started; to start, type the same without --dry-run")
+
+
+def _sent(plan: SearchPlan) -> str:
+    """Return what an epoch sends to an object store."""
+    config = largest(plan.train, plan.space)
+    sent = estimate.gigabytes(estimate.epoch_bytes(config, len(plan.data.classes)))
+    every = "" if config.state_every == 1 else f" (the state each {config.state_every}th time)"
+    return (
+        f"object store: an epoch sends up to {sent} in 5 uploads{every}, beside the training of "
+        "the next, with 4 deletions, a listing and 4 small reads, however many epochs there are"
+    )
 
 
 def _next_trials(plan: SearchPlan) -> tuple[int, list[Proposal]]:

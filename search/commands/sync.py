@@ -1,6 +1,7 @@
 """Sending a study to MLflow after its search: what `search.sync` does."""
 
 import argparse
+import contextlib
 import sys
 
 from acgan.config import validate
@@ -8,7 +9,9 @@ from acgan.errors import InputError
 from acgan.files import exclusive
 from search.settings import SearchConfig
 from search.study.folder import open_study, study_path
-from search.study.lock import driver_at_work
+from search.study.lock import driver_at_work, held_here
+from search.study.store.lease import leased
+from search.study.store.study_copy import StudyCopy
 from search.tracking import connection
 from search.tracking.recorder import study_links, sync_study
 
@@ -18,7 +21,12 @@ def sync(options: argparse.Namespace) -> int:
     study = open_study(study_path(options.storage_path, options.study))
     uri = connection.resolve_uri(options.tracking_uri)
     experiment = validate(SearchConfig, "search", {"experiment": options.experiment}).experiment
-    driving = driver_at_work(study.path)
+    driving, own = driver_at_work(study.path), StudyCopy.of(study.path)
+    if driving and own is not None and not held_here(study.path):
+        raise InputError(
+            f"{study.place} is being searched on another machine, which sends it to MLflow: type "
+            "this command there, or again after its end"
+        )
     if driving:
         with exclusive(study.path / "mlflow.lock") as locked:
             if not locked:
@@ -26,8 +34,11 @@ def sync(options: argparse.Namespace) -> int:
                     f"{study.path} is being searched, on a file system without locks: the search "
                     "and this command could each make the same runs; type it again after its end"
                 )
+    # Two machines that send a study at once could each make the same run.
+    alone = contextlib.nullcontext() if own is None else leased(own.store.address, "mlflow")
     try:
-        report = sync_study(study, uri=uri, experiment=experiment, driving=driving)
+        with alone:
+            report = sync_study(study, uri=uri, experiment=experiment, driving=driving)
         pages = study_links(study, uri)
     except InputError:
         raise

@@ -16,6 +16,8 @@ from search.nodes.cluster import Node, needs
 from search.nodes.probe import Device, Found, NodeAnswer, NodeQuestion
 from search.plan import Asked, largest
 from search.study import estimate, space
+from search.study.store.objects import ObjectStore, StoreError
+from search.study.store.study_copy import address_of
 from search.tracking.connection import shown
 
 PLACED_S = 60.0  # in which a trial's CPUs and GPUs must be free
@@ -80,6 +82,8 @@ def look(
         shared = None
         if wanted.storage is None:
             yield skipped("storage", "a study's folder")
+        elif address := address_of(wanted.storage):
+            yield from _object_store(address, f".doctor-{mark}/", nodes)
         else:
             try:
                 shared = stack.enter_context(probe.shared_folder(wanted.storage, mark))
@@ -118,6 +122,33 @@ def _storage(shared: Path, answers: Mapping[Node, NodeAnswer]) -> Iterator[Findi
     if not names:
         seen = f"the same from {how_many(len(answers), 'node')}" if answers else "seen from here"
         yield Finding(Level.OK, "storage", f"{storage} can be written, {seen}")
+
+
+def _object_store(address: str, folder: str, nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Write here and on every node, in a folder of its own that is removed again."""
+    try:
+        store = ObjectStore(address)
+        store.write(f"{folder}{probe.DRIVER}", b"")
+        lock = [store.write_if_absent(f"{folder}lock", content) for content in (b"1", b"2")]
+    except (InputError, StoreError) as error:
+        yield Finding(Level.ERROR, "storage", str(error))
+        return
+    answers, problems = probe.ask(nodes, probe.try_store, address, folder)
+    problems |= {node: found.problem for node, found in answers.items() if found.problem}
+    written = store.list(folder)
+    missing = {
+        node for node, found in answers.items() if found.value and found.value not in written
+    }
+    problems |= dict.fromkeys(missing, "writes what is not seen from here")
+    store.delete(written)
+    for node, problem in problems.items():
+        yield Finding(Level.ERROR, "storage", f"node {node.name}: {problem}")
+    if not problems:
+        how = (
+            "on a condition" if lock == [True, False] else "on no condition, so by heartbeats alone"
+        )
+        text = f"{address} can be written from {how_many(len(answers), 'node')}; it locks {how}"
+        yield Finding(Level.OK, "storage", text)
 
 
 def compared(answers: Mapping[Node, NodeAnswer], wanted: Wanted) -> Iterator[Finding]:

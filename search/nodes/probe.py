@@ -28,6 +28,7 @@ from acgan.gan.precision import check_precision
 from search.nodes.cluster import Node  # sets Ray's token, which its import reads
 from search.nodes.sees import set_aside
 from search.study import estimate
+from search.study.store.objects import ObjectStore, StoreError
 
 ANSWER_S = 120.0  # a first process on a node imports PyTorch, maybe over a network
 DRIVER = "driver"  # the file that the driver puts into the shared folder
@@ -189,6 +190,23 @@ def _write(folder: Path, mark: str) -> str:
     except OSError as error:
         raise InputError(f"cannot write there ({error.strerror})") from error
     return value
+
+
+def try_store(address: str, folder: str) -> Found:
+    """Read in an object store what the driver has written in a folder there, and write beside it.
+
+    Returns the key of what was written.
+    """
+    key = f"{folder}{secrets.token_hex(16)}"
+    try:
+        store = ObjectStore(address)
+        store.read(f"{folder}{DRIVER}")
+        store.write(key, b"")
+    except FileNotFoundError:
+        return Found(problem=f"sees other objects at {address}, or none")
+    except (InputError, StoreError) as error:
+        return Found(problem=str(error))
+    return Found(key)
 
 
 def unseen(folder: Path, written: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -15,15 +16,37 @@ from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.plugins import versions
 from search.study.folder import Study, open_study
+from search.study.store.objects import StoreError
+from search.study.store.study_copy import StudyCopy, address_of, local_folder
 
 
 @dataclass(frozen=True)
 class StudyAt:
-    """Where a study and its images are, as the driver sees them."""
+    """Where a study and its images are, as the driver sees them.
+
+    study: its folder there; address: that of the studies in an object store, of which each node
+        has a copy, "" where all nodes see the folder
+    """
 
     study: Path
     uuid: str
     source: DataSource
+    address: str = ""
+
+    @classmethod
+    def of(cls, study: Study, source: DataSource) -> Self:
+        """Return where a study is that this process has opened."""
+        return cls(study.path, study.info.uuid, source, address_of(study.path.parent))
+
+    def here(self, path: Path) -> Path:
+        """Return where a path of the study's folder is on this node."""
+        if not self.address:
+            return path
+        return local_folder(self.address, self.study.name) / path.relative_to(self.study)
+
+    def copy(self) -> StudyCopy | None:
+        """Return this node's copy of a study in an object store; None of a folder."""
+        return StudyCopy.of(self.here(self.study))
 
 
 def set_aside(gpu: bool) -> torch.device:
@@ -38,9 +61,13 @@ def set_aside(gpu: bool) -> torch.device:
 
 def same_study(at: StudyAt) -> Study:
     """Open the study on this node; `InputError` if it is not the driver's."""
-    node = platform.node()
+    node, path = platform.node(), at.here(at.study)
     try:
-        study = open_study(at.study)
+        if (own := at.copy()) is not None:
+            own.fetch("study.json", "quality.json")
+        study = open_study(path)
+    except StoreError as error:
+        raise InputError(f"node {node}: {error}") from error
     except InputError as error:
         raise InputError(f"node {node} does not see the study's folder: {error}") from error
     if study.info.uuid != at.uuid:

@@ -33,12 +33,26 @@ SHARE_OF_PEAK = 0.25  # of the matrix-product rate: what an eager step reaches, 
 def disk(config: TrainConfig, classes: int) -> int:
     """Return the bytes that a trial of this configuration leaves on disk."""
     generator, discriminator = _parameters(config, classes)
-    states = 2 * 4 * 3 * (generator + discriminator)  # two states: weights and two moments
-    states += 2 * 4 * generator * (config.ema_decay > 0)
+    states = 2 * _state_bytes(config, generator, discriminator)
     weights = KEPT_WEIGHTS * 4 * generator
     grids = config.epochs // config.samples_every
-    samples = grids * SAMPLE_GRID_BYTES * classes * max(config.image_size, GRID_TILE) ** 2
-    return states + weights + samples
+    return states + weights + grids * _grid_bytes(config, classes)
+
+
+def epoch_bytes(config: TrainConfig, classes: int) -> int:
+    """Return the bytes that an epoch with a state writes: state, weights and sample grid."""
+    generator, discriminator = _parameters(config, classes)
+    state = _state_bytes(config, generator, discriminator)
+    return state + 4 * generator + _grid_bytes(config, classes)
+
+
+def _state_bytes(config: TrainConfig, generator: int, discriminator: int) -> int:
+    """Return the bytes of one state: weights and two moments of both networks."""
+    return 4 * (3 * (generator + discriminator) + generator * (config.ema_decay > 0))
+
+
+def _grid_bytes(config: TrainConfig, classes: int) -> int:
+    return SAMPLE_GRID_BYTES * classes * max(config.image_size, GRID_TILE) ** 2
 
 
 def still_needed(each: int, trials: int, begun: Iterable[Path]) -> int:

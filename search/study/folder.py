@@ -32,9 +32,12 @@ from acgan.data.dataset import Dataset
 from acgan.data.pack import load_for
 from acgan.data.source import DataSource
 from acgan.errors import InputError
-from acgan.files import Stored, StoredT, file_sha256, read_json, write_json
+from acgan.files import Stored, StoredT, exclusive, file_sha256, read_json, write_json
 from acgan.run.records import EpochRecord, Ranking, read_records
 from search.settings import SearchConfig, Value
+from search.study.lock import held_here
+from search.study.store.objects import StoreError, is_address
+from search.study.store.study_copy import StudyCopy, local_folder, shown_place
 
 # Images of a class without which no generator of a study can be picked.
 FEWEST_VALIDATION = 10
@@ -188,6 +191,11 @@ class Study:
     info: StudyInfo
 
     @property
+    def place(self) -> str:
+        """Where the study is: its folder, or its address in an object store."""
+        return shown_place(self.path)
+
+    @property
     def ledger_path(self) -> Path:
         """The ledger of proposals."""
         return self.path / "optuna.jsonl"
@@ -260,22 +268,33 @@ def trial_name(number: int) -> str:
 
 
 def study_path(storage: str, name: str) -> Path:
-    """Return a study's directory.
+    """Return a study's directory; of one in an object store its copy, as the store has it now.
 
-    Raises `InputError` for an object store, for what can be no path, and for a name that is no
-    plain name.
+    Raises `InputError` for what can be no place, a store that does not answer, and for a name that
+    is no plain name.
     """
-    if "://" in storage:
-        raise InputError(
-            f"--storage-path {storage} must be a folder that every node sees at the same path "
-            "(an object store cannot hold a study; MLflow's artifacts may be there)"
-        )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError(
             f"--study {name!r} must be a plain name: letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit"
         )
-    return user_path(storage) / name
+    return copied(storage, name) if is_address(storage) else user_path(storage) / name
+
+
+def copied(address: str, name: str) -> Path:
+    """Return the copy of a study of an object store, made what the store has now.
+
+    A copy that a driver on this machine holds is that of the driver, and stays as it is.
+    """
+    path = local_folder(address, name)
+    own = StudyCopy(path, address)
+    with exclusive(path.with_name(f".{name}.lock")):
+        if not (held_here(path) or held_here(path / "selection")):
+            try:
+                own.pull()
+            except StoreError as error:
+                raise InputError(str(error)) from error
+    return path
 
 
 def open_study(path: Path) -> Study:

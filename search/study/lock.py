@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from acgan.errors import InputError
 from acgan.files import Stored
 from acgan.streams import without_passwords
+from search.study.store.study_copy import StudyCopy
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
@@ -58,6 +59,19 @@ def driver_lock(path: Path) -> Iterator[None]:
                 os.truncate(path / "lock.json", 0)
 
 
+@contextlib.contextmanager
+def driver_of(path: Path, say: Callable[[str], None]) -> Iterator[StudyCopy | None]:
+    """Hold a folder as its one driver, and of a copy the study in the object store, too.
+
+    Yields the copy, or None for a folder of its own; see `StudyCopy.driven`.
+    """
+    with driver_lock(path), contextlib.ExitStack() as stack:
+        own = None
+        for own, kind in _in_store(path):
+            stack.enter_context(own.driven(kind, say))
+        yield own
+
+
 def _take(file: TextIO) -> bool | None:
     """Try for a moment to get the kernel's lock: `driver_at_work` holds it for an instant.
 
@@ -82,15 +96,42 @@ def _lock(file: TextIO) -> bool | None:
 
 
 def require_free(path: Path) -> None:
-    """Raise `InputError`, which names the process, while a driver holds the folder."""
+    """Raise `InputError`, which names the process, while a driver holds the folder.
+
+    Of a study in an object store also while one does elsewhere.
+    """
+    _require_free_here(path)
+    for own, kind in _in_store(path):
+        if own.is_held(kind):
+            what = {"study": "searched", "selection": "picked from"}[kind]
+            raise InputError(f"{own.store.address} is being {what} elsewhere; wait for its end")
+
+
+def _require_free_here(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError), (path / "lock.json").open() as file:
         _refuse_if_held(path, _lock(file))
 
 
 def driver_at_work(path: Path) -> bool:
-    """Whether a driver holds the folder now."""
+    """Whether a driver holds the folder now; of a study in an object store also elsewhere."""
     try:
         require_free(path)
+    except InputError:
+        return True
+    return False
+
+
+def _in_store(path: Path) -> Iterator[tuple[StudyCopy, str]]:
+    """Yield the study of an object store whose copy this folder is in, and what is held of it."""
+    for study, kind in ((path, "study"), (path.parent, "selection")):
+        if (own := StudyCopy.of(study)) is not None:
+            yield own, kind
+
+
+def held_here(path: Path) -> bool:
+    """Whether a driver holds the folder itself, be it a study or the copy of one."""
+    try:
+        _require_free_here(path)
     except InputError:
         return True
     return False

@@ -11,10 +11,10 @@ from PIL import Image
 
 from acgan.errors import InputError
 from acgan.evaluation.grids import read_grid, sample_grids
-from acgan.run.rundir import RunDir
 from search.settings import SearchConfig
 from search.study import table
 from search.study.folder import Study
+from search.study.store.study_copy import kept_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,7 @@ class SearchedStudy:
 
     def _epochs(self) -> Iterator[dict[str, Any]]:
         for trial in self.study.trials():
-            kept = set(RunDir(trial.path).kept_weights())
+            kept = set(kept_weights(trial.path))
             for record in trial.records():
                 yield {
                     "trial": trial.name,

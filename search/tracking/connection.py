@@ -144,7 +144,7 @@ def naming(study: Study, uri: str) -> list[str]:
     """Return the flags by which any command finds a study and its MLflow."""
     words = ["--study", study.path.name]
     if study.path.parent != Path("runs").absolute():
-        words += ["--storage-path", str(study.path.parent)]
+        words += ["--storage-path", study.place.rpartition("/")[0]]
     return words + uri_flag(uri)
 
 

@@ -13,7 +13,8 @@ from mlflow.store.entities import PagedList
 
 from acgan.config import user_path
 from acgan.errors import InputError
-from search.study.folder import Study, open_study, study_path
+from search.study.folder import Study, copied, open_study, study_path
+from search.study.store.objects import is_address
 from search.tracking.connection import (
     FAILURES,
     check_there,
@@ -85,7 +86,7 @@ class StudyRun:
 
     parent_id: str
     study_id: str
-    study_dir: Path
+    study_dir: str
     trial: str | None
 
 
@@ -107,7 +108,7 @@ def study_of_run(client: MlflowClient, run_id: str) -> StudyRun:
             f"to the study {parent.info.run_name}: --run-id {parent_id}"
         )
     return StudyRun(
-        parent.info.run_id, tags["study_id"], Path(tags["study_dir"]), run.data.tags.get("trial")
+        parent.info.run_id, tags["study_id"], tags["study_dir"], run.data.tags.get("trial")
     )
 
 
@@ -134,8 +135,11 @@ def asked_study(named: StudyNamed) -> tuple[Study, str | None]:
 
 def open_study_of(run: StudyRun, storage: str | None) -> Study:
     """Open a run's study where it was, or is now under `storage`; `InputError` without it."""
-    if storage is None:
-        folders = [run.study_dir]
+    above, _, name = run.study_dir.rpartition("/")
+    if is_address(storage or above):
+        folders = [copied(storage or above, name)]
+    elif storage is None:
+        folders = [Path(run.study_dir)]
     else:
         folders = [path.parent for path in sorted(user_path(storage).glob("*/study.json"))]
     for folder in folders:

@@ -101,7 +101,7 @@ def of_study(study: Study, parent: Run, picks: Sequence[Run], flags: Sequence[st
         table.ranking(found, config, most=MOST_TRIALS),
         *(f"Picked: {_of_pick(pick)}" for pick in picks[:MOST_PICKS]),
         f"Pictures of the search are in the [artifacts]({page(parent, 'artifacts/pictures')}). "
-        f"What stands on disk: `{study.path}`",
+        f"What stands on disk: `{study.place}`",
         "To pick a generator: " + command("selection.pick", *named) + "  \n"
         "To look at the candidates: " + command("selection.review", *named),
     ]
@@ -164,7 +164,8 @@ def of_trial(
         f"{head}.",
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
         "Exact values and the seed: config.json in the artifacts. Step 0 of the images is the "
-        f"untrained generator, an even grey. Weights and records: `{trial.path}`",
+        f"untrained generator, an even grey. Weights and records: "
+        f"`{study.place}/{trial.name}`",
         "To pick one of its epochs: " + command("selection.pick", *named) + "  \n"
         "To train it again and compare: " + command("search.reproduce", *named),
     ]

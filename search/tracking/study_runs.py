@@ -64,8 +64,8 @@ def parent_run(client: MlflowClient, study: Study, *, experiment: str) -> Run:
     Raises `InputError` if that experiment was deleted.
     """
     run = run_of_study(client, study) or _create_parent(client, study, experiment)
-    if run.data.tags.get("study_dir") != str(study.path):  # it was moved
-        client.set_tag(run.info.run_id, "study_dir", str(study.path))
+    if run.data.tags.get("study_dir") != study.place:  # it was moved
+        client.set_tag(run.info.run_id, "study_dir", study.place)
     if run.inputs is None or not run.inputs.dataset_inputs:  # a crash lost this, written last
         _describe_parent(client, run.info.run_id, study.info)
     return run
@@ -75,7 +75,7 @@ def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
     tags = {
         "study_id": study.info.uuid,
         "stage": "search",
-        "study_dir": str(study.path),
+        "study_dir": study.place,
         "code_version": study.info.code_version,
     }
     started = study.last_start()

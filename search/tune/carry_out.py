@@ -13,9 +13,10 @@ from acgan.files import write_json
 from search.plan import SearchPlan
 from search.study import estimate
 from search.study.folder import Study, open_or_create
-from search.study.lock import driver_lock, require_free
+from search.study.lock import driver_of, require_free
 from search.study.optuna_ledger import Ledger
 from search.study.restore import mark_interrupted, restore, write_missing_ends
+from search.study.store.study_copy import StudyCopy
 from search.tracking.recorder import Recorder
 from search.tune.driver import Driver, missing_repeats
 from search.tune.progress import BarProgress, Progress
@@ -61,16 +62,23 @@ def carry_out(
     check_folder(plan.folder)
     require_free(plan.folder / "selection")  # of picks and studies, which read the weights
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with driver_lock(plan.folder):
+    with driver_of(plan.folder, tell or print) as own:
         study = open_or_create(plan.folder, plan.info)
         write_json(study.path / "start.json", plan.last_start)
-        return _drive(plan, study, tell, bar)
+        return _drive(plan, study, own, tell, bar)
 
 
 def _drive(
-    plan: SearchPlan, study: Study, tell: Callable[[str], None] | None, bar: bool
+    plan: SearchPlan,
+    study: Study,
+    own: StudyCopy | None,
+    tell: Callable[[str], None] | None,
+    bar: bool,
 ) -> CarriedOut:
-    """Bring a study, which this process has locked, to the trials asked for."""
+    """Bring a study, which this process has locked, to the trials asked for.
+
+    own: the copy that it is of one in an object store
+    """
     ledger = plan.ledger(study.ledger_path)
     repaired = restore(study, ledger, seed=plan.search.seed)
     progress = (BarProgress if bar else Progress)(
@@ -85,18 +93,21 @@ def _drive(
     missing, repeats = _missing(plan, ledger), _missing_repeats(plan, study, ledger)
     begun = [study.path / row.name for row in ledger.rows() if row.outcome is None]
     needed = plan.disk(missing + repeats, begun)
-    estimate.check_disk(plan.folder, needed)
+    if own is None:
+        estimate.check_disk(plan.folder, needed)
+    else:
+        own.store.on_outage = progress.say
     recorder = Recorder(
         study, uri=plan.tracking_uri, experiment=plan.search.experiment, say=progress.say
     )
     recorder.start()
-    driver = Driver(plan, study, ledger, progress)
+    driver = Driver(plan, study, ledger, progress, own=own)
     interrupted = False
     try:
         if missing or repeats:
             disk = estimate.gigabytes(needed)
             progress.say(
-                f"study {plan.folder}: {missing} trials to train, which need up to {disk} of disk"
+                f"study {study.place}: {missing} trials to train, which need up to {disk} of disk"
             )
             driver.run()
         else:

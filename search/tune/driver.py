@@ -35,6 +35,7 @@ from search.study.objective import Ended, RunningObjective
 from search.study.optuna_ledger import Ledger, Proposal
 from search.study.restore import trial_info
 from search.study.seeds import repeat_seed
+from search.study.store.study_copy import StudyCopy
 from search.tune.progress import Progress, Seen
 from search.tune.searcher import StudySearcher
 from search.tune.stopping import RepeatStopper, TrialStopper
@@ -66,7 +67,8 @@ def _threads_of_a_task(count: int) -> Iterator[None]:
 class Driver:
     """One start of a search, from the ledger as it is to the trials asked for.
 
-    `trainable` is what Ray Tune runs for each trial, called as `run_trial` is.
+    `trainable` is what Ray Tune runs for each trial, called as `run_trial` is. `own` is the copy
+    that the study's folder is of one in an object store.
     """
 
     def __init__(
@@ -77,10 +79,11 @@ class Driver:
         progress: Progress,
         *,
         trainable: Callable[..., None] = run_trial,
+        own: StudyCopy | None = None,
     ) -> None:
         self._plan, self._study, self._ledger = plan, study, ledger
-        self._progress, self._trainable = progress, trainable
-        self._at = StudyAt(study.path, study.info.uuid, plan.last_start.source)
+        self._progress, self._trainable, self._own = progress, trainable, own
+        self._at = StudyAt.of(study, plan.last_start.source)
         self._started = time.monotonic()
 
     @property
@@ -99,6 +102,7 @@ class Driver:
             self._needs = needs(
                 nodes, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, unit="trial"
             )
+            self._push()
             if len(nodes) > 1:
                 self._check_nodes(nodes)
             self._prepare(scoring)
@@ -124,10 +128,11 @@ class Driver:
     def begin_scoring(self) -> Future[None] | None:
         """Begin to make the scoring CNN in a thread, beside Ray's start.
 
-        None where it is there, and where trials may run on another machine or on a GPU.
+        None where it is there, where trials may run on another machine or on a GPU, and where the
+        study is in an object store, which does not have it yet.
         """
         elsewhere = self._plan.address not in (None, "local") or "RAY_ADDRESS" in os.environ
-        if elsewhere or ray.is_initialized() or torch.cuda.is_available():
+        if elsewhere or self._own or ray.is_initialized() or torch.cuda.is_available():
             return None
         if not self._lacks_scoring():
             return None
@@ -158,6 +163,8 @@ class Driver:
                 cpus, gpus = self._needs["cpu"], self._needs["gpu"]
                 remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
                 _get([remote.remote(self._at, gpus > 0)])
+            if self._own is not None:
+                self._own.fetch(self._study.scorer_path.name, "quality.json")
         self._progress.say(table.scale(self._study))
         self._progress.doing("starting the first trials")
 
@@ -194,6 +201,7 @@ class Driver:
             seed = repeat_seed(self._plan.search.seed, name)
             repeat = info.model_copy(update={"seed": seed, "origin": "repeat", "repeats": trial})
             self._begin(name, repeat)
+        self._push()
         rules = RepeatStopper(
             self._plan.search,
             epochs=self._plan.train.epochs,
@@ -206,7 +214,13 @@ class Driver:
         left = self.seconds_left
         if left is not None and left <= 0:
             return
-        watch = ReportWatch(self._progress, self._plan.search, rules, records_of=self._records_of)
+        watch = ReportWatch(
+            self._progress,
+            self._plan.search,
+            rules,
+            records_of=self._records_of,
+            own=self._own,
+        )
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
@@ -252,6 +266,7 @@ class Driver:
 
     def _on_proposal(self, row: Proposal) -> None:
         self._begin(row.name, trial_info(row, self._plan.search.seed))
+        self._push()
 
     def _on_end(self, name: str, ended: Ended) -> None:
         known = {"epochs": ended.epochs, "value": ended.value, "diversity": ended.diversity}
@@ -264,6 +279,12 @@ class Driver:
     def _on_crash(self, name: str) -> None:
         write_end(self._study, name, Outcome.CRASHED, "out of retries")
         self._progress.crashed(name)
+        self._push()
+
+    def _push(self) -> None:
+        """Have in the object store, if the study is in one, what is decided here."""
+        if self._own is not None:
+            self._own.push()
 
 
 def _check_node(at: StudyAt, config: TrainConfig, layout: str, plugins: Mapping[str, str]) -> None:
@@ -307,6 +328,7 @@ class ReportWatch(tune.Stopper):
 
     rules: return for a trial's name and its newest record whether it ends there
     records_of: all of a trial's records, which are read where an earlier start has written some
+    own: the copy of a study in an object store, which has each epoch before `rules` hear of it
     disk_error: why nobody can write any more; it ends all trials, and none counts as crashed
     """
 
@@ -317,9 +339,10 @@ class ReportWatch(tune.Stopper):
         rules: Rules,
         *,
         records_of: Callable[[str], Sequence[EpochRecord]],
+        own: StudyCopy | None = None,
     ) -> None:
         self._progress, self._config, self._rules = progress, config, rules
-        self._records_of = records_of
+        self._records_of, self._own = records_of, own
         self._values: dict[str, tuple[int, RunningObjective]] = {}  # after which epoch
         self.disk_error: OSError | None = None
 
@@ -334,10 +357,14 @@ class ReportWatch(tune.Stopper):
             return True
         for note in result["notes"]:
             self._progress.say(f"{name}: {note}")
+        if self._own is not None:
+            self._own.take(name, result["commit"])
         record = EpochRecord.model_validate_json(result["record"])
         self._progress.epoch(name, self._seen(name, record))
         try:
             ends = self._rules(name, record)
+            if self._own is not None:
+                self._own.push()
         except OSError as error:  # of the ledger
             if error.errno not in DISK_ERRORS:
                 raise

@@ -22,7 +22,9 @@ from acgan.run.rundir import RunDir
 from acgan.training import train
 from search.nodes.sees import StudyAt, same_data, same_study, set_aside
 from search.study import space
-from search.study.folder import Quality, Study, trial_config
+from search.study.folder import Quality, Study, Trial, trial_config
+from search.study.store.runs import StoredRun, in_store
+from search.study.store.study_copy import StudyCopy
 
 HANG = "hang.txt"
 
@@ -35,28 +37,36 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
     hung.
     """
     study = same_study(at)
+    own = at.copy()
+    if own is not None:
+        own.fetch(f"{params['trial']}/trial.json")
     trial = study.trial(params["trial"])
     config = trial_config(study.info, trial.info)
     data = same_data(at, study, config)
-    quality = study.quality()
-    if quality is None or not study.scorer_is_whole(quality):
-        raise InputError(f"{study.scorer_path} is damaged; the next start of the search mends it")
-    run = RunDir(trial.path)
-    # The last epoch again: Tune may not know of it, and it may end the trial.
-    records = train(
-        config,
-        data,
-        run,
-        ranking=study.info.ranking,
-        scorer=study.scorer_path,
-        device=set_aside(gpu),
-        repeat_last=True,
-    )
+    _require_scorer(study, own)
     try:
-        with _watched(trial.path / HANG, hang_after_s) as alive:
-            for record in records:
+        with contextlib.ExitStack() as stack:
+            ranking = study.info.ranking
+            stored = None if own is None else StoredRun(own.store, trial.name, own.work, ranking)
+            run = RunDir(trial.path if stored is None else stack.enter_context(stored).folder)
+            # The last epoch again: Tune may not know of it, and it may end the trial.
+            records = train(
+                config,
+                data,
+                run,
+                ranking=ranking,
+                scorer=study.scorer_path,
+                device=set_aside(gpu),
+                repeat_last=True,
+            )
+            alive = stack.enter_context(_watched(run.path / HANG, hang_after_s))
+            if stored is None:
+                epochs = ((record, "") for record in records)
+            else:
+                run.notes, epochs = stored.notes, in_store(records, stored, alive)
+            for record, commit in stack.enter_context(contextlib.closing(epochs)):
                 alive()
-                report_epoch(trial.name, record, run.notes)
+                report_epoch(trial.name, record, run.notes, commit=commit)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -64,13 +74,27 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
         tune.report({"trial": trial.name, "disk_error": (error.errno, error.filename)})
 
 
-def report_epoch(name: str, record: EpochRecord, notes: list[str]) -> None:
+def report_epoch(name: str, record: EpochRecord, notes: list[str], *, commit: str = "") -> None:
     """Report an epoch, and what was found damaged on opening the run, which is said once.
 
     The record goes as one text: of each number Tune keeps running averages, 3 KB of them a trial.
+
+    commit: the epoch's in an object store, "" without one
     """
-    tune.report({"trial": name, "record": record.model_dump_json(), "notes": list(notes)})
+    report = {"trial": name, "record": record.model_dump_json(), "commit": commit}
+    tune.report({**report, "notes": list(notes)})
     notes.clear()
+
+
+def _require_scorer(study: Study, own: StudyCopy | None) -> None:
+    """Have the scoring CNN here, whole; `InputError` if it cannot be."""
+    quality = study.quality()
+    for fetched in (False, True):
+        if fetched and own is not None:
+            own.fetch(study.scorer_path.name)
+        if quality is not None and study.scorer_is_whole(quality):
+            return
+    raise InputError(f"{study.scorer_path} is damaged; the next start of the search mends it")
 
 
 @contextlib.contextmanager
@@ -104,8 +128,25 @@ def prepare_scoring(at: StudyAt, gpu: bool) -> None:
     for each in space.each_precision(space.read(study.info.space, config), config):
         check_precision(each, device)
     data = same_data(at, study, config)
+    own = at.copy()
+    if own is None:
+        _prepare(study, data, config, device, begun=any(map(_has_records, study.trials())))
+        return
+    own.fetch(study.scorer_path.name)
+    _prepare(study, data, config, device, begun=own.has_epochs())
+    own.send(study.scorer_path.name, "quality.json")
+
+
+def _has_records(trial: Trial) -> bool:
+    return (trial.path / "epochs.jsonl").is_file()
+
+
+def _prepare(
+    study: Study, data: Dataset, config: TrainConfig, device: torch.device, *, begun: bool
+) -> None:
+    """Make what is missing of scoring CNN and its meaning; begun: trials were judged by it."""
     known = study.quality()
-    if known is None and any((trial.path / "epochs.jsonl").is_file() for trial in study.trials()):
+    if known is None and begun:
         # It is lost; trials were judged by the scoring CNN that is there, which so must stay.
         try:
             write_json(study.path / "quality.json", _quality(study, data, config, device))

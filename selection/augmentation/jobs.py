@@ -70,7 +70,7 @@ class ArmJob(StoredJob[Run]):
         own, work, device = self.setting, self.work, set_aside(gpu)
         data = work.all_data() if own.split == "test" else work.data()
         classes, seed = len(data.classes), work.settings.seed
-        generator = own.weights.load(device) if self.arm.amount else None
+        generator = work.load(own.weights, device) if self.arm.amount else None
         drawn = pool(
             self.arm,
             keep(data.train, dict(own.kept), seed=seed),

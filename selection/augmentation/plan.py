@@ -185,7 +185,7 @@ def make_study_plan(request: StudyRequest) -> StudyPlan:
     weights.load(torch.device("cpu"))  # now, rather than in every process
     train = keep(data.train, dict(kept), seed=settings.seed)
     counts = train.per_class(len(data.classes))
-    at = StudyAt(study.path, study.info.uuid, source)
+    at = StudyAt.of(study, source)
     setting = Setting(
         weights=weights,
         budget=_budget(settings, counts, request.updates),

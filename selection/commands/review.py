@@ -19,7 +19,7 @@ from selection.reviewing.finalists import find_finalists, make_images
 from selection.reviewing.quiz import draw_real
 from selection.reviewing.server import ReviewServer, check_host
 from selection.reviewing.session import Session
-from selection.steps.request import Request, load_data, require_idle, settle
+from selection.steps.request import Request, load_data, one_reviewer, require_idle, settle
 
 AGAIN_S = 15.0  # until MLflow is asked again
 LAST_TRY_S = 30.0
@@ -95,7 +95,8 @@ def review(arguments: argparse.Namespace, again: str) -> int:
     real = draw_real(data.val, classes=len(data.classes), seed=settings.seed)
     sender = Sender(study, uri)
     session = Session(study, reviewer, finalists, real, sender.grown)
-    with ReviewServer(arguments.host, arguments.port, session, sender.says) as server:
+    own = one_reviewer(study)
+    with own, ReviewServer(arguments.host, arguments.port, session, sender.says) as server:
         print(f"{len(finalists)} finalists {where}; the reviewer is {reviewer}")
         print(f"open {server.address} in a browser; Ctrl-C ends", flush=True)
         sender.start()

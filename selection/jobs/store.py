@@ -27,6 +27,7 @@ from acgan.errors import InputError
 from acgan.files import Stored, write_json
 from acgan.generation.generator import LoadedGenerator, generate_all, load_generator
 from search.nodes.sees import StudyAt, same_data, same_study, set_aside
+from search.study.store.study_copy import RESULTS, weights_file
 from selection.extractors.base import Extractor, ExtractorInfo
 from selection.extractors.choose import open_extractor
 from selection.settings import SelectionConfig
@@ -68,6 +69,19 @@ def _is_whole(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """One candidate's generator: its name for people, its file, and the file's hash."""
+
+    name: str
+    path: Path
+    sha256: str
+
+    def load(self, device: torch.device) -> LoadedGenerator:
+        """Read the generator; `InputError` if the file is no longer the one that was checked."""
+        return load_generator(self.path, device=device, sha256=self.sha256)
+
+
+@dataclass(frozen=True)
 class Work:
     """What every job of one pick is told.
 
@@ -83,7 +97,7 @@ class Work:
     @property
     def store(self) -> Path:
         """The study's folder of results."""
-        return self.at.study / "selection" / "store"
+        return self.at.here(self.at.study / RESULTS)
 
     def path(self, kind: str, names: Collection[str], *parts: object) -> Path:
         """Return where a result stands that `parts` and the settings of these names decide."""
@@ -109,6 +123,11 @@ class Work:
         """
         seed = derive_seed(self.settings.seed, what)
         return generate_all(generator, per_class=self.settings.fidelity_images, seed=seed)
+
+    def load(self, weights: Weights, device: torch.device) -> LoadedGenerator:
+        """Read a candidate's generator on this node, which fetches it from an object store."""
+        path = weights_file(self.at.here(weights.path))
+        return dataclasses.replace(weights, path=path).load(device)
 
     def open_extractor(self, *, gpu: bool, known: ExtractorInfo | None = None) -> Extractor:
         """Open what turns images into features; `InputError` if this node's is not the known."""
@@ -139,19 +158,6 @@ def _extractor(work: Work, name: str, gpu: bool) -> Extractor:
         sha256=work.settings.inception_sha256,
         folder=work.store,
     )
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One candidate's generator: its name for people, its file, and the file's hash."""
-
-    name: str
-    path: Path
-    sha256: str
-
-    def load(self, device: torch.device) -> LoadedGenerator:
-        """Read the generator; `InputError` if the file is no longer the one that was checked."""
-        return load_generator(self.path, device=device, sha256=self.sha256)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from acgan.command import duration, say
 from acgan.errors import InputError
 from search.nodes.cluster import needs, ray_cluster
+from search.study.store.study_copy import RESULTS
 from selection.jobs.store import Result, StoredJob
 from selection.settings import SelectionConfig
 
@@ -74,6 +75,8 @@ class Workers(contextlib.ExitStack):
         missing = [job for job, result in results.items() if result is None]
         if missing:
             self.run(missing, what, there=len(results) - len(missing))
+            if (own := missing[0].work.at.copy()) is not None:
+                own.fetch_results()
         results |= {job: job.result() for job in missing}
         return Results({job: result for job, result in results.items() if result is not None})
 
@@ -105,7 +108,14 @@ def tell_lost(error: LostError, again: str) -> int:
 
 
 def _run(job: StoredJob[Result], gpu: bool) -> None:
+    own = job.work.at.copy()
+    if own is None:
+        job.run(gpu=gpu)
+        return
+    own.fetch_results()
     job.run(gpu=gpu)
+    files = (job.path, *(job.file(ending) for ending in job.files))
+    own.send_results(*(f"{RESULTS}/{path.name}" for path in files))
 
 
 def _get(reference: ray.ObjectRef[None]) -> None:

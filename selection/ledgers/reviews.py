@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from acgan.errors import InputError
 from acgan.files import Stored
 from search.study.folder import Study
+from search.study.store.study_copy import StudyCopy
 
 REAL, GENERATED = "R", "G"
 NOTE_LIMIT = 500  # characters
@@ -100,6 +101,8 @@ def add_review(study: Study, entry: Entry) -> None:
         file.write(entry.model_dump_json(exclude_defaults=True).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    if (own := StudyCopy.of(study.path)) is not None:
+        own.send(path.name)
 
 
 def check_writable(study: Study) -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from acgan.errors import InputError
 from acgan.files import Stored, replace_text
 from search.study.folder import Study
+from search.study.store.study_copy import StudyCopy
 
 
 class Touch(Stored):
@@ -53,4 +54,6 @@ def record(study: Study, *, pick: str, weights: list[str], reason: str) -> int:
     touch = Touch(time=time.time(), pick=pick, weights=weights, reason=reason)
     lines = [known.model_dump_json() + "\n" for known in (*there, touch)]
     replace_text(looks_path(study), "".join(lines))
+    if (own := StudyCopy.of(study.path)) is not None:
+        own.send(looks_path(study).name)
     return len(lines)

@@ -93,7 +93,7 @@ class WalksJob(CandidateJob[Result]):
 
     def compute(self, *, gpu: bool) -> Result:
         """Draw the pictures."""
-        generator, seed = self.weights.load(set_aside(gpu)), self.work.settings.seed
+        generator, seed = self.work.load(self.weights, set_aside(gpu)), self.work.settings.seed
         try:
             replace_bytes(self.file(WALKS_PICTURE), walks_picture(generator, seed=seed))
             replace_bytes(self.file(CHANGES_PICTURE), changes_picture(generator, seed=seed))

@@ -6,9 +6,9 @@ from acgan.config import TrainConfig, nearest_name, validate
 from acgan.data.dataset import ImageSet
 from acgan.errors import InputError
 from acgan.run.records import EpochRecord
-from acgan.run.rundir import RunDir
 from acgan.training import metric_names
 from search.study.folder import Study
+from search.study.store.study_copy import kept_weights
 from selection.settings import SelectionConfig
 from selection.steps.filter import Chance, Epoch, judge_epochs
 
@@ -53,7 +53,7 @@ def judging(
     chance = Chance.of(val.per_class(len(study.info.classes)))
 
     def judge(name: str) -> list[Epoch]:
-        kept = RunDir(study.path / name).kept_weights()
+        kept = kept_weights(study.path / name)
         return judge_epochs(
             name, records[name], ranking=ranking, kept=kept, chance=chance, config=settings
         )

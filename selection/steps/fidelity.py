@@ -97,7 +97,7 @@ class FidelityJob(CandidateJob[Measured]):
         data, device = self.work.data(), set_aside(gpu)
         extractor = self.work.open_extractor(gpu=gpu, known=self.extractor)
         real = _real(self.work, self.extractor, gpu)
-        images, labels = self.work.fidelity_images(self.weights.load(device))
+        images, labels = self.work.fidelity_images(self.work.load(self.weights, device))
         views = extractor.extract(images)
         features = features_of(views)
         settings = self.work.settings

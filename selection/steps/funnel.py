@@ -111,7 +111,7 @@ class Funnel:
         self.settings = plan.settings
         self.images = Images.of(plan.data.val)
         self.work = Work(
-            StudyAt(plan.study.path, plan.study.info.uuid, plan.source),
+            StudyAt.of(plan.study, plan.source),
             plan.settings,
             plan.data.fingerprint,
             plan.inception_weights,

@@ -48,7 +48,7 @@ class TestJob(CandidateJob[Seen]):
     def compute(self, *, gpu: bool) -> Seen:
         """Train further CNNs and score them, and features of further images, on the test images."""
         data = self.work.all_data()
-        generator = self.weights.load(set_aside(gpu))
+        generator = self.work.load(self.weights, set_aside(gpu))
         try:
             settings = self.work.settings
             cnns = (utility.train_on_generated(generator, settings, number=n) for n in self.numbers)

@@ -21,7 +21,9 @@ from acgan.errors import InputError
 from acgan.evaluation.neighbours import SMALLEST_SET
 from acgan.run.rundir import RunDir
 from search.study.folder import FEWEST_TRAINING, FEWEST_VALIDATION, Study, study_images
-from search.study.lock import driver_at_work, driver_lock
+from search.study.lock import driver_at_work, driver_of
+from search.study.store.lease import leased
+from search.study.store.study_copy import StudyCopy, weights_file
 from search.tracking import connection, find
 from search.tracking.find import StudyNamed
 from selection.settings import SelectionConfig
@@ -67,10 +69,25 @@ def require_idle(study: Study) -> None:
 
 @contextlib.contextmanager
 def at_work(study: Study) -> Iterator[None]:
-    """Keep every other search and pick away from a study; `InputError` while there is one."""
+    """Keep every other search and pick away from a study; `InputError` while there is one.
+
+    Of a study in an object store, what was made is there at the end.
+    """
     folder = study.path / "selection"
     folder.mkdir(exist_ok=True)
-    with driver_lock(folder):
+    with driver_of(folder, print):
+        yield
+
+
+@contextlib.contextmanager
+def one_reviewer(study: Study) -> Iterator[None]:
+    """Of a study in an object store keep every other reviewer away: its ledger is one object."""
+    own = StudyCopy.of(study.path)
+    if own is None:
+        yield
+        return
+    with leased(own.store.address, "review"):
+        own.fetch("reviews.jsonl")
         yield
 
 
@@ -147,5 +164,5 @@ def _check_counts(data: Dataset, images: ImageSet, least: int, what: str) -> Non
 
 
 def weights_path(study: Study, trial: str, epoch: int) -> Path:
-    """Return where the weights of an epoch are."""
-    return RunDir(study.path / trial).weights_path(epoch)
+    """Return where the weights of an epoch are, fetched if only an object store has them."""
+    return weights_file(RunDir(study.path / trial).weights_path(epoch))

@@ -163,7 +163,7 @@ class UtilityJob(CandidateJob[Scored]):
 
     def compute(self, *, gpu: bool) -> Scored:
         """Train the CNN on generated images and score it."""
-        generator = self.weights.load(set_aside(gpu))
+        generator = self.work.load(self.weights, set_aside(gpu))
         try:
             models = train_on_generated(generator, self.work.settings, number=self.number)
         except (NotFiniteError, ConstantError) as error:

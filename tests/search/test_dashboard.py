@@ -202,10 +202,10 @@ def test_a_torn_last_line_is_not_copied_until_it_is_whole(study: Study, tmp_path
         return [json.loads(line) for line in path.read_bytes().splitlines()]
 
     first, *rest = lines_of(study.ledger_path)
-    whole = [first | {"study_name": "mine"}, *rest]
+    whole = [first | {"study_name": "lungs"}, *rest]
     with study.ledger_path.open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
-    copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl", name="mine")
+    copy = LedgerCopy(study, tmp_path / "copy.jsonl")
     copy.update()
     assert lines_of(copy.path) == whole
     add_trials(study, [9.0])  # which cuts the torn line first
@@ -217,7 +217,7 @@ def test_a_torn_last_line_is_not_copied_until_it_is_whole(study: Study, tmp_path
 def test_another_study_in_the_same_place_is_not_mixed_in(study: Study, tmp_path: Path) -> None:
     from search.commands.dashboard import LedgerCopy
 
-    copy = LedgerCopy(study.ledger_path, tmp_path / "copy.jsonl", name="mine")
+    copy = LedgerCopy(study, tmp_path / "copy.jsonl")
     copy.update()
     before = copy.path.read_bytes()
     study.ledger_path.unlink()

@@ -212,7 +212,7 @@ def test_what_depends_on_a_check_that_failed_says_so(
     ("options", "what", "message"),
     [
         (["--data", "nowhere"], "data", "nowhere"),
-        (["--storage-path", "s3://bucket"], "study", "folder that every node sees"),
+        (["--storage-path", "s3://me:it@bucket"], "study", "must be a plain address"),
         (["--study", "../other"], "study", "must be a plain name"),
         (["--num-samples", "1000000000"], "disk", "ask for fewer trials"),
         (["--tracking-uri", "./mlruns"], "MLflow", "sqlite:///"),

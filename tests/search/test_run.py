@@ -230,7 +230,7 @@ def _replace(file: Path, change: str) -> None:
         (["--storage-path", "tiny.yaml"], "", "name another folder with --storage-path"),
         (["--config", "nowhere.yaml"], "", "cannot read the configuration"),
         (["--study", "../other"], "", "must be a plain name"),
-        (["--storage-path", "s3://bucket/runs"], "", "folder that every node sees"),
+        (["--storage-path", "s3://me:it@bucket"], "", "must be a plain address"),
         (["--tracking-uri", "./mlruns"], "", "sqlite:///"),
         ([], "epochs: 6→epochs: 6, seed: 3", "search.seed"),
     ],

@@ -72,7 +72,7 @@ def test_beside_a_search_without_file_locks_nothing_is_sent_twice(
         ["--study", "missing"],
         ["--study", "../demo"],
         ["--study", "demo", "--tracking-uri", "mlruns"],
-        ["--study", "demo", "--storage-path", "s3://bucket"],
+        ["--study", "demo", "--storage-path", "s3://"],
     ],
 )
 def test_bad_input_ends_with_2(

@@ -144,7 +144,7 @@ def test_a_run_id_leads_to_its_study(
     client: MlflowClient, parent: Run, new_child: Callable[[int], Run]
 ) -> None:
     child = new_child(7)
-    study_id, study_dir = parent.data.tags["study_id"], Path(parent.data.tags["study_dir"])
+    study_id, study_dir = parent.data.tags["study_id"], parent.data.tags["study_dir"]
     assert find.study_of_run(client, parent.info.run_id) == find.StudyRun(
         parent.info.run_id, study_id, study_dir, None
     )

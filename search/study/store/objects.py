@@ -1,0 +1,184 @@
+"""Objects under one address: a prefix of an S3 bucket, or of whatever else fsspec opens."""
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+from acgan.errors import InputError
+from acgan.streams import without_passwords
+
+LONGEST_PAUSE_S = 30.0
+# What tells one content of an object from another, as far as the store's listing says it.
+_TELLING = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "size")
+
+T = TypeVar("T")
+
+
+class StoreError(OSError):
+    """The store did not do what it was asked for; its text says why and what to see to."""
+
+
+def is_address(place: str) -> bool:
+    """Whether a place of studies is an object store's address and no folder."""
+    return "://" in place
+
+
+def check_address(address: str) -> None:
+    """Raise `InputError` for what can be no place of studies, or holds a secret."""
+    scheme, _, rest = address.partition("://")
+    if re.search(r"[@?#]", rest):
+        raise InputError(
+            "--storage-path must be a plain address such as s3://BUCKET/FOLDER: credentials and "
+            "settings belong into the store's own variables, such as AWS_ACCESS_KEY_ID"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not rest.strip("/"):
+        raise InputError(f"--storage-path {address} has not the form s3://BUCKET/FOLDER")
+
+
+class ObjectStore:
+    """The objects under an address; a key is what follows it, such as `ledger/000001.jsonl`.
+
+    An object is there whole or not at all. Raises `InputError` where no package opens such an
+    address, and from each call `StoreError` where the store does not do what it is asked for.
+
+    on_outage: is told when the store takes nothing and when it does again, and until then every
+        call waits and tries again; None: the first failure is raised
+    """
+
+    def __init__(self, address: str, *, on_outage: Callable[[str], None] | None = None) -> None:
+        check_address(address)
+        self.address = address.rstrip("/")
+        self.on_outage = on_outage
+        self._local = address.startswith("file:")
+        options = {"auto_mkdir": True} if self._local else {"use_listings_cache": False}
+        try:
+            self._files, root = fsspec.url_to_fs(self.address, **options)
+        except (ImportError, ValueError) as error:
+            raise InputError(
+                f"{self.address} cannot be opened: {error} (for s3://, type pip install "
+                "'s3fs>=2024.12' on every node)"
+            ) from error
+        self._root = root.rstrip("/")
+
+    def list(self, folder: str) -> dict[str, str]:
+        """Return the keys in a folder (`ledger/`) and those in it, each with a text of its content.
+
+        The text changes when the object is written again.
+        """
+        assert folder.endswith("/")
+        try:
+            found = self._ask(self._files.find, self._path(folder.rstrip("/")), detail=True)
+        except FileNotFoundError:  # of a store that knows folders, or of a bucket that is not there
+            return {}
+        skipped = len(self._root) + 1
+        return {
+            name[skipped:]: " ".join(str(info[key]) for key in _TELLING if key in info)
+            for name, info in (found or {}).items()
+            if not name.endswith(".tmp")
+        }
+
+    def read(self, key: str) -> bytes:
+        """Return an object's content; `FileNotFoundError` where there is none."""
+        content: bytes = self._ask(self._files.cat_file, self._path(key))
+        return content
+
+    def download(self, key: str, path: Path) -> None:
+        """Write an object into a file; `FileNotFoundError` where there is none."""
+        self._ask(self._files.get_file, self._path(key), str(path))
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write an object, in the place of the one that is there."""
+        self._put(key, lambda place: self._files.pipe_file(place, content))
+
+    def upload(self, path: Path, key: str) -> None:
+        """Write a file as an object, in parts where it is large."""
+        self._put(key, lambda place: self._files.put_file(str(path), place))
+
+    def write_if_absent(self, key: str, content: bytes) -> bool:
+        """Write an object where there is none; return whether this call did.
+
+        `content` is nobody else's: a call whose answer was lost knows its object by it.
+        """
+        try:
+            self._ask(self._create, self._path(key), content)
+        except FileExistsError:
+            return self.read(key) == content
+        except FileNotFoundError as error:
+            raise self._failure(error) from error
+        return True
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there are passed over."""
+        for key in keys:
+            try:
+                self._ask(self._files.rm_file, self._path(key))
+            except FileNotFoundError:
+                continue
+
+    def _put(self, key: str, put: Callable[[str], object]) -> None:
+        try:
+            self._ask(self._put_aside if self._local else _call, put, self._path(key))
+        except FileNotFoundError as error:
+            raise self._failure(error) from error
+
+    def _create(self, place: str, content: bytes) -> None:
+        if not self._local:
+            self._files.pipe_file(place, content, mode="create")
+            return
+        aside = _aside(place)
+        self._files.pipe_file(aside, content)
+        try:
+            os.link(aside, place)
+        finally:
+            os.unlink(aside)
+
+    def _put_aside(self, put: Callable[[str], object], place: str) -> None:
+        """Put a file under another name first: on a disk a write can be cut in the middle."""
+        aside = _aside(place)
+        put(aside)
+        os.replace(aside, place)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def _ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Call the library; where `on_outage` hears of it, wait and try again."""
+        pause_s = 0.0
+        while True:
+            try:
+                answer = call(*arguments, **options)
+            except (FileNotFoundError, FileExistsError):
+                raise
+            except Exception as error:  # of many libraries, each with errors of its own
+                failure = self._failure(error)
+                if self.on_outage is None:
+                    raise failure from error
+                if not pause_s:
+                    self.on_outage(f"{failure}; it is tried again, and nothing is lost")
+                pause_s = min(max(2 * pause_s, 1.0), LONGEST_PAUSE_S)
+                time.sleep(pause_s)
+                continue
+            if pause_s and self.on_outage is not None:
+                self.on_outage(f"{self.address} answers again")
+            return answer
+
+    def _failure(self, error: Exception) -> StoreError:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return StoreError(
+            f"{self.address} does not do what it is asked for ({without_passwords(lines[0])}): see "
+            "its bucket, the network, and this node's role or variables for it"
+        )
+
+
+def _aside(place: str) -> str:
+    return f"{place}.{secrets.token_hex(4)}.tmp"
+
+
+def _call(put: Callable[[str], object], place: str) -> None:
+    put(place)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from acgan.errors import InputError
+from search.study.store import lease
+from search.study.store.lease import Lease, TakenOverError, is_held, leased
+from search.study.store.objects import ObjectStore
+
+DRIVE = """
+import sys
+from search.study.store.lease import Lease
+Lease(sys.argv[1], "study")
+print("driving", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_study_has_one_driver_at_a_time_and_numbers_them(address: str) -> None:
+    store = ObjectStore(address)
+    assert not is_held(store, "study")
+    with leased(address, "study") as first:
+        assert is_held(store, "study")
+        assert not is_held(store, "selection")
+        with pytest.raises(InputError, match=r"worked on by process \d+ on"):
+            Lease(address, "study")
+        with leased(address, "selection"):
+            assert is_held(store, "selection")
+    assert not is_held(store, "study")
+    with leased(address, "study") as second:
+        assert (first.number, second.number) == (1, 2)
+
+
+def test_a_driver_that_was_killed_on_this_machine_holds_nothing(address: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVE, address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "driving\n"
+        with pytest.raises(InputError, match=f"process {process.pid} on"):
+            Lease(address, "study")
+        process.kill()
+        process.wait()
+    assert Lease(address, "study").number == 2
+
+
+def test_a_driver_on_another_machine_holds_it_until_its_heartbeat_is_old(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_machine", lambda: "another")
+    first = Lease(address, "study")
+    monkeypatch.setattr(lease, "_machine", lambda: "this one")
+    with pytest.raises(InputError, match="worked on"):
+        Lease(address, "study")
+    first.beat(1.0)
+    second = Lease(address, "study")
+    second.check()
+    with pytest.raises(TakenOverError):
+        first.check()
+
+
+def test_two_that_have_written_the_same_number_are_told_apart(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a store that writes on no condition.
+    def write(store: ObjectStore, key: str, content: bytes) -> bool:
+        store.write(key, content)
+        return True
+
+    monkeypatch.setattr(ObjectStore, "write_if_absent", write)
+    first = Lease(address, "study")
+    ObjectStore(address).delete(["drivers/study-000001.json"])  # not yet listed
+    second = Lease(address, "study")
+    second.check()
+    with pytest.raises(TakenOverError):
+        first.check()

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from acgan.files import write_json
+from acgan.run.records import RANKING
+from acgan.run.rundir import RunDir
+from acgan.training import train
+from search.study.folder import Study, open_or_create, open_study, study_path
+from search.study.lock import driver_at_work, driver_of
+from search.study.store.runs import StoredRun, in_store
+from search.study.store.study_copy import StudyCopy, kept_weights, weights_file
+from tests.kit import tiny_config, tiny_dataset
+from tests.studies import write_study, write_trial
+
+Node = Callable[[str], None]
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """Return what lets this process be one of several nodes, each with a disk of its own."""
+
+    def become(name: str) -> None:
+        monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / name))
+
+    become("one")
+    return become
+
+
+def begin(address: str) -> Study:
+    """Begin a study with one trial and its ledger in the store."""
+    path = study_path(address, "tiny")
+    with driver_of(path, print) as own:
+        assert own is not None
+        study = open_or_create(path, write_study(path.parent / "template").info)
+        shutil.rmtree(path.parent / "template")
+        write_trial(study, 0)
+        study.ledger_path.write_text("a line\n")
+        own.push()
+    return study
+
+
+def texts(study: Path) -> dict[str, str]:
+    files = [path for path in study.rglob("*") if path.is_file() and path.name != "lock.json"]
+    return {str(path.relative_to(study)): path.read_text() for path in files}
+
+
+def test_a_node_with_an_empty_disk_has_the_study(address: str, node: Node) -> None:
+    study = begin(address)
+    node("other")
+    copy = open_study(study_path(address, "tiny"))
+    assert copy.path != study.path
+    assert copy.info == study.info
+    assert copy.place == f"{address}/tiny"
+    there = texts(study.path)
+    del there["t0000/config.json"]  # comes with its first epoch
+    assert texts(copy.path) == there
+
+
+def test_what_was_not_yet_in_the_store_is_not_in_the_study(address: str, node: Node) -> None:
+    study = begin(address)
+    write_trial(study, 1)
+    study.ledger_path.write_text("a line\nanother that was not sent\n")
+    again = open_study(study_path(address, "tiny"))
+    assert [trial.name for trial in again.trials()] == ["t0000"]
+    assert again.ledger_path.read_text() == "a line\n"
+
+
+def test_what_a_driver_adds_changes_and_deletes_comes_to_other_nodes(
+    address: str, node: Node
+) -> None:
+    begin(address)
+    node("other")
+    path = study_path(address, "tiny")
+    with driver_of(path, print) as own:
+        assert own is not None
+        write_trial(Study(path, open_study(path).info), 1)
+        (path / "t0000" / "trial.json").unlink()
+        (path / "selection" / "pick").mkdir(parents=True)
+        (path / "selection" / "pick" / "pick.json").write_text("{}")
+        (path / "optuna.jsonl").write_text("a line\nanother\n")
+        node("one")
+        assert driver_at_work(study_path(address, "tiny"))
+        node("other")
+    node("one")
+    copy = study_path(address, "tiny")
+    assert not driver_at_work(copy)
+    assert [trial.name for trial in open_study(copy).trials()] == ["t0001"]
+    assert (copy / "selection" / "pick" / "pick.json").read_text() == "{}"
+    assert (copy / "optuna.jsonl").read_text() == "a line\nanother\n"
+
+
+def test_the_copy_of_a_driver_at_work_is_left_as_it_is(address: str, node: Node) -> None:
+    begin(address)
+    path = study_path(address, "tiny")
+    with driver_of(path, print):
+        write_trial(open_study(path), 1)
+        assert study_path(address, "tiny") == path
+        assert [trial.name for trial in open_study(path).trials()] == ["t0000", "t0001"]
+
+
+def test_another_study_of_the_same_name_leaves_nothing_of_the_first(
+    address: str, node: Node
+) -> None:
+    study = begin(address)
+    node("other")
+    path = study_path(address, "tiny")
+    with driver_of(path, print):
+        shutil.rmtree(path / "t0000")
+        other = study.info.model_copy(update={"uuid": "f" * 32})
+        write_json(path / "study.json", other)
+        (path / "optuna.jsonl").unlink()
+    node("one")
+    copy = open_study(study_path(address, "tiny"))
+    assert copy.info.uuid == "f" * 32
+    assert copy.trials() == []
+    assert not copy.ledger_path.exists()
+
+
+def test_weights_come_when_a_reader_needs_them(address: str, node: Node, tmp_path: Path) -> None:
+    study = begin(address)
+    own = StudyCopy.of(study.path)
+    assert own is not None
+    with StoredRun(own.store, "t0000", own.work, RANKING) as stored:
+        records = train(tiny_config(), tiny_dataset(), RunDir(stored.folder))
+        assert [r.epoch for r, _ in in_store(records, stored, lambda: None)] == [1, 2]
+        kept = RunDir(stored.folder).kept_weights()
+        expected = (stored.folder / "weights" / "epoch-0002.safetensors").read_bytes()
+    node("other")
+    trial = open_study(study_path(address, "tiny")).trial("t0000")
+    assert [record.epoch for record in trial.records()] == [1, 2]
+    assert sorted(path.name for path in trial.path.glob("samples/*")) == [
+        f"epoch-{epoch:04d}.png" for epoch in range(3)
+    ]
+    assert not list(trial.path.glob("**/*.safetensors"))
+    assert kept_weights(trial.path) == sorted(kept)
+    path = RunDir(trial.path).weights_path(2)
+    assert weights_file(path).read_bytes() == expected
+    assert not weights_file(RunDir(trial.path).weights_path(3)).exists()
