@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,6 @@ from selection.steps.epochs import Records, judging
 from selection.steps.filter import choose
 
 T = TypeVar("T")
-ROWS_A_CALL = 1000
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,15 @@ def restart(folder: Path, trials: int, epochs: int) -> Restored:
         ledger = parts.timed("ledger", lambda: plan.ledger(study.ledger_path))
         parts.timed("directories", lambda: restore(study, ledger, seed=plan.search.seed))
         parts.timed("marks", lambda: mark_interrupted(study))
-        mirror = Mirror(study, uri=plan.tracking_uri, experiment=plan.search.experiment)
-        report = parts.timed("MLflow", lambda: mirror.update(driving=False))
-        assert (report.runs, report.complete) == (0, True)
+        copies = {
+            name: Mirror(study, uri=plan.tracking_uri, experiment=plan.search.experiment, **more)
+            for name, more in {"MLflow, asked": {}, "MLflow, by marks": {"marked": True}}.items()
+        }
+        for name, mirror in copies.items():
+            report = parts.timed(name, partial(mirror.update, driving=False))
+            assert (report.runs, report.complete) == (0, True)
         parts.timed("table", lambda: _table(study, plan))
-    parts.restored_s = sum(s.wall for name, s in parts.seconds.items() if name != "MLflow")
+    parts.restored_s = sum(s.wall for name, s in parts.seconds.items() if name not in copies)
     assert ledger.ended() == trials
     parts.timed("one proposal", ledger.propose)  # after the watch: no part of this restart
     return parts
@@ -151,9 +155,13 @@ def _table(study: Study, plan: SearchPlan) -> str:
 
 @dataclass(frozen=True)
 class Restarted:
-    """A restart: its parts, the command as it is typed, and what of that are imports."""
+    """A restart: its parts, the command as it is typed, and what of that are imports.
+
+    unmarked_s: of the command where the study has no marks of what MLflow has
+    """
 
     parts: Restored
+    unmarked_s: float
     command_s: float
     imports_s: float
 
@@ -161,9 +169,10 @@ class Restarted:
 def measure(folder: Path, trials: int, epochs: int) -> Restarted:
     """Measure the restart of a study that is written there."""
     words = simulated.flags(folder, trials=trials, epochs=epochs)
-    command = _command_s(["-m", "search.run", *words])
-    imports = _command_s(["-c", "import search.run"])
-    return Restarted(in_fresh_process(restart, folder, trials, epochs), command, imports)
+    unmarked, command = (_command_s(["-m", "search.run", *words]) for _ in range(2))
+    imports = _command_s(["-c", "import search.commands.run"])
+    parts = in_fresh_process(restart, folder, trials, epochs)
+    return Restarted(parts, unmarked, command, imports)
 
 
 def _command_s(words: list[str]) -> float:

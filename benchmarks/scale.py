@@ -173,6 +173,7 @@ def restart_text(restarts: dict[int, Restarted]) -> str:
             *(r.parts.restored_s for r in found),
         ],
         ["imports", *(r.imports_s for r in found)],
+        ["the whole command `search.run`, without marks", *(r.unmarked_s for r in found)],
         ["the whole command `search.run`", *(r.command_s for r in found)],
         ["driver's MB above the start", *(r.parts.watch.added_mb for r in found)],
     ]
@@ -184,9 +185,9 @@ def restart_text(restarts: dict[int, Restarted]) -> str:
         f"process of its own (seconds, of these on the CPU).\n\n"
         f"{table(['', *(f'{n:,} trials' for n in restarts)], rows)}\n\n"
         f"Wanted: restore and summary in {RESTART_AT_MOST_S:g} s ({verdict}), the driver's memory "
-        f"less than {ADDED_AT_MOST_MB:g} MB above the start ({memory}). MLflow is asked which "
-        "trials it has, and loads each run with all of its latest metrics, parameters and tags to "
-        "answer; where trials are missing they are trained meanwhile."
+        f"less than {ADDED_AT_MOST_MB:g} MB above the start ({memory}). Without marks MLflow is "
+        "asked which trials it has, and loads each run with all of its latest metrics, parameters "
+        "and tags to answer; where trials are missing they are trained meanwhile."
     )
 
 

@@ -38,7 +38,7 @@ from search.study.folder import (
     trial_config,
 )
 from search.study.objective import objective_value
-from search.study.optuna_ledger import STUDY, Proposal
+from search.study.optuna_ledger import STUDY, Proposal, distributions
 from search.study.restore import trial_info
 from search.tune.stopping import rung_epochs
 from search.tune.trial import report_epoch
@@ -193,7 +193,7 @@ def _write_ledger(study: Study, plan: SearchPlan, found: Sequence[EpochRecord]) 
     storage = JournalStorage(collected)
     directions = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
     number = storage.create_new_study([directions[plan.search.direction]], STUDY)
-    spread = space.distributions(plan.space)
+    spread = distributions(plan.space)
     rungs = rung_epochs(plan.train.epochs, grace_of(plan), plan.search)
     end = objective_value(found, plan.search)
     values = [objective_value(found[:rung], plan.search) for rung in rungs]

@@ -21,16 +21,26 @@ def moments(features: Array) -> tuple[Array, Array]:
     return mean, (1 - SHRINKAGE) * covariance + SHRINKAGE * scale * np.eye(len(covariance))
 
 
-def frechet_distance(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
+def square_root(covariance: Array) -> Array:
+    """Return the symmetric square root of a covariance [D, D]."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Array = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
+
+
+def frechet_distance(
+    a: tuple[Array, Array], b: tuple[Array, Array], *, root_a: Array | None = None
+) -> float:
     """Return the squared Fréchet distance of two Gaussians (mean, covariance); `inf`, never NaN.
 
     |μa − μb|² + tr(Σa + Σb − 2 (Σa^½ Σb Σa^½)^½), in float64.
+
+    root_a: Σa^½, where it is known
     """
     (mean_a, cov_a), (mean_b, cov_b) = a, b
     if not all(np.isfinite(part).all() for part in (mean_a, cov_a, mean_b, cov_b)):
         return math.inf
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    root = square_root(cov_a) if root_a is None else root_a
     product = np.linalg.eigvalsh(root @ cov_b @ root)
     cross = np.sqrt(product.clip(min=0)).sum()
     shift = np.square(mean_a - mean_b).sum()

@@ -5,13 +5,15 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from acgan.files import write_cached
 
 HEADER_LIMIT_BYTES = 1_000_000  # fifty times that of a state
 WEIGHTS_LIMIT_BYTES = 8_000_000_000  # twenty-five times a full-size state
@@ -65,6 +67,22 @@ def weights_content(path: Path) -> bytes:
     if found.st_size > WEIGHTS_LIMIT_BYTES:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return path.read_bytes()
+
+
+def cached_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a file of the cache; made, and kept there, if missing or damaged.
+
+    make: returns them, on the CPU. Raises `InputError` where the file cannot be written.
+    """
+    try:
+        tensors, metadata = read_weights(path)
+        if checksum(tensors, "") == metadata.get("checksum"):
+            return tensors
+    except (SafetensorError, OSError):
+        pass
+    made = dict(make())
+    write_cached(path, weights_bytes(made, {"checksum": checksum(made, "")}))
+    return made
 
 
 def parse_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

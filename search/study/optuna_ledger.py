@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
@@ -28,7 +33,7 @@ from acgan.config import derive_seed
 from acgan.errors import InputError
 from search.settings import SearchConfig, Value
 from search.study.folder import Outcome, trial_name
-from search.study.space import Space, distributions
+from search.study.space import Choices, Dimension, Space, is_whole
 
 STUDY = "acgan"
 VARIED = "varied"
@@ -57,6 +62,20 @@ class Proposal:
     def name(self) -> str:
         """The trial's name, `t0007`."""
         return trial_name(self.number)
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Return Optuna's distribution of each dimension."""
+    return {name: _distribution(name, dimension) for name, dimension in space.items()}
+
+
+def _distribution(name: str, dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Choices):
+        return CategoricalDistribution(dimension.choices)
+    if is_whole(name):
+        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
+        return IntDistribution(low, high, log=dimension.log, step=step)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
 class Ledger:

@@ -14,12 +14,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import Field, model_validator
 
 from acgan.config import Section, TrainConfig, nearest_name, shown, validate
@@ -125,7 +119,7 @@ def _dimension(name: str, entry: object, config: TrainConfig) -> Dimension:
         raise InputError(f"space: {name!r} is no number; use {{choices: [false, true]}}")
     if "choices" not in entry:
         dimension = validate(Range, f"space.{name}", entry)
-        if _is_whole(name) and dimension.step is not None and not dimension.step.is_integer():
+        if is_whole(name) and dimension.step is not None and not dimension.step.is_integer():
             raise InputError(
                 f"configuration key 'space.{name}.step': {name} is a whole number, so its step "
                 f"must be one, got {dimension.step:g}"
@@ -146,22 +140,9 @@ def _typed(name: str, values: Sequence[Value], config: TrainConfig) -> list[Valu
     return [getattr(validate(TrainConfig, "space", fields | {name: v}), name) for v in values]
 
 
-def _is_whole(name: str) -> bool:
+def is_whole(name: str) -> bool:
+    """Whether a field takes whole numbers alone."""
     return TrainConfig.model_fields[name].annotation is int
-
-
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return Optuna's distribution of each dimension."""
-    return {name: _distribution(name, dimension) for name, dimension in space.items()}
-
-
-def _distribution(name: str, dimension: Dimension) -> BaseDistribution:
-    if isinstance(dimension, Choices):
-        return CategoricalDistribution(dimension.choices)
-    if _is_whole(name):
-        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
-        return IntDistribution(low, high, log=dimension.log, step=step)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
 def baseline(space: Space, config: TrainConfig) -> dict[str, Value]:
@@ -181,7 +162,7 @@ def check_size(space: Space, num_samples: int) -> None:
 
     No point is trained twice: chance is measured by `--repeats`, which changes the seed alone.
     """
-    points = math.prod(_points(d) for d in distributions(space).values())
+    points = math.prod(_points(name, dimension) for name, dimension in space.items())
     if points < num_samples:
         raise InputError(
             f"the space has {points:g} point{'s' * (points != 1)} but {num_samples} trials are "
@@ -189,13 +170,11 @@ def check_size(space: Space, num_samples: int) -> None:
         )
 
 
-def _points(distribution: BaseDistribution) -> float:
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    if distribution.step is None:
-        return math.inf
-    return round((distribution.high - distribution.low) / distribution.step) + 1
+def _points(name: str, dimension: Dimension) -> float:
+    if isinstance(dimension, Choices):
+        return len(dimension.choices)
+    step = dimension.step or (1 if is_whole(name) else None)
+    return math.inf if step is None else round((dimension.high - dimension.low) / step) + 1
 
 
 def largest(space: Space, config: TrainConfig, name: str) -> float:

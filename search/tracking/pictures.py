@@ -19,7 +19,6 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
@@ -28,6 +27,7 @@ from acgan.config import TrainConfig, validate
 from search.settings import SearchConfig, Value
 from search.study import space, table
 from search.study.folder import Study
+from search.study.optuna_ledger import distributions
 from search.study.space import Dimension, Range, Space
 
 SAME = 1e-6  # of the values: in less a forest finds no variance to share out
@@ -210,12 +210,12 @@ def importances(found: SearchPoints) -> dict[str, float]:
     if np.ptp(values) <= SAME * max(1.0, *map(abs, values)):
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    distributions: dict[str, BaseDistribution] = space.distributions(found.space)
+    spread = distributions(found.space)
     study = optuna.create_study(direction="minimize" if found.minimize else "maximize")
     study.add_trials(
         create_trial(
             params={name: point.params[name] for name in found.space},
-            distributions=distributions,
+            distributions=spread,
             value=value,
         )
         for point, value in zip(points, values, strict=True)

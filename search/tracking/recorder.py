@@ -24,7 +24,7 @@ from acgan.run.records import EpochRecord, read_records
 from search.settings import SearchConfig
 from search.study.folder import Outcome, Study, Trial, TrialEnd, is_searched, is_trial
 from search.study.objective import Ended, judged_diversity
-from search.tracking import connection, notes, study_runs, view
+from search.tracking import connection, marks, notes, study_runs, view
 from search.tracking.find import run_of_study
 
 PASS_EVERY_S = 1.0
@@ -236,28 +236,30 @@ class Mirror:
 
     A trial that is whole there is not looked at again; an open one only when its files have
     changed. After a failed pass, `forget`: the next pass asks MLflow what it has.
+
+    marked: whether the study's marks are believed, as long as nothing fails
     """
 
-    def __init__(self, study: Study, *, uri: str, experiment: str) -> None:
+    def __init__(self, study: Study, *, uri: str, experiment: str, marked: bool = False) -> None:
         self.study, self.uri, self.experiment = study, uri, experiment
+        self._believes, self._marked = marked, 0
         self._client: MlflowClient | None = None
         self._parent: Run | None = None
         self._parent_status = ""
         self._config = SearchConfig.model_validate(study.info.search)
         self._best: float | None = None
         self._best_trial = ""
-        self._last_end_ms = 0
         self._has_quality = False
         self._drawn = 0
         self._noted = -1  # trials that had ended for good when the notes were written
         self._next_notes = -math.inf
-        self._whole: set[str] = set()
+        self._whole: dict[str, int] = {}  # and their ends in ms since 1970
         self._copies: dict[str, _TrialCopy] = {}
         self._stamps: dict[str, Stamp] = {}
 
     def forget(self) -> None:
         """Let the next pass ask MLflow what it has."""
-        self._parent = None
+        self._parent, self._believes = None, False
 
     def update(self, *, driving: bool) -> SyncReport:
         """Make one pass: metrics of all trials, then images for 3 s, then how trials ended.
@@ -322,9 +324,10 @@ class Mirror:
             self._client = connection.connect(self.uri)
         if self._parent is None:
             parent = study_runs.parent_run(self._client, self.study, experiment=self.experiment)
-            finished = study_runs.finished_trials(self._client, self.study, parent)
-            self._whole = set(finished)
-            self._last_end_ms = max(finished.values(), default=0)
+            marked = marks.read(self.study, parent) if self._believes else {}
+            since = max(marked.values(), default=0)
+            finished = study_runs.finished_trials(self._client, self.study, parent, since_ms=since)
+            self._whole, self._marked = marked | finished, len(marked)
             self._copies.clear()
             self._stamps.clear()
             self._best = parent.data.metrics.get(self._config.ranking.best)
@@ -337,7 +340,7 @@ class Mirror:
         return self._client, self._parent
 
     def _open_names(self) -> list[str]:
-        names = set(os.listdir(self.study.path)) - self._whole
+        names = set(os.listdir(self.study.path)) - self._whole.keys()
         return sorted(filter(is_trial, names))
 
     def _changed(self, driving: bool) -> Iterator[tuple[str, Stamp]]:
@@ -354,9 +357,8 @@ class Mirror:
             self._best, self._best_trial = own.value, name
         # Last: a trial that is FINISHED is not read again.
         copy.send_end(self._config, driving=driving)
-        self._last_end_ms = max(self._last_end_ms, copy.ended_ms or 0)
         if copy.status == "FINISHED":
-            self._whole.add(name)
+            self._whole[name] = copy.ended_ms or 0
             del self._copies[name]
 
     def _is_better(self, value: float, name: str) -> bool:
@@ -374,9 +376,13 @@ class Mirror:
         self._send_notes(client, parent, running=running)
         status = "RUNNING" if running else self._status()
         if status != self._parent_status:
-            ended_ms = self._last_end_ms or None
+            ends = [*self._whole.values(), *(copy.ended_ms or 0 for copy in self._copies.values())]
+            ended_ms = max(ends, default=0) or None
             study_runs.set_status(client, parent.info.run_id, status, ended_ms=ended_ms)
             self._parent_status = status
+        if not running and len(self._whole) != self._marked:
+            marks.write(client, self.study, parent.info.run_id, self._whole)
+            self._marked = len(self._whole)
 
     def _send_notes(self, client: MlflowClient, parent: Run, *, running: bool) -> None:
         """Send the notes: at the end, and before that now and then where more trials have ended.
@@ -453,7 +459,7 @@ class Recorder(threading.Thread):
         self, study: Study, *, uri: str, experiment: str, say: Callable[[str], None]
     ) -> None:
         super().__init__(name="mlflow-recorder", daemon=True)
-        self._mirror = Mirror(study, uri=uri, experiment=experiment)
+        self._mirror = Mirror(study, uri=uri, experiment=experiment, marked=True)
         self._where = connection.shown(uri)
         self._say = say
         self._closing = threading.Event()

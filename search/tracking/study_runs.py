@@ -187,11 +187,17 @@ def log_best(client: MlflowClient, parent: Run, ranking: Ranking, name: str, bes
     client.log_batch(parent.info.run_id, metrics=[metric], synchronous=True)
 
 
-def finished_trials(client: MlflowClient, study: Study, parent: Run) -> dict[str, int]:
-    """Return the trials whose runs are whole (FINISHED is written last) and their ends in ms."""
+def finished_trials(
+    client: MlflowClient, study: Study, parent: Run, *, since_ms: int = 0
+) -> dict[str, int]:
+    """Return the trials whose runs are whole (FINISHED is written last) and their ends in ms.
+
+    since_ms: those that ended before are left out
+    """
     condition = (
         f"tags.study_id = '{study.info.uuid}' AND tags.trial LIKE 't%' "
-        f"AND tags.mlflow.parentRunId = '{parent.info.run_id}' AND attributes.status = 'FINISHED'"
+        f"AND tags.mlflow.parentRunId = '{parent.info.run_id}' AND attributes.status = 'FINISHED' "
+        f"AND attributes.end_time >= {since_ms}"
     )
     runs = find_runs(client, condition)
     return {run.data.tags["trial"]: run.info.end_time or 0 for run in runs}

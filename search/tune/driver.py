@@ -2,17 +2,21 @@
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune.execution import tune_controller
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
@@ -41,6 +45,24 @@ OUT_OF_MEMORY = "OutOfMemoryError"
 Rules = Callable[[str, EpochRecord], bool]
 
 
+@contextlib.contextmanager
+def _threads_of_a_task(count: int) -> Iterator[None]:
+    """Compute in this thread with as many threads as a Ray task of so many cores has.
+
+    Their number decides the last digits. As Ray does, it leaves what the user has set.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):  # NumPy's
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Driver:
     """One start of a search, from the ledger as it is to the trials asked for.
 
@@ -58,6 +80,7 @@ class Driver:
     ) -> None:
         self._plan, self._study, self._ledger = plan, study, ledger
         self._progress, self._trainable = progress, trainable
+        self._at = StudyAt(study.path, study.info.uuid, plan.last_start.source)
         self._started = time.monotonic()
 
     @property
@@ -70,17 +93,15 @@ class Driver:
     def run(self) -> None:
         """Train the trials that are missing, then the repeats that are missing."""
         self._progress.doing("starting Ray")
+        scoring = self.begin_scoring()
         with self._progress, ray_cluster(self._plan.address, verbose=self._plan.verbose) as nodes:
             settings = self._plan.search
             self._needs = needs(
                 nodes, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial, unit="trial"
             )
-            self._at = StudyAt(
-                self._study.path, self._study.info.uuid, self._plan.last_start.source
-            )
             if len(nodes) > 1:
                 self._check_nodes(nodes)
-            self._prepare()
+            self._prepare(scoring)
             self._search()
             self._repeat()
 
@@ -95,16 +116,48 @@ class Driver:
         pins = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
         _get([check.options(scheduling_strategy=pin).remote(*what) for pin in pins])
 
-    def _prepare(self) -> None:
-        """Have the scoring CNN trained where the trials will run."""
+    def _lacks_scoring(self) -> bool:
+        """Whether the scoring CNN is still to be made, or made again."""
         quality = self._study.quality()
-        if quality is None or not self._study.scorer_is_whole(quality):
-            if quality is not None:
+        return quality is None or not self._study.scorer_is_whole(quality)
+
+    def begin_scoring(self) -> Future[None] | None:
+        """Begin to make the scoring CNN in a thread, beside Ray's start.
+
+        None where it is there, and where trials may run on another machine or on a GPU.
+        """
+        elsewhere = self._plan.address not in (None, "local") or "RAY_ADDRESS" in os.environ
+        if elsewhere or ray.is_initialized() or torch.cuda.is_available():
+            return None
+        if not self._lacks_scoring():
+            return None
+        future: Future[None] = Future()
+        threads = max(int(self._plan.search.cpus_per_trial), 1)
+
+        def make() -> None:
+            try:
+                with _threads_of_a_task(threads):
+                    prepare_scoring(self._at, gpu=False)
+            except BaseException as error:  # raised where it is waited for
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        threading.Thread(target=make, name="scoring CNN", daemon=True).start()
+        return future
+
+    def _prepare(self, begun: Future[None] | None) -> None:
+        """Have the scoring CNN trained where the trials will run, unless that has begun."""
+        if begun is not None or self._lacks_scoring():
+            if begun is None and self._study.quality() is not None:
                 self._progress.say(f"{self._study.scorer_path} was damaged and is made again")
             self._progress.doing("training the scoring CNN on the real training images")
-            cpus, gpus = self._needs["cpu"], self._needs["gpu"]
-            remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
-            _get([remote.remote(self._at, gpus > 0)])
+            if begun is not None:
+                begun.result()
+            else:
+                cpus, gpus = self._needs["cpu"], self._needs["gpu"]
+                remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare_scoring)
+                _get([remote.remote(self._at, gpus > 0)])
         self._progress.say(table.scale(self._study))
         self._progress.doing("starting the first trials")
 

@@ -1,18 +1,17 @@
 """Features of real images, kept from pick to pick."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from torch import Tensor
 
 from acgan.config import cache_folder
-from acgan.files import write_cached
-from acgan.run.weights import checksum, read_weights, weights_bytes
+from acgan.run.weights import cached_tensors
 from selection.extractors.base import Extractor, View
 
 FEATURES_VERSION = 1  # a change makes every cached feature again
+PARTS = ("features", "logits")
 
 
 def cached_views(extractor: Extractor, images: NDArray[np.uint8]) -> tuple[View, ...]:
@@ -24,24 +23,11 @@ def cached_views(extractor: Extractor, images: NDArray[np.uint8]) -> tuple[View,
     digest = hashlib.sha256(key.encode())
     digest.update(np.ascontiguousarray(images).data)
     path = cache_folder() / "features" / f"{digest.hexdigest()}.safetensors"
-    views = _read_views(path)
-    if views is None:
-        views = extractor.extract(images)
-        tensors = {f"{i}.features": view.features for i, view in enumerate(views)}
-        tensors |= {f"{i}.logits": view.logits for i, view in enumerate(views)}
-        write_cached(path, weights_bytes(tensors, {"checksum": checksum(tensors, "")}))
-    return views
 
+    def extract() -> dict[str, Tensor]:
+        parts = enumerate(extractor.extract(images))
+        return {f"{i}.{part}": getattr(view, part) for i, view in parts for part in PARTS}
 
-def _read_views(path: Path) -> tuple[View, ...] | None:
-    """Read what was cached; None if it is not there or is damaged."""
-    try:
-        tensors, metadata = read_weights(path)
-    except (SafetensorError, OSError):
-        return None
-    if checksum(tensors, "") != metadata.get("checksum"):
-        return None
-    views = range(len(tensors) // 2)
-    if tensors.keys() != {f"{i}.{part}" for i in views for part in ("features", "logits")}:
-        return None
-    return tuple(View(tensors[f"{i}.features"], tensors[f"{i}.logits"]) for i in views)
+    tensors = cached_tensors(path, extract)
+    count = len(tensors) // len(PARTS)
+    return tuple(View(*(tensors[f"{i}.{part}"] for part in PARTS)) for i in range(count))

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acgan.evaluation.frechet import square_root
 from acgan.evaluation.neighbours import SMALLEST_SET, nearest
 from selection.metrics.kernel import kernel, kernel_with_itself
 
@@ -46,11 +47,9 @@ class FeatureSet:
         return as_array(torch.atleast_2d(self.features.T.cov()))
 
     @cached_property
-    def root(self) -> Tensor:
+    def root(self) -> Array:
         """The symmetric square root of the covariance, [D, D]."""
-        values, vectors = torch.linalg.eigh(torch.from_numpy(self.covariance).to(self.features))
-        root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-        return root
+        return square_root(self.covariance)
 
     @cached_property
     def similarities(self) -> Tensor:

@@ -13,7 +13,8 @@ def frechet(generated: FeatureSet, real: FeatureSet) -> float:
 
     Heusel et al. 2017; plain unbiased covariances, as torch-fidelity takes them.
     """
-    return frechet_distance((real.mean, real.covariance), (generated.mean, generated.covariance))
+    own = (generated.mean, generated.covariance)
+    return frechet_distance((real.mean, real.covariance), own, root_a=real.root)
 
 
 def frechet_values(generated: FeatureSet, real: FeatureSet) -> Array:
@@ -27,7 +28,7 @@ def frechet_values(generated: FeatureSet, real: FeatureSet) -> Array:
     images = len(real)
     centred = real.features - torch.from_numpy(real.mean).to(real.features)
     shift = torch.from_numpy(generated.mean - real.mean).to(real.features)
-    y = centred @ generated.root / (images - 1) ** 0.5
+    y = centred @ torch.from_numpy(generated.root).to(real.features) / (images - 1) ** 0.5
     values, vectors = torch.linalg.eigh(y.T @ y)
     deviations = values.clamp_min(0).sqrt()
     kept = deviations > SILENT * deviations[-1]

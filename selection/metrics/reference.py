@@ -31,7 +31,11 @@ Part = Callable[[FeatureSet, FeatureSet], Array]
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images as the extractor sees them: all of them and by class, one of each per view."""
+    """Images as the extractor sees them: all of them and by class, one of each per view.
+
+    What metrics need of a set alone, such as a covariance, is computed once for all that it is
+    compared with.
+    """
 
     labels: Labels
     whole: tuple[FeatureSet, ...]
@@ -46,7 +50,7 @@ class Reference:
 def reference(
     views: Sequence[Tensor], labels: Labels, *, classes: int, limit: int | None = None
 ) -> Reference:
-    """Return a reference set of real images, of at most `limit` of a class.
+    """Return a set of images, real or generated, of at most `limit` of a class.
 
     views: their features [N, D] as each network of the extractor gives them
     """
@@ -78,30 +82,27 @@ def in_the_mix_of(labels: Labels, real: Labels, classes: int) -> NDArray[np.int6
 
 
 def metrics(
-    extractor: Extractor,
-    views: Sequence[Tensor],
-    labels: Labels,
-    real: Reference,
-    names: Sequence[str],
+    extractor: Extractor, generated: Reference, real: Reference, names: Sequence[str]
 ) -> dict[str, float]:
     """Return all metrics of generated images against a reference set, means over the views.
 
-    views: features of the generated images, equally many of each class. Overall metrics are taken
-    of as many of them as fit the reference set's class mix, those of a class (`kid/normal`) of all
-    its images, `intra_…` is the mean over classes. Raises `ValueError` for features that are not
-    finite.
+    generated: equally many of each class. Overall metrics are taken of as many of them as fit the
+    reference set's class mix, those of a class (`kid/normal`) of all its images, `intra_…` is the
+    mean over classes.
     """
     values: dict[Key, list[float]] = {}
-    chosen = in_the_mix_of(labels, real.labels, len(names))
-    for features, whole, classes in zip(views, real.whole, real.classes, strict=True):
-        overall = FeatureSet(features[chosen])
-        pairs = list(zip(by_class(features, labels, len(names)), classes, strict=True))
+    chosen = in_the_mix_of(generated.labels, real.labels, len(names))
+    for made, own, whole, classes in zip(
+        generated.whole, generated.classes, real.whole, real.classes, strict=True
+    ):
+        overall = FeatureSet(made.features[chosen])
+        pairs = list(zip(own, classes, strict=True))
         for metric in METRICS:
             if metric.compute is None:
                 continue
             key = Key(metric, extractor.suffix)
             values.setdefault(key, []).append(metric.compute(overall, whole))
-            per_class = [metric.compute(generated, own) for generated, own in pairs]
+            per_class = [metric.compute(*pair) for pair in pairs]
             for name, value in zip(names, per_class, strict=True):
                 values.setdefault(replace(key, part=name), []).append(value)
             mean = float(np.mean(per_class))
@@ -126,35 +127,30 @@ def rank_metric(extractor: Extractor, real: Reference) -> str:
     return str(Key(FID if real.enough_for_fid else KID, extractor.suffix, CLASS_MEAN))
 
 
-def rank_values(views: Sequence[Tensor], labels: Labels, real: Reference) -> Array:
+def rank_values(generated: Reference, real: Reference) -> Array:
     """Return each real image's part in the metric that ranks candidates, [M].
 
     Their mean over each class, then over classes, is that metric; differences between candidates
     are resampled by patient from these.
     """
     part: Part = frechet_values if real.enough_for_fid else kid_values
-    of_views = [
-        in_image_order(_parts(part, features, labels, classes), real.labels)
-        for features, classes in zip(views, real.classes, strict=True)
-    ]
+    of_views = [in_image_order(own, real.labels) for own in _parts(part, generated, real)]
     return np.asarray(np.mean(of_views, axis=0))
 
 
-def rank_variance(views: Sequence[Tensor], labels: Labels, real: Reference) -> float:
+def rank_variance(generated: Reference, real: Reference) -> float:
     """Return the variance of the metric that ranks candidates over the draw of generated images.
 
     Without it two samples of one generator would be told apart: what they differ by is nearly the
     same for every real image, so that no resampling of patients shows it.
     """
     influence: Part = frechet_influence if real.enough_for_fid else kid_influence
-    of_views = [
-        _parts(influence, features, labels, classes)
-        for features, classes in zip(views, real.classes, strict=True)
-    ]
+    of_views = _parts(influence, generated, real)
     means = [np.mean(of_class, axis=0) for of_class in zip(*of_views, strict=True)]
     return float(sum(own.var(ddof=1) / len(own) for own in means)) / len(means) ** 2
 
 
-def _parts(part: Part, features: Tensor, labels: Labels, real: Sequence[FeatureSet]) -> list[Array]:
-    own = by_class(features, labels, len(real))
-    return [part(a, b) for a, b in zip(own, real, strict=True)]
+def _parts(part: Part, generated: Reference, real: Reference) -> list[list[Array]]:
+    """Return the values of each class's images, for each view."""
+    views = zip(generated.classes, real.classes, strict=True)
+    return [[part(*pair) for pair in zip(*of_view, strict=True)] for of_view in views]

@@ -108,15 +108,16 @@ class FidelityJob(CandidateJob[Measured]):
             seed=settings.seed,
         )
         validation = real.validation
+        generated = reference.reference(features, labels, classes=len(data.classes))
         fidelity = Fidelity(
             metrics={
-                name: reference.metrics(extractor, features, labels, real_images, data.classes)
+                name: reference.metrics(extractor, generated, real_images, data.classes)
                 for name, real_images in (("validation", validation), ("training", real.training))
             }
             | {"generated": reference.inception_scores(extractor, views)},
             rank_metric=reference.rank_metric(extractor, validation),
-            influence=reference.rank_values(features, labels, validation).tolist(),
-            rank_variance=reference.rank_variance(features, labels, validation),
+            influence=reference.rank_values(generated, validation).tolist(),
+            rank_variance=reference.rank_variance(generated, validation),
             reverse=reverse(self._judges(data, device), images, labels),
             memorisation=list(copies.spaces),
             memorised=list(copies.reasons),
@@ -129,8 +130,7 @@ class FidelityJob(CandidateJob[Measured]):
 
     def _judges(self, data: Dataset, device: torch.device) -> list[Classifier]:
         jobs = [CeilingJob(self.work, n) for n in range(self.work.settings.cnn_seeds[0])]
-        size = data.val.images.shape[-1]
-        return [job.load(classes=len(data.classes), image_size=size, device=device) for job in jobs]
+        return [job.load(data, device) for job in jobs]
 
     def _keep_features(
         self, views: Sequence[View], labels: NDArray[np.int64], real: Tensor, data: Dataset

@@ -74,12 +74,13 @@ class TestJob(CandidateJob[Seen]):
         real = reference.reference(test, data.test.labels, classes=len(data.classes))
         images, labels = self.work.fidelity_images(generator, "test images")
         features = features_of(extractor.extract(images))
-        return reference.metrics(extractor, features, labels, real, data.classes)
+        generated = reference.reference(features, labels, classes=len(data.classes))
+        return reference.metrics(extractor, generated, real, data.classes)
 
 
 @dataclass(frozen=True)
 class RealTestJob(StoredJob[utility.Scored]):
-    """CNN `number` (from 0) of the real training images, trained as in step 2, on the test images.
+    """CNN `number` (from 0) of the real training images, that of step 2, on the test images.
 
     Nothing is chosen by these CNNs, so they are those of the ceiling.
     """
@@ -101,13 +102,9 @@ class RealTestJob(StoredJob[utility.Scored]):
         return (self.number,)
 
     def compute(self, *, gpu: bool) -> utility.Scored:
-        """Train the CNN on the real training images and score it on the test images."""
+        """Score the CNN on the test images; train it where this node's cache lacks it."""
         data = self.work.all_data()
         models = utility.train_on_real(
-            data.train,
-            self.work.settings,
-            number=self.number,
-            classes=len(data.classes),
-            device=set_aside(gpu),
+            data, self.work.settings, number=self.number, device=set_aside(gpu)
         )
         return utility.Scored(hits=utility.hits(models, data.test))

@@ -8,19 +8,21 @@ mean over the last three epochs of a fit, never its best one (Ravuri and Vinyals
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from acgan.config import derive_seed
-from acgan.data.dataset import ImageSet
+from acgan.config import cache_folder, derive_seed
+from acgan.data.dataset import Dataset, ImageSet
 from acgan.evaluation.classifier import Classifier, fit_last, predict
 from acgan.evaluation.fit import FitConfig
 from acgan.files import replace_bytes
 from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate_all
-from acgan.run.weights import read_weights, weights_bytes
+from acgan.run.weights import cached_tensors, read_weights, weights_bytes
 from search.nodes.sees import set_aside
 from selection.jobs.store import CandidateJob, Result, StoredJob
 from selection.settings import SelectionConfig
@@ -30,6 +32,7 @@ CNN = ".safetensors"  # the ending of a trained CNN
 CNN_SETTINGS = frozenset(
     {"cnn_images", "cnn_epochs", "cnn_batch_size", "cnn_learning_rate", "seed"}
 )
+CNN_VERSION = 1  # a change makes every cached CNN again
 REVERSE_IMAGES = 512  # of a class: as good as thousands, and CNNs are slow on a CPU
 
 
@@ -66,21 +69,46 @@ def train_on_generated(
 
 
 def train_on_real(
-    images: ImageSet, config: SelectionConfig, *, number: int, classes: int, device: torch.device
+    data: Dataset, config: SelectionConfig, *, number: int, device: torch.device
 ) -> list[Classifier]:
     """Return CNN `number` of the real training images: what generated ones can at best replace.
 
-    It gets as many updates as the CNNs of generated images, hence more epochs of fewer images.
+    It gets as many updates as the CNNs of generated images, hence more epochs of fewer images. It
+    is trained once for a data set and these settings, and kept in the cache.
     """
-    return fit_last(
-        images.images,
-        images.labels,
-        config=real_fit(config, len(images), classes),
-        classes=classes,
-        seed=derive_seed(config.seed, "ceiling CNN", number),
-        device=device,
-        count=LAST_EPOCHS,
-    )
+    train, classes = data.train, len(data.classes)
+    fit = real_fit(config, len(train), classes)
+    seed, size = derive_seed(config.seed, "ceiling CNN", number), train.images.shape[-1]
+
+    def fitted() -> dict[str, Tensor]:
+        models = fit_last(
+            train.images,
+            train.labels,
+            config=fit,
+            classes=classes,
+            seed=seed,
+            device=device,
+            count=LAST_EPOCHS,
+        )
+        states = ((f"{i}.", model.state_dict()) for i, model in enumerate(models))
+        return {before + name: t.cpu() for before, state in states for name, t in state.items()}
+
+    key = derive_seed(CNN_VERSION, data.fingerprint, size, dataclasses.astuple(fit), seed)
+    tensors = cached_tensors(cache_folder() / "cnns" / f"{key:016x}.safetensors", fitted)
+
+    def state(i: int) -> dict[str, Tensor]:
+        before = f"{i}."
+        return {k.removeprefix(before): t for k, t in tensors.items() if k.startswith(before)}
+
+    return [_load(state(i), data, device) for i in range(LAST_EPOCHS)]
+
+
+def _load(state: Mapping[str, Tensor], data: Dataset, device: torch.device) -> Classifier:
+    size = data.train.images.shape[-1]
+    with torch.random.fork_rng(devices=[]):  # initial weights, which are then replaced
+        model = Classifier(classes=len(data.classes), image_size=size).to(device)
+    model.load_state_dict(dict(state))
+    return model.eval()
 
 
 def real_fit(config: SelectionConfig, images: int, classes: int) -> FitConfig:
@@ -167,19 +195,10 @@ class CeilingJob(StoredJob[Scored]):
     def compute(self, *, gpu: bool) -> Scored:
         """Train the CNN, score it, and keep it as it was after its last epoch."""
         data = self.work.data()
-        models = train_on_real(
-            data.train,
-            self.work.settings,
-            number=self.number,
-            classes=len(data.classes),
-            device=set_aside(gpu),
-        )
+        models = train_on_real(data, self.work.settings, number=self.number, device=set_aside(gpu))
         replace_bytes(self.file(CNN), weights_bytes(models[-1].state_dict(), {}))
         return Scored(hits=hits(models, data.val))
 
-    def load(self, *, classes: int, image_size: int, device: torch.device) -> Classifier:
+    def load(self, data: Dataset, device: torch.device) -> Classifier:
         """Read the trained CNN."""
-        with torch.random.fork_rng(devices=[]):  # initial weights, which are then replaced
-            model = Classifier(classes=classes, image_size=image_size).to(device)
-        model.load_state_dict(read_weights(self.file(CNN))[0])
-        return model.eval()
+        return _load(read_weights(self.file(CNN))[0], data, device)

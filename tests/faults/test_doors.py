@@ -37,7 +37,8 @@ from selection.extractors.cnn3 import CNN3
 from selection.jobs.store import read_stored
 from selection.ledgers.test_looks import looks_path, touches
 from selection.registry import versions
-from selection.steps.utility import Scored
+from selection.settings import SelectionConfig
+from selection.steps.utility import Scored, train_on_real
 from tests.kit import CLASSES, tiny_dataset
 from tests.picks import Place, plan_of, send
 from tests.searches import Search, write_images
@@ -167,6 +168,15 @@ def test_a_trap_for_features_in_the_cache_is_left_out(trap: bytes) -> None:
         path.write_bytes(trap)
     views = cached_views(extractor, images)
     assert torch.equal(views[0].features, expected)
+
+
+def test_a_trap_for_cnns_in_the_cache_is_left_out(trap: bytes) -> None:
+    data, settings = tiny_dataset(train=48), SelectionConfig(cnn_images=16, cnn_epochs=3)
+    expected = train_on_real(data, settings, number=0, device=CPU)[-1].state_dict()
+    for path in (cache_folder() / "cnns").iterdir():
+        path.write_bytes(trap)
+    found = train_on_real(data, settings, number=0, device=CPU)[-1].state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_trap_for_inception_weights_is_refused(tmp_path: Path, trap: bytes) -> None:

@@ -21,7 +21,7 @@ from acgan.config import TrainConfig
 from acgan.errors import InputError
 from search.study import space
 from search.study.folder import BASELINE, Outcome
-from search.study.optuna_ledger import STUDY, Ledger
+from search.study.optuna_ledger import STUDY, Ledger, distributions
 from tests.studies import by_distance
 
 CONFIG = TrainConfig()
@@ -282,7 +282,7 @@ def test_a_proposal_is_what_copies_of_the_trials_lead_to_and_changes_none(sample
     before = copy.deepcopy(ledger._trials())
     draft = optuna.create_study(sampler=ledger._sampler(11))
     draft.add_trials(before)
-    expected = draft.ask(space.distributions(SPACE)).params
+    expected = draft.ask(distributions(SPACE)).params
     assert ledger.propose().params == expected
     assert ledger._trials()[:11] == before
     assert ledger.rows()[10] == open_trial

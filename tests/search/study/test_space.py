@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from acgan.config import TrainConfig, validate
 from acgan.errors import InputError
 from search.study import space
+from search.study.optuna_ledger import distributions
 
 BASELINE = TrainConfig()
 
@@ -25,23 +26,23 @@ def read(text: str, config: TrainConfig = BASELINE) -> space.Space:
 
 
 def test_each_dimension_becomes_the_distribution_of_its_fields_type() -> None:
-    assert space.distributions(read(DEFAULT)) == {
+    assert distributions(read(DEFAULT)) == {
         "learning_rate": FloatDistribution(5e-5, 8e-4, log=True),
         "label_smoothing": FloatDistribution(0.0, 0.3),
         "dropout": FloatDistribution(0.1, 0.6),
     }
     grids = "latent_size: {low: 50, high: 200, step: 50}\nzoom: {low: 0, high: 0.3, step: 0.1}"
-    assert space.distributions(read(grids)) == {
+    assert distributions(read(grids)) == {
         "latent_size": IntDistribution(50, 200, step=50),
         "zoom": FloatDistribution(0.0, 0.3, step=0.1),
     }
-    assert space.distributions(read("embedding_size: {low: 10, high: 1000, log: true}")) == {
+    assert distributions(read("embedding_size: {low: 10, high: 1000, log: true}")) == {
         "embedding_size": IntDistribution(10, 1000, log=True)
     }
 
 
 def test_choices_have_the_fields_type_however_yaml_reads_them() -> None:
-    found = space.distributions(
+    found = distributions(
         read("batch_size: {choices: [32, '64']}\nlearning_rate: {choices: [1e-4, 2e-4]}")
     )
     assert found == {
@@ -106,7 +107,7 @@ def test_every_drawn_point_is_a_valid_configuration_that_differs_only_in_the_spa
     found = read(DEFAULT + "latent_size: {low: 50, high: 200, step: 50}")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
-        params = study.ask(space.distributions(found)).params
+        params = study.ask(distributions(found)).params
         config = validate(TrainConfig, "train", BASELINE.model_dump() | params)
         assert config.model_dump() == BASELINE.model_dump() | params
         assert all(params[name] in dimension for name, dimension in found.items())
@@ -160,9 +161,7 @@ def test_a_switch_is_searched_as_a_choice_and_stays_a_switch() -> None:
     assert space.dump(searched) == {"class_balanced": {"choices": [False, True]}}
     assert [type(value) for value in searched["class_balanced"].extremes()] == [bool, bool]
     assert space.baseline(searched, BASELINE) == {"class_balanced": False}
-    assert space.distributions(searched) == {
-        "class_balanced": CategoricalDistribution([False, True])
-    }
+    assert distributions(searched) == {"class_balanced": CategoricalDistribution([False, True])}
 
 
 def test_a_switch_has_no_range() -> None:

@@ -290,6 +290,73 @@ def test_a_trial_that_is_whole_is_not_read_again(tmp_path: Path, uri: str) -> No
     assert sync(study, uri) == SyncReport()
 
 
+def marked(study: Study, uri: str) -> Mirror:
+    """Return a copy that believes the study's marks, as a search's recorder does."""
+    return Mirror(study, uri=uri, experiment="chests", marked=True)
+
+
+def test_trials_that_are_marked_are_not_asked_for(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=3, epochs=2)
+    sync(study, uri)
+    client = connection.connect(uri)
+    for run in runs_of(client).values():
+        client.set_terminated(run.info.run_id, "FINISHED", end_time=1)  # earlier than any mark
+    trial = running_trial(study, 3, epochs=2)
+    studies.write_end(trial, Outcome.FINISHED)
+    for known in study.trials()[:3]:
+        (known.path / "epochs.jsonl").write_text("no record\n")
+    assert marked(study, uri).update(driving=False) == SyncReport(runs=1, epochs=2, images=2)
+    assert marked(study, uri).update(driving=False) == SyncReport()
+
+
+def test_marks_of_another_database_hold_for_nothing(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=2)
+    sync(study, uri)
+    other = f"{uri}.other"
+    assert marked(study, other).update(driving=False) == SyncReport(runs=2, epochs=4, images=4)
+    assert_equal_to_disk(study, connection.connect(other))
+    assert marked(study, uri).update(driving=False) == SyncReport()
+
+
+def test_marks_hold_for_nothing_where_a_database_came_back_older(tmp_path: Path, uri: str) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=2)
+    sync(study, uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    with sqlite3.connect(database) as now, sqlite3.connect(f"{database}.before") as before:
+        now.backup(before)
+    trial = running_trial(study, 2, epochs=3)
+    studies.write_end(trial, Outcome.FINISHED)
+    marked(study, uri).update(driving=False)
+    with sqlite3.connect(database) as now, sqlite3.connect(f"{database}.before") as before:
+        before.backup(now)
+    assert marked(study, uri).update(driving=False) == SyncReport(runs=1, epochs=3, images=3)
+    assert_equal_to_disk(study, connection.connect(uri))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"run_id": "1", "trials": {"t0000": 1}}'])
+def test_marks_that_are_damaged_or_not_there_hold_for_nothing(
+    tmp_path: Path, uri: str, content: bytes
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=1)
+    sync(study, uri)
+    (study.path / "mlflow.json").write_bytes(content)
+    assert marked(study, uri).update(driving=False) == SyncReport()
+    (study.path / "mlflow.json").unlink()
+    assert marked(study, uri).update(driving=False) == SyncReport()
+    assert_equal_to_disk(study, connection.connect(uri))
+
+
+def test_a_trial_that_somebody_deleted_in_mlflow_comes_back_with_sync(
+    tmp_path: Path, uri: str
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=2)
+    sync(study, uri)
+    client = connection.connect(uri)
+    client.delete_run(runs_of(client)["t0001"].info.run_id)
+    assert sync(study, uri) == SyncReport(runs=1, epochs=2, images=2)
+    assert_equal_to_disk(study, client)
+
+
 def test_one_damaged_trial_holds_no_other_up(tmp_path: Path, uri: str) -> None:
     study = studies.write_study(tmp_path / "runs" / "demo", trials=2, epochs=2)
     damaged = study.path / "t0000" / "epochs.jsonl"

@@ -8,13 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from acgan.errors import InputError
 from acgan.files import write_json
 from acgan.run.records import QUALITY, EpochRecord, Ranking
-from search.study.folder import Outcome
-from search.tune.driver import ReportWatch, crash_reason, missing_repeats
+from search.flags import search_parser
+from search.plan import SearchRequest, make_search_plan
+from search.study.folder import Outcome, Study, open_or_create
+from search.tune.driver import Driver, ReportWatch, crash_reason, missing_repeats
 from search.tune.progress import Progress
 from tests import studies
+from tests.searches import write_images
 from tests.studies import by_distance
 
 RECORD = EpochRecord(epoch=5, time=1.0, metrics={QUALITY: 41.25, "val/diversity": 0.1})
@@ -113,6 +118,52 @@ def test_a_trial_that_hung_says_where_it_is_written(tmp_path: Path) -> None:
 def test_a_crash_shows_no_password(tmp_path: Path) -> None:
     reason = crash_reason(Exception("cannot reach http://me:secret@mlflow:5000"), tmp_path)
     assert "secret" not in reason + (tmp_path / "crash.txt").read_text()
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Driver, Study]:
+    """The driver of a study of a few images that has just been begun."""
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    write_images(tmp_path / "images")
+    words = ["--data", str(tmp_path / "images"), "--image-size", "16", "--study", "demo"]
+    words += ["--storage-path", str(tmp_path / "runs"), "--num-samples", "2"]
+    words += ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    plan = make_search_plan(SearchRequest.of(search_parser("search.run", "").parse_args(words)))
+    study = open_or_create(plan.folder, plan.info)
+    write_json(study.path / "start.json", plan.last_start)
+    progress = Progress(asked=2, ended=0, epochs=9, ranking=plan.search.ranking, out=io.StringIO())
+    return Driver(plan, study, plan.ledger(study.ledger_path), progress), study
+
+
+def test_the_scoring_cnn_is_made_before_ray_is_there(
+    driver: tuple[Driver, Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driving, study = driver
+    threads = torch.get_num_threads()
+    for elsewhere in ("10.0.0.1:6379", "auto"):
+        monkeypatch.setenv("RAY_ADDRESS", elsewhere)
+        assert driving.begin_scoring() is None
+    monkeypatch.delenv("RAY_ADDRESS")
+    begun = driving.begin_scoring()
+    assert begun is not None
+    begun.result()
+    quality = study.quality()
+    assert quality is not None
+    assert study.scorer_is_whole(quality)
+    assert torch.get_num_threads() == threads
+    assert driving.begin_scoring() is None  # it is there
+
+
+def test_what_forbids_a_scoring_cnn_is_raised_where_it_is_waited_for(
+    driver: tuple[Driver, Study],
+) -> None:
+    driving, study = driver
+    studies.write_epochs(studies.write_trial(study, 0), [1])  # judged by a CNN that is lost
+    begun = driving.begin_scoring()
+    assert begun is not None
+    with pytest.raises(InputError, match=r"restore scorer\.safetensors"):
+        begun.result()
 
 
 def test_repeats_are_of_the_baseline_and_the_best_trial_and_only_those_missing(

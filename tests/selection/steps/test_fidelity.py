@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from selection.metrics.features import FeatureSet
 from selection.metrics.inception_score import inception_score
 from selection.metrics.neighbourhood import neighbourhood_scores
 from selection.metrics.reference import (
+    Reference,
     at_most,
     in_the_mix_of,
     inception_scores,
@@ -54,9 +57,13 @@ def features(labels: Labels, *, seed: int, shift: float = 0.0, size: int = 6) ->
     return torch.from_numpy(raw)
 
 
+def generated(views: Sequence[Tensor]) -> Reference:
+    return reference(views, MADE, classes=3)
+
+
 def test_overall_metrics_take_generated_images_in_the_references_class_mix() -> None:
     real, made = features(REAL, seed=0), features(MADE, seed=1, shift=0.5)
-    found = fidelity_metrics(PLAIN, [made], MADE, reference([real], REAL, classes=3), CLASSES)
+    found = fidelity_metrics(PLAIN, generated([made]), reference([real], REAL, classes=3), CLASSES)
     # 40 of the largest class, so 40 · 30 / 45 and 40 · 15 / 45 of the others
     chosen = np.r_[0:27, 40:53, 80:120]
     sets = FeatureSet(made[torch.from_numpy(chosen)]), FeatureSet(real)
@@ -71,7 +78,7 @@ def test_overall_metrics_take_generated_images_in_the_references_class_mix() -> 
 
 def test_metrics_of_a_class_are_those_of_its_images_and_intra_is_their_mean() -> None:
     real, made = features(REAL, seed=0), features(MADE, seed=1, shift=0.5)
-    found = fidelity_metrics(PLAIN, [made], MADE, reference([real], REAL, classes=3), CLASSES)
+    found = fidelity_metrics(PLAIN, generated([made]), reference([real], REAL, classes=3), CLASSES)
     own: dict[str, list[float]] = {}
     for label, name in enumerate(CLASSES):
         sets = (
@@ -99,9 +106,9 @@ def test_metrics_of_a_class_are_those_of_its_images_and_intra_is_their_mean() ->
 def test_several_views_are_averaged() -> None:
     real = [features(REAL, seed=seed) for seed in (0, 1, 2)]
     made = [features(MADE, seed=seed, shift=seed / 5) for seed in (3, 4, 5)]
-    together = fidelity_metrics(PLAIN, made, MADE, reference(real, REAL, classes=3), CLASSES)
+    together = fidelity_metrics(PLAIN, generated(made), reference(real, REAL, classes=3), CLASSES)
     alone = [
-        fidelity_metrics(PLAIN, [a], MADE, reference([b], REAL, classes=3), CLASSES)
+        fidelity_metrics(PLAIN, generated([a]), reference([b], REAL, classes=3), CLASSES)
         for a, b in zip(made, real, strict=True)
     ]
     for name, value in together.items():
@@ -122,7 +129,8 @@ def test_only_the_standard_extractor_gives_what_is_called_fid() -> None:
     sets = reference([real], REAL, classes=3)
     names = {"fid", "intra_fid", "fid/normal", "kid", "intra_kid"}
     standard, plain = (
-        fidelity_metrics(extractor, [made], MADE, sets, CLASSES) for extractor in (STANDARD, PLAIN)
+        fidelity_metrics(extractor, generated([made]), sets, CLASSES)
+        for extractor in (STANDARD, PLAIN)
     )
     assert names <= standard.keys()
     assert not any("fid" in name for name in plain)
@@ -134,7 +142,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
     made[3, 2] = torch.nan
     with pytest.raises(ValueError, match="finite"):
         fidelity_metrics(
-            PLAIN, [made], MADE, reference([features(REAL, seed=0)], REAL, classes=3), CLASSES
+            PLAIN, generated([made]), reference([features(REAL, seed=0)], REAL, classes=3), CLASSES
         )
 
 
@@ -156,19 +164,19 @@ def test_the_rank_values_of_few_images_average_to_the_mean_kid() -> None:
     real = [features(REAL, seed=seed) for seed in (0, 1)]
     made = [features(MADE, seed=seed, shift=0.3) for seed in (2, 3)]
     sets = reference(real, REAL, classes=3)
-    found = rank_values(made, MADE, sets)
+    found = rank_values(generated(made), sets)
     name = rank_metric(PLAIN, sets)
     assert name == "intra_kid_plain"
-    value = fidelity_metrics(PLAIN, made, MADE, sets, CLASSES)[name]
+    value = fidelity_metrics(PLAIN, generated(made), sets, CLASSES)[name]
     assert mean_over_classes(found, REAL) == pytest.approx(value)
 
 
 def test_a_rank_value_belongs_to_its_own_image() -> None:
     real, made = features(REAL, seed=0), features(MADE, seed=1)
     order = np.random.default_rng(0).permutation(len(REAL))
-    values = rank_values([made], MADE, reference([real], REAL, classes=3))
+    values = rank_values(generated([made]), reference([real], REAL, classes=3))
     mixed = reference([real[torch.from_numpy(order)]], REAL[order], classes=3)
-    np.testing.assert_allclose(rank_values([made], MADE, mixed), values[order])
+    np.testing.assert_allclose(rank_values(generated([made]), mixed), values[order])
 
 
 def test_resampling_rank_values_moves_kid_differences_as_resampled_real_images_do() -> None:
@@ -176,7 +184,7 @@ def test_resampling_rank_values_moves_kid_differences_as_resampled_real_images_d
     real, weights = features(REAL, seed=0), np.random.default_rng(9).uniform(size=len(REAL))
     sets = reference([real], REAL, classes=3)
     made = [features(MADE, seed=seed, shift=shift) for seed, shift in ((1, 0.2), (2, 0.6))]
-    first, second = (rank_values([own], MADE, sets) for own in made)
+    first, second = (rank_values(generated([own]), sets) for own in made)
     found, wanted = [], []
     for label in range(3):
         rows = label == REAL
@@ -197,11 +205,11 @@ def test_the_rank_values_of_many_images_follow_the_frechet_distance_to_first_ord
     labels = np.repeat(np.arange(3), 2048)
     real, made = features(labels, seed=0, size=3), features(MADE, seed=1, shift=0.5, size=3)
     sets = reference([real], labels, classes=3)
-    values = rank_values([made], MADE, sets)
+    values = rank_values(generated([made]), sets)
 
     def distance(rows: Tensor) -> float:
         kept = reference([real[rows]], labels[rows.numpy()], classes=3)
-        found = fidelity_metrics(PLAIN, [made], MADE, kept, CLASSES)
+        found = fidelity_metrics(PLAIN, generated([made]), kept, CLASSES)
         return found["intra_fd_plain"]
 
     everything = torch.arange(len(labels))
@@ -225,9 +233,9 @@ def made_views(seed: int) -> list[Tensor]:
 def test_the_variance_of_the_rank_metric_is_that_over_draws_of_generated_images() -> None:
     sets = reference([features(REAL, seed=seed) for seed in (0, 1)], REAL, classes=3)
     name = rank_metric(PLAIN, sets)
-    drawn = [made_views(seed) for seed in range(200)]
-    values = [fidelity_metrics(PLAIN, own, MADE, sets, CLASSES)[name] for own in drawn]
-    variance = np.mean([rank_variance(own, MADE, sets) for own in drawn])
+    drawn = [generated(made_views(seed)) for seed in range(200)]
+    values = [fidelity_metrics(PLAIN, own, sets, CLASSES)[name] for own in drawn]
+    variance = np.mean([rank_variance(own, sets) for own in drawn])
     assert variance / np.var(values, ddof=1) == pytest.approx(1, abs=0.3)  # 200 draws: ± 0.2
 
 
@@ -236,9 +244,9 @@ def test_samples_of_one_generator_are_told_apart_as_seldom_as_intervals_say() ->
     patients = [i // 2 for i in range(len(REAL))]
     apart = {"patients alone": 0, "the draw too": 0}
     for seed in range(100):
-        pair = [made_views(2 * seed + i) for i in range(2)]
-        first, second = (rank_values(own, MADE, sets) for own in pair)
-        variance = sum(rank_variance(own, MADE, sets) for own in pair)
+        pair = [generated(made_views(2 * seed + i)) for i in range(2)]
+        first, second = (rank_values(own, sets) for own in pair)
+        variance = sum(rank_variance(own, sets) for own in pair)
         for name, known in zip(apart, (0.0, variance), strict=True):
             low, high = difference_interval(
                 first, second, labels=REAL, patients=patients, seed=seed, variance=known

@@ -227,9 +227,9 @@ def test_a_cnn_of_real_images_counts_only_with_its_weights(scene: Scene) -> None
     path.write_bytes(kept)
     assert job.done()
     data = scene.work.data()
-    models = utility.train_on_real(data.train, SETTINGS, number=0, classes=3, device=CPU)
+    models = utility.train_on_real(data, SETTINGS, number=0, device=CPU)
     assert before.hits == utility.hits(models, data.val)
-    loaded = job.load(classes=3, image_size=16, device=CPU).state_dict()
+    loaded = job.load(data, CPU).state_dict()
     assert all(torch.equal(loaded[n], t) for n, t in models[-1].state_dict().items())
 
 
@@ -247,9 +247,7 @@ def test_step_3_leaves_numbers_pictures_and_features(scene: Scene) -> None:
     assert fidelity.metrics["validation"]["intra_kid_cnn3"] == pytest.approx(np.mean(means))
     generator = load_generator(scene.weights.path, device=CPU)
     images, labels = scene.work.fidelity_images(generator)
-    judges = [
-        CeilingJob(scene.work, n).load(classes=3, image_size=16, device=CPU) for n in range(3)
-    ]
+    judges = [CeilingJob(scene.work, n).load(scene.work.data(), CPU) for n in range(3)]
     assert fidelity.reverse == utility.reverse(judges, images, labels)
     assert job.file(GRID).read_bytes() == sample_grid(images, labels)
     assert Image.open(io.BytesIO(job.file(CLOSEST).read_bytes())).size[0] > 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from acgan.config import derive_seed
-from acgan.data.dataset import ImageSet
+from acgan.data.dataset import Dataset, ImageSet
 from acgan.evaluation.classifier import Classifier, fit_last, predict
 from acgan.evaluation.fit import FitConfig
 from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate_all, load_generator
@@ -30,7 +32,7 @@ from selection.steps.utility import (
     train_on_real,
 )
 from tests.acgan.test_generate import lively_generator, write_weights
-from tests.kit import CLASSES, tiny_config, tiny_images
+from tests.kit import CLASSES, tiny_config, tiny_dataset, tiny_images
 
 CPU = torch.device("cpu")
 CONFIG = SelectionConfig(cnn_images=40, cnn_epochs=4, cnn_batch_size=16, cnn_learning_rate=1e-3)
@@ -160,11 +162,11 @@ def test_its_updates_differ_by_half_an_epoch_at_most(images: int) -> None:
 
 
 def test_the_cnn_of_real_images_is_the_fit_of_the_training_images() -> None:
-    train = tiny_images(64)
-    found = train_on_real(train, CONFIG, number=2, classes=3, device=CPU)
+    data = tiny_dataset(train=64)
+    found = train_on_real(data, CONFIG, number=2, device=CPU)
     wanted = fit_last(
-        train.images,
-        train.labels,
+        data.train.images,
+        data.train.labels,
         config=FitConfig(learning_rate=1e-3, epochs=8, batch_size=16),
         classes=3,
         seed=derive_seed(CONFIG.seed, "ceiling CNN", 2),
@@ -172,6 +174,49 @@ def test_the_cnn_of_real_images_is_the_fit_of_the_training_images() -> None:
     )
     assert same(found, wanted)
     assert updates(found)[-1] == 32  # as many as for generated images
+    assert hits(found, VAL) == hits(wanted, VAL)
+
+
+def test_it_is_trained_once_for_these_images_and_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path))
+    data = tiny_dataset(train=48)
+
+    def kept() -> set[Path]:
+        return set((tmp_path / "cnns").iterdir())
+
+    first = train_on_real(data, CONFIG, number=0, device=CPU)
+    (path,) = kept()
+    before = path.stat()
+    elsewhere = CONFIG.model_copy(update={"fidelity_images": 100, "max_candidates": 5})
+    assert same(train_on_real(data, elsewhere, number=0, device=CPU), first)
+    assert (kept(), path.stat()) == ({path}, before)
+    others: list[tuple[Dataset, dict[str, Any], int]] = [
+        (data, {}, 1),
+        (data, {"seed": 1}, 0),
+        (data, {"cnn_learning_rate": 1e-4}, 0),
+        (data, {"cnn_epochs": 5}, 0),
+        (dataclasses.replace(data, fingerprint="other"), {}, 0),
+    ]
+    for count, (images, changes, number) in enumerate(others, start=2):
+        settings = CONFIG.model_copy(update=changes)
+        train_on_real(images, settings, number=number, device=CPU)
+        assert len(kept()) == count
+
+
+def test_a_kept_cnn_that_is_damaged_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path))
+    data = tiny_dataset(train=48)
+    first = train_on_real(data, CONFIG, number=0, device=CPU)
+    (path,) = (tmp_path / "cnns").iterdir()
+    content = path.read_bytes()
+    for damaged in (content[:-5] + bytes([content[-5] ^ 1]) + content[-4:], content[:-8], b""):
+        path.write_bytes(damaged)
+        assert same(train_on_real(data, CONFIG, number=0, device=CPU), first)
+        assert path.read_bytes() == content
 
 
 def accuracy(models: list[Classifier], images: NDArray[np.uint8], label: int) -> float:
