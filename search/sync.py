@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None) -> int:
 def parser() -> Parser:
     """Return the parser of the command."""
     made = command_parser("search.sync", __doc__)
+    made.bare = "--study"
     made.add_argument("--study", required=True, metavar="NAME", help="name of the study")
     made.add_argument("--storage-path", default="runs", metavar="DIR", help="default: runs")
     add_tracking_flag(made)

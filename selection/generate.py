@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None) -> int:
 def parser() -> Parser:
     """Return the parser of the command."""
     made = command_parser("selection.generate", __doc__)
+    made.bare = "--out"
     named = made.add_mutually_exclusive_group()
     named.add_argument("--model", metavar="URI", help="default: the registered champion")
     add_tracking_flag(made)

@@ -116,7 +116,7 @@ def train_study(path: Path, images: Path, *, trials: int = 3, epochs: int = 5) -
         write_json(trial.path / "trial.json", trial.info)
         own = validate(TrainConfig, "train", info.train | params | {"seed": number})
         cpu = torch.device("cpu")
-        for _ in train(own, data, RunDir(trial.path), device=cpu):
+        for _ in train(own, data, RunDir(trial.path), ranking=info.ranking, device=cpu):
             pass
         end = TrialEnd(outcome=Outcome.FINISHED, time=1_700_000_100.0)
         write_json(trial.path / "end.json", end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -122,7 +123,8 @@ def _conclude(plan: SearchPlan, done: CarriedOut, again: str) -> int:
         print(f"the time budget of {plan.time_budget_s:g} s is spent")
     found = table.table_lines(done.study, plan.search)
     if found:
-        print(table.table(found, plan.search))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(table.table(found, plan.search, width=width))
     print(table.comparison(found, plan.search))
     if not done.missing and not done.repeats:
         print(_next_steps(plan, done))

@@ -70,8 +70,11 @@ def best(found: Sequence[Line], config: SearchConfig) -> Line | None:
     return min(finished, key=lambda line: config.ranking.sign * line.value, default=None)
 
 
-def table(found: Sequence[Line], config: SearchConfig) -> str:
-    """Return the trials as a plain table, the best finished one marked with a star."""
+def table(found: Sequence[Line], config: SearchConfig, *, width: int | None = None) -> str:
+    """Return the trials as a plain table, the best finished one marked with a star.
+
+    width: of the terminal, in columns; in a narrow one headings stand in two lines
+    """
     chosen = best(found, config)
     names = list(found[0].trial.info.params) if found else []
     rows = [["trial", *names, "epochs", f"best {config.objective}", "outcome"]]
@@ -86,11 +89,25 @@ def table(found: Sequence[Line], config: SearchConfig) -> str:
         if line.trial.info.repeats:
             outcome += f", repeat of {line.trial.info.repeats}"
         rows.append([line.trial.name, *params, str(line.epochs), value, outcome])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
+    lines = _aligned(rows)
+    if width is not None and max(map(len, lines)) > width:
+        lines = _aligned([*_in_two_lines(rows[0]), *rows[1:]])
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    )
+    ]
+
+
+def _in_two_lines(heads: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return headings cut in two where their last word begins: `learning_` over `rate`."""
+    cuts = [head.rfind(" " if " " in head else "_") + 1 for head in heads]
+    above = [head[:cut].rstrip() for head, cut in zip(heads, cuts, strict=True)]
+    return above, [head[cut:] for head, cut in zip(heads, cuts, strict=True)]
 
 
 def ranking(found: Sequence[Line], config: SearchConfig, *, most: int) -> str:

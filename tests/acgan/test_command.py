@@ -18,6 +18,8 @@ from ray.exceptions import RayError
 import acgan.generate
 import acgan.train
 import search.run
+import search.sync
+import selection.generate
 from acgan.command import Parser, command, command_parser, duration, run_command, typed
 from acgan.config import TrainConfig
 from acgan.errors import InputError
@@ -85,6 +87,8 @@ def test_wrong_usage_is_one_sentence_with_the_nearest_flag(
         (search.run.parser, ["images", "--epochs", "3"], "--data images"),
         (pick_parser, ["demo"], "--study demo"),
         (acgan.generate.parser, ["x.safetensors", "--out", "a"], "--weights x.safetensors"),
+        (search.sync.parser, ["demo"], "--study demo"),
+        (selection.generate.parser, ["folder"], "--out folder"),
         (acgan.train.parser, ["images", "--epoch", "3"], "--epochs"),
     ],
 )

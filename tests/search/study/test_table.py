@@ -133,6 +133,21 @@ def test_a_study_without_a_finished_trial_says_so(tmp_path: Path) -> None:
     assert table.table([], CONFIG).startswith("trial")
 
 
+def test_in_a_narrow_terminal_headings_stand_in_two_lines_and_nothing_else_changes(
+    study: Study,
+) -> None:
+    found = table.table_lines(study, CONFIG)
+    wide = table.table(found, CONFIG).splitlines()
+    narrow = table.table(found, CONFIG, width=40).splitlines()
+    assert table.table(found, CONFIG, width=max(map(len, wide))).splitlines() == wide
+    assert [line.split() for line in narrow[2:]] == [line.split() for line in wide[1:]]
+    above, below = narrow[:2]
+    assert above.split() == ["learning_", "best"]
+    assert below.split()[:2] == ["trial", "rate"]
+    assert above.index("learning_") == below.index("rate")
+    assert max(map(len, narrow)) < max(map(len, wide))
+
+
 def test_the_scale_of_the_score_is_said(study: Study) -> None:
     assert "have val/fd_cnn 1.5 (the floor), an untrained generator 40.2" in table.scale(study)
 

@@ -108,8 +108,9 @@ def test_a_pipe_gets_a_line_at_times_with_what_is_being_done(
 ) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
     out = io.StringIO()
-    with show(out) as progress:
-        progress.doing("starting Ray")
+    progress = show(out)
+    progress.doing("starting Ray")
+    with progress:
         deadline = time.monotonic() + 60
         while "starting Ray: 0 s" not in out.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
