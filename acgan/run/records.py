@@ -117,7 +117,7 @@ def best_by_quality(records: Sequence[EpochRecord], count: int) -> list[int]:
     chosen: dict[int, None] = {}
     for _, index in order:
         end = bisect.bisect_right(finite, index)
-        best = min(finite[max(end - WINDOW, 0) : end], key=lambda i: values[i])
+        best = min(finite[max(end - WINDOW, 0) : end], key=values.__getitem__)
         chosen[grown[best].epoch] = None
         if len(chosen) == count:
             break

@@ -97,7 +97,7 @@ def _show(plan: PickPlan) -> None:
     """Print the candidates and what measuring them takes."""
     for chosen in plan.candidates:
         role = "" if chosen.competes else " (to compare with)"
-        value = significant(chosen.epoch.record.metrics[QUALITY])
+        value = significant(chosen.epoch.quality)
         print(f"  {chosen.weights.name}: {QUALITY} {value}{role}")
     settings, classes = plan.settings, len(plan.data.classes)
     first, most = settings.cnn_seeds[0], settings.cnn_seeds[-1]
