@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import sqlalchemy
 from mlflow.entities import Run
 from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
+from acgan.data.dataset import ImageSet
 from benchmarks import simulated
 from benchmarks.process import Watch, in_fresh_process, watched
 from search.plan import SearchPlan
@@ -25,8 +27,8 @@ from search.study.restore import mark_interrupted, restore
 from search.tracking import connection, study_runs
 from search.tracking.recorder import Mirror
 from selection.settings import SelectionConfig
-from selection.steps.epochs import Records, judging
-from selection.steps.filter import choose
+from selection.steps.epochs import Looks, Records
+from selection.steps.filter import Filtered, choose
 
 T = TypeVar("T")
 
@@ -157,30 +159,42 @@ def _table(study: Study, plan: SearchPlan) -> str:
 class Restarted:
     """A restart: its parts, the command as it is typed, and what of that are imports.
 
-    unmarked_s: of the command where the study has no marks of what MLflow has
+    unmarked: the command where the study has no marks of what MLflow has
     """
 
     parts: Restored
-    unmarked_s: float
-    command_s: float
-    imports_s: float
+    unmarked: Seconds
+    command: Seconds
+    imports: Seconds
 
 
 def measure(folder: Path, trials: int, epochs: int) -> Restarted:
     """Measure the restart of a study that is written there."""
     words = simulated.flags(folder, trials=trials, epochs=epochs)
-    unmarked, command = (_command_s(["-m", "search.run", *words]) for _ in range(2))
-    imports = _command_s(["-c", "import search.commands.run"])
+    unmarked, command = (_command(["-m", "search.run", *words]) for _ in range(2))
+    imports = _command(["-c", "import search.commands.run"])
     parts = in_fresh_process(restart, folder, trials, epochs)
     return Restarted(parts, unmarked, command, imports)
 
 
-def _command_s(words: list[str]) -> float:
+def _command(words: list[str]) -> Seconds:
     """Return the seconds of a Python command that must succeed."""
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), _of_children_s()
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return time.perf_counter() - started
+    return Seconds(time.perf_counter() - started, _of_children_s() - spent)
+
+
+def _of_children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _look(study: Study, records: Records, val: ImageSet, settings: SelectionConfig) -> Filtered:
+    look = Looks(study, records, val, settings)
+    filtered = choose(map(look, records), settings)
+    look.save()
+    return filtered
 
 
 @dataclass
@@ -198,7 +212,8 @@ def step1(folder: Path, trials: int, epochs: int) -> FirstStep:
     study, settings = open_study(plan.folder), SelectionConfig()
     with watched(every_s=0.1) as parts.watch:
         records = Records(study)
-        judge = judging(study, records, plan.data.val, settings)
-        filtered = parts.timed("s", lambda: choose(map(judge, records), settings))
+        for name in ("the first time, s", "the next, s"):
+            look = partial(_look, study, records, plan.data.val, settings)
+            filtered = parts.timed(name, look)
     parts.recorded, parts.chosen = filtered.report.recorded, len(filtered.chosen)
     return parts

@@ -172,9 +172,9 @@ def restart_text(restarts: dict[int, Restarted]) -> str:
             "restore and summary, without MLflow",
             *(r.parts.restored_s for r in found),
         ],
-        ["imports", *(r.imports_s for r in found)],
-        ["the whole command `search.run`, without marks", *(r.unmarked_s for r in found)],
-        ["the whole command `search.run`", *(r.command_s for r in found)],
+        ["imports", *(_both(r.imports) for r in found)],
+        ["the whole command `search.run`, without marks", *(_both(r.unmarked) for r in found)],
+        ["the whole command `search.run`", *(_both(r.command) for r in found)],
         ["driver's MB above the start", *(r.parts.watch.added_mb for r in found)],
     ]
     largest = found[-1]

@@ -1,6 +1,7 @@
 """What a pick costs: seconds of each part of its steps, features a second, its share of a search.
 
-A small study of phantom images is trained and picked from, one job after another on one thread.
+A small study of phantom images is trained and picked from, one job after another on one thread;
+seconds are a processor's, so that other work beside it counts little.
 At full size the shares are those of operations.
 
 python -m benchmarks.selection --out docs/performance.md
@@ -114,7 +115,7 @@ def search(folder: Path, options: Sequence[str]) -> Searched:
         run.path.mkdir()
         write_json(run.path / "trial.json", info)
         config = trial_config(study.info, info)
-        started = time.perf_counter()
+        started = time.process_time()
         trained = train(
             config,
             plan.data,
@@ -124,7 +125,7 @@ def search(folder: Path, options: Sequence[str]) -> Searched:
             device=CPU,
         )
         records = list(trained)
-        seconds += time.perf_counter() - started
+        seconds += time.process_time() - started
         value = objective_value(records, plan.search)
         ledger.tell(row.number, Outcome.FINISHED, value=value)
         write_end(study, row.name, Outcome.FINISHED, "")
@@ -136,14 +137,14 @@ class Profile:
     """Calls of functions in some work, and their seconds with all that they call."""
 
     def __init__(self) -> None:
-        self._profiler = cProfile.Profile()
+        self._profiler = cProfile.Profile(time.process_time)
         self.seconds = 0.0
 
     def run(self, work: Callable[[], ResultT]) -> ResultT:
         """Do work; return its result."""
-        started = time.perf_counter()
+        started = time.process_time()
         result = self._profiler.runcall(work)
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         return result
 
     def calls(self, function: Timed) -> int:
@@ -207,9 +208,9 @@ def pick(searched: Searched, options: Sequence[str]) -> Picked:
     planning = Profile()
     plan = planning.run(lambda: make_pick_plan(asked))
     workers = Profiled(plan.settings)
-    started = time.perf_counter()
+    started = time.process_time()
     made = Funnel(plan, workers).run()
-    took = time.perf_counter() - started
+    took = time.process_time() - started
     jobs = sum(profile.seconds for profile in workers.profiles.values())
     profiles = {PickPlan: planning, **workers.profiles}
     return Picked(plan, made, profiles, planning.seconds + took, took - jobs)
@@ -257,7 +258,7 @@ def parts(extractor: type[Extractor]) -> tuple[Part, ...]:
             "trial",
             PickPlan,
             filter.judge_epochs,
-            (filter.judge_epochs, filter.choose),
+            (filter.judge_epochs, filter.places, filter.choose),
         ),
         Part("2: CNN of generated images", "CNN", UtilityJob, cnn, (cnn, utility.hits)),
         Part("2: – generating them", "CNN", UtilityJob, cnn, (generate_all,)),
@@ -448,7 +449,7 @@ def _setting(arguments: argparse.Namespace, picked: Picked) -> str:
         f"width {arguments.width:g}, batch {arguments.batch_size}; {len(picked.plan.candidates)} "
         f"candidates, {settings.cnn_images} generated images of each class for a CNN of "
         f"{settings.cnn_epochs} epochs, {settings.fidelity_images} for fidelity with "
-        f"{picked.pick.extractor.name}; one thread."
+        f"{picked.pick.extractor.name}; one thread, seconds of a processor."
     )
 
 

@@ -5,6 +5,7 @@ runs/<study>/study.json             what the study is, written once
              start.json             what it was last started with that it does not consist of
              optuna.jsonl           the ledger of proposals
              lock.json              the driver at work, see `search.study.lock`
+             mlflow.json            the trials that MLflow has, see `search.tracking.marks`
              scorer.safetensors     the scoring CNN
              reviews.jsonl          what people decided of finalists
              test-touches.jsonl     the looks at the test images

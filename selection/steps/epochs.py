@@ -1,16 +1,29 @@
 """Every recorded epoch of a study, as step 1 sees them."""
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from acgan.config import TrainConfig, nearest_name, validate
+from pydantic import ValidationError
+
+from acgan.config import TrainConfig, derive_seed, nearest_name, validate
 from acgan.data.dataset import ImageSet
 from acgan.errors import InputError
+from acgan.files import Stored, replace_text
 from acgan.run.records import EpochRecord
+from acgan.run.rundir import RunDir
 from acgan.training import metric_names
 from search.study.folder import Study
 from search.study.store.study_copy import kept_weights
 from selection.settings import SelectionConfig
-from selection.steps.filter import Chance, Epoch, judge_epochs
+from selection.steps.filter import Chance, Places, judge_epochs, places
+
+LOOK_VERSION = 1  # a change has all trials read again
+# Of the settings, those that decide what is taken of a trial.
+SETTINGS = {
+    *("per_trial", "dead_real_below", "dead_real_above", "class_margin", "require"),
+    "collapsed_below",
+}
 
 
 class Records(Mapping[str, list[EpochRecord]]):
@@ -35,27 +48,87 @@ class Records(Mapping[str, list[EpochRecord]]):
         return len(self._trials)
 
 
-def judging(
-    study: Study, records: Records, val: ImageSet, settings: SelectionConfig
-) -> Callable[[str], list[Epoch]]:
-    """Return what judges a trial's epochs as step 1 sees them, by its name.
+class Row(Stored):
+    """What was taken of a trial; stamp, weights: its file's size and time, the weights on disk."""
 
-    Raises `InputError` where the settings require a number that the study does not record.
+    stamp: tuple[int, int]
+    weights: tuple[int, ...]
+    places: Places
+
+
+class Looked(Stored):
+    """What was taken of all trials; key: of the settings that decided it."""
+
+    key: int
+    trials: dict[str, Row]
+
+
+class Looks:
+    """Looks at trials, one after another; a trial that is as it was is not read again.
+
+    What was taken is kept in the study by `save`. Raises `InputError` where the settings require
+    a number that the study does not record.
     """
-    recorded = metric_names(validate(TrainConfig, "train", study.info.train))
-    for required in settings.required:
-        if required.name not in recorded:
-            raise InputError(
-                f"--require: {required.name!r} is not recorded in this study"
-                f"{nearest_name(required.name, recorded)}"
-            )
-    ranking = study.info.ranking
-    chance = Chance.of(val.per_class(len(study.info.classes)))
 
-    def judge(name: str) -> list[Epoch]:
-        kept = kept_weights(study.path / name)
-        return judge_epochs(
-            name, records[name], ranking=ranking, kept=kept, chance=chance, config=settings
+    def __init__(
+        self, study: Study, records: Records, val: ImageSet, settings: SelectionConfig
+    ) -> None:
+        recorded = metric_names(validate(TrainConfig, "train", study.info.train))
+        for required in settings.required:
+            if required.name not in recorded:
+                raise InputError(
+                    f"--require: {required.name!r} is not recorded in this study"
+                    f"{nearest_name(required.name, recorded)}"
+                )
+        self._study, self._records, self._settings = study, records, settings
+        self._chance = Chance.of(val.per_class(len(study.info.classes)))
+        self._path = study.path / "selection" / "step1.json"
+        decided = settings.model_dump(include=SETTINGS)
+        self._ranking = study.info.ranking
+        self._key = derive_seed(LOOK_VERSION, sorted(decided.items()), self._chance, self._ranking)
+        self._rows = self._read()
+        self._is_new = False
+
+    def _read(self) -> dict[str, Row]:
+        try:
+            found = Looked.model_validate_json(self._path.read_bytes())
+        except (OSError, ValidationError):  # not there, or damaged: all is read
+            return {}
+        return found.trials if found.key == self._key else {}
+
+    def __call__(self, name: str) -> Places:
+        """Return what step 1 takes of a trial; `InputError` for a damaged file."""
+        folder = self._study.path / name
+        stamp, kept = _stamp(RunDir(folder).epochs_path), tuple(sorted(kept_weights(folder)))
+        known = self._rows.get(name)
+        if known is not None and (known.stamp, known.weights) == (stamp, kept):
+            return known.places
+        epochs = judge_epochs(
+            name,
+            self._records[name],
+            ranking=self._ranking,
+            kept=kept,
+            chance=self._chance,
+            config=self._settings,
         )
+        found = places(epochs, self._settings)
+        self._rows[name] = Row.model_construct(stamp=stamp, weights=kept, places=found)
+        self._is_new = True
+        return found
 
-    return judge
+    def save(self) -> None:
+        """Keep what was taken for the next start, which takes longer where that cannot be."""
+        if not self._is_new:
+            return
+        looked = Looked.model_construct(key=self._key, trials=self._rows)
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(exist_ok=True)
+            replace_text(self._path, looked.model_dump_json())
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

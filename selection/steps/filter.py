@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from acgan.evaluation.variety import DIVERSITY, is_one_picture
 from acgan.run.records import (
@@ -23,14 +23,17 @@ from acgan.run.records import (
 from selection.settings import SelectionConfig
 from selection.steps.result import FilterReport
 
+FINITE = ("val/g_loss", "val/acc_generated", QUALITY)  # what an epoch must have
 
-@dataclass(frozen=True)
-class Epoch:
+
+class Epoch(NamedTuple):
     """One recorded epoch as step 1 sees it.
 
+    value: of the study's objective, its own; order: the same, so that less is better
+    diversity: its own `val/diversity`; None where that is not known
+    weights: the SHA-256 of its weights, as recorded
     filter_score: mean quantile, within the trial, of the generator's loss and the discriminator's
         accuracy on generated images; smaller is better
-    value: of the study's objective, this epoch's own; order: the same, so that less is better
     rank: place by windowed objective among the trial's epochs that pass, from 0
     reason: why it does not pass, "" if it does
     one_picture: its images are one picture per class: it comes after those whose images vary
@@ -38,25 +41,34 @@ class Epoch:
     """
 
     trial: str
-    record: EpochRecord
-    filter_score: float
+    epoch: int
     value: float
     order: float
+    diversity: float | None
+    weights: str | None
+    filter_score: float
     rank: int
     reason: str
     one_picture: bool
     kept: bool
 
-    @property
-    def epoch(self) -> int:
-        """The epoch's number, from 1."""
-        return self.record.epoch
 
-    @property
-    def diversity(self) -> float | None:
-        """The epoch's own `val/diversity`; None where it is not known."""
-        value = self.record.metrics.get(DIVERSITY, math.nan)
-        return value if math.isfinite(value) else None
+@dataclass(frozen=True)
+class Places:
+    """What step 1 takes of one trial, and what it knows of the others of its epochs.
+
+    taken: the trial's candidates; kept: all epochs whose weights are on disk
+    usable: how many of those pass; alike: how many that pass are one picture per class
+    better: how many without weights come before a candidate
+    reasons: how many epochs have each, "" for those that pass
+    """
+
+    taken: tuple[Epoch, ...]
+    kept: tuple[Epoch, ...]
+    usable: int
+    alike: int
+    better: int
+    reasons: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,12 @@ def judge_epochs(
     return [
         Epoch(
             trial=trial,
-            record=record,
-            filter_score=score,
+            epoch=record.epoch,
             value=ranking.sign * order,
             order=order,
+            diversity=_finite(record.metrics.get(DIVERSITY)),
+            weights=record.weights,
+            filter_score=score,
             rank=ranks.get(record.epoch, len(records)),
             reason=reason,
             one_picture=is_one_picture(record.metrics.get(DIVERSITY), config.collapsed_below),
@@ -126,6 +140,10 @@ def judge_epochs(
     ]
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def fault(record: EpochRecord, *, ranking: Ranking, chance: Chance, config: SelectionConfig) -> str:
     """Return why an epoch does not pass the filter, "" if it does.
 
@@ -134,9 +152,9 @@ def fault(record: EpochRecord, *, ranking: Ranking, chance: Chance, config: Sele
     if record.young:
         return "young"
     value = record.metrics.get
-    names = ("val/g_loss", "val/acc_generated", QUALITY, ranking.metric)
-    if not all(math.isfinite(value(name, math.nan)) for name in names):
-        return "not finite"
+    for name in (*FINITE, ranking.metric):
+        if not math.isfinite(value(name, math.nan)):
+            return "not finite"
     real, generated = value("val/acc_real", math.nan), value("val/acc_generated", math.nan)
     calls_all_real = real > config.dead_real_above and generated < 1 - config.dead_real_above
     if real < config.dead_real_below or calls_all_real:
@@ -152,28 +170,42 @@ def fault(record: EpochRecord, *, ranking: Ranking, chance: Chance, config: Sele
     return ""
 
 
-def choose(trials: Iterable[Sequence[Epoch]], config: SelectionConfig) -> Filtered:
-    """Return the candidates of judged trials, which are looked at one after another.
+def places(epochs: Sequence[Epoch], config: SelectionConfig) -> Places:
+    """Return what is taken of a judged trial.
 
-    The places of a trial are filled by turns from two orders: the windowed objective, and the
-    published one by losses and accuracies. Candidates beyond `max_candidates` are cut by the
-    objective. Epochs of one picture per class come last everywhere.
+    Its places are filled by turns from two orders: the windowed objective, and the published one
+    by losses and accuracies. Epochs of one picture per class come last in both.
+    """
+    kept = tuple(epoch for epoch in epochs if epoch.kept)
+    usable = [epoch for epoch in kept if not epoch.reason]
+    taken = _by_turns(usable, config.per_trial)
+    return Places(
+        taken=tuple(taken),
+        kept=kept,
+        usable=len(usable),
+        alike=sum(epoch.one_picture for epoch in epochs if not epoch.reason),
+        better=len(_better_without_weights(epochs, taken)),
+        reasons=dict(Counter(epoch.reason for epoch in epochs)),
+    )
+
+
+def choose(trials: Iterable[Places], config: SelectionConfig) -> Filtered:
+    """Return the candidates of all trials, which are looked at one after another.
+
+    Those beyond `max_candidates` are cut by the objective, those of one picture per class first.
     """
     chosen: list[Epoch] = []
     kept: list[Epoch] = []
     reasons: Counter[str] = Counter()
     count = usable = better = alike = 0
-    for epochs in trials:
+    for own in trials:
         count += 1
-        with_weights = [epoch for epoch in epochs if epoch.kept]
-        candidates = [epoch for epoch in with_weights if not epoch.reason]
-        taken = _by_turns(candidates, config.per_trial)
-        better += len(_better_without_weights(epochs, taken))
-        usable += len(candidates)
-        alike += sum(epoch.one_picture for epoch in epochs if not epoch.reason)
-        reasons.update(epoch.reason for epoch in epochs)
-        chosen += taken
-        kept += with_weights
+        better += own.better
+        usable += own.usable
+        alike += own.alike
+        reasons.update(own.reasons)
+        chosen += own.taken
+        kept += own.kept
     chosen.sort(key=lambda e: (e.one_picture, e.order, e.trial, e.epoch))
     return Filtered(
         chosen=tuple(chosen[: config.max_candidates]),
@@ -218,10 +250,9 @@ def _by_turns(epochs: Sequence[Epoch], count: int) -> list[Epoch]:
 def _better_without_weights(epochs: Sequence[Epoch], taken: Sequence[Epoch]) -> set[int]:
     """Return the epochs without weights that come before a candidate that its order has chosen."""
     lost = [e for e in epochs if not e.kept and not e.reason]
-    return {
-        e.epoch
-        for turn, order in enumerate(ORDERS)
-        if taken[turn::2]
-        for e in lost
-        if order(e) < order(taken[turn::2][-1])
-    }
+    found: set[int] = set()
+    for turn, order in enumerate(ORDERS):
+        if taken[turn::2]:
+            last = order(taken[turn::2][-1])
+            found.update(e.epoch for e in lost if order(e) < last)
+    return found

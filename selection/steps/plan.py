@@ -23,8 +23,8 @@ from selection.ledgers.reviews import Review, read_reviews, review_standing
 from selection.metrics.confounding import DataFacts
 from selection.metrics.registry import VERSION
 from selection.settings import PLACEMENT, SelectionConfig
-from selection.steps.epochs import Records, judging
-from selection.steps.filter import Epoch, Filtered, choose, objective_order
+from selection.steps.epochs import Looks, Records
+from selection.steps.filter import Epoch, Filtered, Places, choose, objective_order
 from selection.steps.request import (
     Request,
     find_run,
@@ -171,20 +171,17 @@ def step_1(
     seldom better. Raises `InputError` if none is left.
     """
     records = Records(study)
-    judge = judging(study, records, val, settings)
-    filtered = _choose((judge(name) for name in records if trial in (None, name)), trial, settings)
+    look = Looks(study, records, val, settings)
+    filtered = _choose((look(name) for name in records if trial in (None, name)), trial, settings)
     name = trial_name(BASELINE)
-    baseline = [epoch for epoch in filtered.kept if epoch.trial == name]
-    if not baseline and name in records:  # a pick of another trial has not looked at it
-        baseline = judge(name)
+    baseline = look(name).kept if name in records else ()  # a pick of one trial lacks it
+    look.save()
     return records, filtered, _candidates(study, baseline, filtered)
 
 
-def _choose(
-    judged: Iterable[list[Epoch]], trial: str | None, settings: SelectionConfig
-) -> Filtered:
+def _choose(looks: Iterable[Places], trial: str | None, settings: SelectionConfig) -> Filtered:
     """Filter the epochs of all trials, or of one; `InputError` if none is left."""
-    filtered = choose(judged, settings)
+    filtered = choose(looks, settings)
     what = "the study" if trial is None else f"trial {trial}"
     if not filtered.kept:
         raise InputError(f"no epoch of {what} has kept weights; search again, or name another run")
@@ -222,7 +219,7 @@ def _checked(
     """Return an epoch whose weights are whole; decided: by people, which concerns candidates."""
     path = weights_path(study, epoch.trial, epoch.epoch)
     try:  # now, rather than after an hour
-        loaded = load_generator(path, device=torch.device("cpu"), sha256=epoch.record.weights)
+        loaded = load_generator(path, device=torch.device("cpu"), sha256=epoch.weights)
     except InputError as error:
         raise InputError(f"{error}, or delete it to go without") from error
     weights = Weights(f"{epoch.trial}, epoch {epoch.epoch}", path, loaded.sha256)

@@ -95,9 +95,10 @@ def test_a_restart_finds_all_there_and_step_1_reads_every_epoch(written: Path) -
     step = restarting.step1(written, TRIALS, EPOCHS)
     assert step.recorded == TRIALS * EPOCHS
     assert step.chosen
-    restarted = restarting.Restarted(found, unmarked_s=12, command_s=9, imports_s=5)
+    seconds = [restarting.Seconds(wall, wall / 2) for wall in (12, 9, 5)]
+    restarted = restarting.Restarted(found, *seconds)
     text = scale.restart_text({TRIALS: restarted}) + scale.step1_text({TRIALS: step})
-    assert "| the whole command `search.run` | 9 |" in text
+    assert "| the whole command `search.run` | 9.00 (4.50) |" in text
     assert f"| {TRIALS} | {TRIALS * EPOCHS} |" in text
 
 

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
 from acgan.run.records import QUALITY, EpochRecord, Ranking, best_epochs, kept_epochs
 from selection.settings import SelectionConfig
-from selection.steps.filter import Chance, Epoch, choose, fault, judge_epochs, objective_order
+from selection.steps.filter import (
+    Chance,
+    Epoch,
+    Filtered,
+    choose,
+    fault,
+    judge_epochs,
+    objective_order,
+    places,
+)
 from tests.kit import LEAST
 
 CONFIG = SelectionConfig()
@@ -35,6 +45,10 @@ def judged(
 ) -> list[Epoch]:
     kept = {r.epoch for r in records} if kept is None else kept
     return judge_epochs(name, records, ranking=LEAST, kept=kept, chance=CHANCE, config=config)
+
+
+def chosen_of(trials: Iterable[list[Epoch]], config: SelectionConfig) -> Filtered:
+    return choose((places(epochs, config) for epochs in trials), config)
 
 
 def names(epochs: tuple[Epoch, ...]) -> list[tuple[str, int]]:
@@ -84,7 +98,7 @@ def test_of_uneven_classes_recalls_count_and_not_how_often_the_larger_is_right(
 
 def test_a_young_epoch_is_no_candidate() -> None:
     records = [record(1, young=True, val__fd_cnn=1.0), record(2)]
-    found = choose([judged("t0000", records)], CONFIG)
+    found = chosen_of([judged("t0000", records)], CONFIG)
     assert names(found.chosen) == [("t0000", 2)]
     assert found.report.reasons == {"young": 1}
     assert (found.report.recorded, found.report.passed) == (2, 1)
@@ -96,7 +110,7 @@ def test_places_are_filled_by_turns_from_quality_and_from_losses() -> None:
         record(e, val__fd_cnn=100.0 - e, val__g_loss=float(e), val__acc_generated=0.1 * e)
         for e in range(1, 8)
     ]
-    found = choose([judged("t0000", records)], CONFIG)
+    found = chosen_of([judged("t0000", records)], CONFIG)
     assert set(names(found.chosen)) == {("t0000", 7), ("t0000", 1), ("t0000", 6)}
     assert found.report.over_per_trial == 4
     assert found.report.better_without_weights == 0
@@ -112,7 +126,7 @@ def test_losses_of_different_trials_are_never_compared() -> None:
             record(e, val__g_loss=factor * v[0], val__acc_generated=v[1], val__fd_cnn=v[2])
             for e, v in enumerate(values, start=1)
         ]
-        chosen.append(names(choose([judged("t0000", records)], CONFIG).chosen))
+        chosen.append(names(chosen_of([judged("t0000", records)], CONFIG).chosen))
     assert chosen[0] == chosen[1]
 
 
@@ -121,7 +135,7 @@ def test_between_trials_objective_orders_and_the_cap_cuts_the_worst() -> None:
         judged(f"t{n:04d}", [record(5, val__fd_cnn=value)])
         for n, value in enumerate([30.0, 10.0, 20.0, 40.0])
     ]
-    found = choose(iter(trials), SelectionConfig(max_candidates=2))
+    found = chosen_of(iter(trials), SelectionConfig(max_candidates=2))
     assert names(found.chosen) == [("t0001", 5), ("t0002", 5)]
     assert found.report.over_cap == 2
 
@@ -133,12 +147,12 @@ def test_epochs_of_one_picture_a_class_are_counted_and_come_after_those_that_var
         for e, value in enumerate(diversity, start=1)
     ]
     trials = [judged("t0000", records), judged("t0001", [record(9, val__diversity=0.1)])]
-    found = choose(iter(trials), SelectionConfig(per_trial=4))
+    found = chosen_of(iter(trials), SelectionConfig(per_trial=4))
     # Of the first trial those that vary, by turns, then its best other; the second one's is last.
     assert names(found.chosen) == [*(("t0000", e) for e in (2, 3, 5, 1)), ("t0001", 9)]
     assert [epoch.one_picture for epoch in found.chosen] == [False, False, False, True, True]
     assert (found.report.passed, found.report.one_picture) == (6, 3)
-    cut = choose(iter(trials), SelectionConfig(per_trial=4, max_candidates=2))
+    cut = chosen_of(iter(trials), SelectionConfig(per_trial=4, max_candidates=2))
     assert names(cut.chosen) == [("t0000", 2), ("t0000", 3)]
 
 
@@ -148,7 +162,7 @@ def test_where_all_are_one_picture_a_class_the_candidates_are_those_of_a_study_w
     chosen = []
     for diversity in (0.07, 1.0, math.nan):
         records = [record(e, val__fd_cnn=9.0 - e, val__diversity=diversity) for e in range(1, 9)]
-        chosen.append(names(choose([judged("t0000", records)], CONFIG).chosen))
+        chosen.append(names(chosen_of([judged("t0000", records)], CONFIG).chosen))
     assert chosen[0] == chosen[1] == chosen[2]
     assert len(chosen[0]) == CONFIG.per_trial
 
@@ -163,12 +177,12 @@ def test_an_epoch_that_fails_hides_none_that_passes_whatever_its_score() -> None
     assert [epoch.reason for epoch in found] == ["", "dead discriminator", "", ""]
     best = min((epoch for epoch in found if not epoch.reason), key=objective_order)
     assert best.epoch == 9
-    assert names(choose([found], SelectionConfig(per_trial=1)).chosen) == [("t0000", 9)]
+    assert names(chosen_of([found], SelectionConfig(per_trial=1)).chosen) == [("t0000", 9)]
 
 
 def test_better_looking_epochs_without_weights_are_counted() -> None:
     records = [record(e, val__fd_cnn=float(e), val__g_loss=float(e)) for e in range(1, 9)]
-    found = choose([judged("t0000", records, kept={5, 8})], SelectionConfig(per_trial=1))
+    found = chosen_of([judged("t0000", records, kept={5, 8})], SelectionConfig(per_trial=1))
     assert names(found.chosen) == [("t0000", 5)]
     windows_before = [e for e in best_epochs(records, LEAST, 8) if e < 5]
     assert set(windows_before) == {1, 2, 3, 4}
@@ -186,7 +200,7 @@ def test_no_more_than_per_trial_come_from_one_trial() -> None:
                 for e in range(1, 30)
             ]
             trials.append(judged(f"t{n:04d}", records, kept_epochs(records, LEAST), config))
-        chosen = choose(trials, config).chosen
+        chosen = chosen_of(trials, config).chosen
         per = [sum(1 for e in chosen if e.trial == f"t{n:04d}") for n in range(4)]
         assert per == [per_trial] * 4
         assert len(set(names(chosen))) == len(chosen)
@@ -206,7 +220,7 @@ def test_where_more_is_better_the_largest_value_comes_first() -> None:
         )
         for name, best in (("t0000", 5), ("t0001", 9))
     ]
-    chosen = choose(trials, SelectionConfig(per_trial=1)).chosen
+    chosen = chosen_of(trials, SelectionConfig(per_trial=1)).chosen
     assert [(e.trial, e.epoch, e.value) for e in chosen] == [("t0001", 1, 0.8), ("t0000", 1, 0.4)]
     without = [record(1)]
     (epoch,) = judge_epochs("t0000", without, ranking=most, kept=kept, chance=CHANCE, config=CONFIG)
@@ -214,7 +228,7 @@ def test_where_more_is_better_the_largest_value_comes_first() -> None:
 
 
 def test_a_study_of_nothing_passes_nothing() -> None:
-    found = choose([[], judged("t0001", [record(3, val__acc_real=0.0)])], CONFIG)
+    found = chosen_of([[], judged("t0001", [record(3, val__acc_real=0.0)])], CONFIG)
     assert found.chosen == ()
     assert found.report.reasons == {"dead discriminator": 1}
 
@@ -227,6 +241,6 @@ def test_an_epoch_without_a_required_number_does_not_pass_and_is_counted() -> No
     epochs = judged("t0000", records, config=config)
     without = "without val/own > 0.2"
     assert [epoch.reason for epoch in epochs] == [without, without, "", without, without, "young"]
-    found = choose([epochs], config)
+    found = chosen_of([epochs], config)
     assert names(found.chosen) == [("t0000", 3)]
     assert found.report.reasons == {without: 4, "young": 1}
