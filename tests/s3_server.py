@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -106,7 +107,11 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     patch.delenv("AWS_PROFILE", raising=False)
     server.start()
     try:
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(BUCKET)
+        # moto keeps its objects in this process, those of servers before, too.
+        reset = f"http://127.0.0.1:{server.port}/moto-api/reset"
+        urllib.request.urlopen(urllib.request.Request(reset, method="POST"), timeout=60).close()
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # which know the server before
+        fsspec.filesystem("s3").mkdir(BUCKET)
         yield server
     finally:
         server.stop()

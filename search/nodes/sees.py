@@ -59,11 +59,14 @@ def set_aside(gpu: bool) -> torch.device:
     return torch.device("cuda" if gpu else "cpu")
 
 
-def same_study(at: StudyAt) -> Study:
-    """Open the study on this node; `InputError` if it is not the driver's."""
+def same_study(at: StudyAt, own: StudyCopy | None = None) -> Study:
+    """Open the study on this node; `InputError` if it is not the driver's.
+
+    own: this node's copy, which may wait for an object store
+    """
     node, path = platform.node(), at.here(at.study)
     try:
-        if (own := at.copy()) is not None:
+        if (own := own or at.copy()) is not None:
             own.fetch("study.json", "quality.json")
         study = open_study(path)
     except StoreError as error:

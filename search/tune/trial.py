@@ -36,19 +36,22 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
     that has no new epoch for `hang_after_s` ends its process and leaves in `hang.txt` where it
     hung.
     """
-    study = same_study(at)
-    own = at.copy()
+    own, notes = at.copy(), list[str]()
     if own is not None:
+        own.store.on_outage = notes.append
         own.fetch(f"{params['trial']}/trial.json")
+    study = same_study(at, own)
     trial = study.trial(params["trial"])
     config = trial_config(study.info, trial.info)
     data = same_data(at, study, config)
     _require_scorer(study, own)
     try:
         with contextlib.ExitStack() as stack:
-            ranking = study.info.ranking
-            stored = None if own is None else StoredRun(own.store, trial.name, own.work, ranking)
+            ranking, stored = study.info.ranking, None
+            if own is not None:
+                stored = StoredRun(own.store, trial.name, own.work, ranking=ranking, notes=notes)
             run = RunDir(trial.path if stored is None else stack.enter_context(stored).folder)
+            run.notes = notes
             # The last epoch again: Tune may not know of it, and it may end the trial.
             records = train(
                 config,
@@ -63,10 +66,10 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
             if stored is None:
                 epochs = ((record, "") for record in records)
             else:
-                run.notes, epochs = stored.notes, in_store(records, stored, alive)
+                epochs = in_store(records, stored, alive)
             for record, commit in stack.enter_context(contextlib.closing(epochs)):
                 alive()
-                report_epoch(trial.name, record, run.notes, commit=commit)
+                report_epoch(trial.name, record, notes, commit=commit)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

@@ -80,7 +80,8 @@ class ObjectStore:
         return {
             name[skipped:]: " ".join(str(info[key]) for key in _TELLING if key in info)
             for name, info in (found or {}).items()
-            if not name.endswith(".tmp")
+            # A folder itself is told of where its first object came while it was listed.
+            if name.startswith(self._path(folder)) and not name.endswith(".tmp")
         }
 
     def read(self, key: str) -> bytes:

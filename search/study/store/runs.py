@@ -124,15 +124,17 @@ class StoredRun:
 
     It begins as the newest whole commit was. Use it in a `with`, which removes the folder.
 
-    folder: of the run; notes: what was found damaged, one sentence each
+    folder: of the run
     work: this node's folder of runs; it is made, and what killed processes left is removed
     ranking: the study's objective, by which weights are kept
+    notes: hears what was found damaged, one sentence each
     """
 
-    def __init__(self, store: ObjectStore, trial: str, work: Path, ranking: Ranking) -> None:
-        self.notes: list[str] = []
-        store.on_outage = self.notes.append
-        self._store, self._trial, self._ranking = store, trial, ranking
+    def __init__(
+        self, store: ObjectStore, trial: str, work: Path, *, ranking: Ranking, notes: list[str]
+    ) -> None:
+        self._store, self._trial = store, trial
+        self._ranking, self._notes = ranking, notes
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._parts: dict[str, Part] = {}
         self._commits: dict[str, Commit] = {}
@@ -180,7 +182,7 @@ class StoredRun:
                 for file in filter(commit.parts.get, _FILES):
                     fetch(self._store, commit.parts[file], self.folder / file)
             except DamagedError as error:
-                self.notes.append(f"{error}, so epoch {name[-5:].lstrip('0')} is trained again")
+                self._notes.append(f"{error}, so epoch {name[-5:].lstrip('0')} is trained again")
                 continue
             self._commits[name], self._parts = commit, commit.parts
             return

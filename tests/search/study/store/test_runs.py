@@ -28,9 +28,10 @@ def train_in_store(
     address: str, work: Path, *, until: int, see: Callable[[Path], None] = lambda _: None
 ) -> tuple[list[EpochRecord], list[str], list[str]]:
     """Go on with a trial up to an epoch; return the records, the commits and the notes."""
-    with StoredRun(ObjectStore(address), "t0000", work, RANKING) as stored:
+    notes: list[str] = []
+    store = ObjectStore(address, on_outage=notes.append)
+    with StoredRun(store, "t0000", work, ranking=RANKING, notes=notes) as stored:
         run = RunDir(stored.folder)
-        run.notes = stored.notes
         found, names = [], []
         records = train(CONFIG, tiny_dataset(), run, repeat_last=True)
         for record, name in in_store(records, stored, quiet):
@@ -39,7 +40,7 @@ def train_in_store(
             if record.epoch == until:
                 break
         see(stored.folder)
-        return found, names, stored.notes
+        return found, names, notes
 
 
 def numbers(record: EpochRecord) -> dict[str, float]:
@@ -110,7 +111,7 @@ def test_a_damaged_state_gives_way_to_the_commit_before(
 
 def test_an_attempt_that_dies_slowly_harms_none_that_follows(address: str, tmp_path: Path) -> None:
     store = ObjectStore(address)
-    with StoredRun(store, "t0000", tmp_path / "slow", RANKING) as slow:
+    with StoredRun(store, "t0000", tmp_path / "slow", ranking=RANKING, notes=[]) as slow:
         records = train(CONFIG, tiny_dataset(), RunDir(slow.folder))
         sending = in_store(records, slow, quiet)
         next(sending)
@@ -125,11 +126,11 @@ def test_a_run_of_a_process_that_is_gone_is_removed_and_one_at_work_is_not(
     address: str, tmp_path: Path
 ) -> None:
     store = ObjectStore(address)
-    with StoredRun(store, "t0001", tmp_path, RANKING) as at_work:
+    with StoredRun(store, "t0001", tmp_path, ranking=RANKING, notes=[]) as at_work:
         gone = tmp_path / "a0001-t0007"
         (gone / "t0007").mkdir(parents=True)
         gone.with_suffix(".lock").touch()
-        with StoredRun(store, "t0000", tmp_path, RANKING) as own:
+        with StoredRun(store, "t0000", tmp_path, ranking=RANKING, notes=[]) as own:
             assert own.folder.is_dir()
             assert at_work.folder.is_dir()
             assert not gone.exists()
@@ -137,7 +138,7 @@ def test_a_run_of_a_process_that_is_gone_is_removed_and_one_at_work_is_not(
 
 def test_an_epoch_is_sent_while_the_next_is_trained(address: str, tmp_path: Path) -> None:
     events: list[str] = []
-    with StoredRun(ObjectStore(address), "t0000", tmp_path, RANKING) as stored:
+    with StoredRun(ObjectStore(address), "t0000", tmp_path, ranking=RANKING, notes=[]) as stored:
         send = stored.send
 
         def noted(snapshot: object) -> str:

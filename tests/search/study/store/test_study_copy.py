@@ -125,7 +125,7 @@ def test_weights_come_when_a_reader_needs_them(address: str, node: Node, tmp_pat
     study = begin(address)
     own = StudyCopy.of(study.path)
     assert own is not None
-    with StoredRun(own.store, "t0000", own.work, RANKING) as stored:
+    with StoredRun(own.store, "t0000", own.work, ranking=RANKING, notes=[]) as stored:
         records = train(tiny_config(), tiny_dataset(), RunDir(stored.folder))
         assert [r.epoch for r, _ in in_store(records, stored, lambda: None)] == [1, 2]
         kept = RunDir(stored.folder).kept_weights()
