@@ -79,7 +79,7 @@ def _sent(plan: SearchPlan) -> str:
     """Return what an epoch sends to an object store."""
     config = largest(plan.train, plan.space)
     sent = estimate.gigabytes(estimate.epoch_bytes(config, len(plan.data.classes)))
-    every = "" if config.state_every == 1 else f" (the state each {config.state_every}th time)"
+    every = "" if config.state_every == 1 else f" (the state once in {config.state_every} epochs)"
     return (
         f"object store: an epoch sends up to {sent} in 5 uploads{every}, beside the training of "
         "the next, with 4 deletions, a listing and 4 small reads, however many epochs there are"

@@ -284,6 +284,21 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     assert not (search.folder / "runs").exists()
 
 
+def test_a_dry_run_says_what_an_epoch_sends_to_an_object_store(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(search.folder)
+    bucket = search.folder / "bucket"
+    options = ("--storage-path", f"file://{bucket}", "--state-every", "3", "--dry-run")
+    assert run.main([*search.options, *options]) == 0
+    output = capsys.readouterr().out
+    assert f"study: file://{bucket}/tiny" in output
+    assert re.search(
+        r"an epoch sends up to \d+ MB in 5 uploads \(the state once in 3 epochs\)", output
+    )
+    assert not bucket.exists()
+
+
 def test_a_dry_run_of_a_study_that_is_there_speaks_of_what_is_missing(
     search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
