@@ -13,6 +13,8 @@ from search.study.store.objects import ObjectStore
 DRIVE = """
 import sys
 from search.study.store.lease import Lease
+
+pytestmark = pytest.mark.process
 Lease(sys.argv[1], "study")
 print("driving", flush=True)
 sys.stdin.read()

@@ -12,6 +12,8 @@ from search.study.store import objects
 from search.study.store.objects import ObjectStore, StoreError
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.process
+
 
 def test_what_is_written_is_listed_and_read(address: str) -> None:
     store = ObjectStore(address)

@@ -17,6 +17,8 @@ from search.study.store.runs import StoredRun, commit_names, in_store, read_comm
 from tests.kit import tiny_config, tiny_dataset
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.process
+
 CONFIG = tiny_config(epochs=4)
 
 

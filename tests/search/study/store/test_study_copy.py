@@ -17,6 +17,8 @@ from search.study.store.study_copy import StudyCopy, kept_weights, weights_file
 from tests.kit import tiny_config, tiny_dataset
 from tests.studies import write_study, write_trial
 
+pytestmark = pytest.mark.process
+
 Node = Callable[[str], None]
 
 
