@@ -10,11 +10,11 @@ from search.study.store import lease
 from search.study.store.lease import Lease, TakenOverError, is_held, leased
 from search.study.store.objects import ObjectStore
 
+pytestmark = pytest.mark.process
+
 DRIVE = """
 import sys
 from search.study.store.lease import Lease
-
-pytestmark = pytest.mark.process
 Lease(sys.argv[1], "study")
 print("driving", flush=True)
 sys.stdin.read()
