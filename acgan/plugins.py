@@ -10,6 +10,9 @@ A package names its object in one of four groups, and users name the object by i
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -27,7 +30,20 @@ T = TypeVar("T")
 
 def installed(group: str) -> dict[str, EntryPoint]:
     """Return the plug-ins of a group by name."""
+    return dict(_installed(group, tuple(_changed(folder) for folder in sys.path)))
+
+
+@functools.cache
+def _installed(group: str, folders: tuple[tuple[str, int], ...]) -> dict[str, EntryPoint]:  # noqa: ARG001
+    """Read what all packages say, anew where a package has come to a folder or gone from it."""
     return {plugin.name: plugin for plugin in entry_points(group=group)}
+
+
+def _changed(folder: str) -> tuple[str, int]:
+    try:
+        return folder, os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return folder, 0
 
 
 def find(group: str, name: str, kind: type[T], *, also: Iterable[str] = ()) -> T:

@@ -276,7 +276,7 @@ def setting(options: argparse.Namespace, recipe: TrainConfig, data: Dataset, see
     return (
         f"{data.name} ({len(data.train)} training, {len(data.val)} validation images), recipe "
         f"`{options.config}`, {recipe.image_size} px, width {recipe.width:g}, batch "
-        f"{recipe.batch_size}, {recipe.epochs * steps:,} updates, {seeds} seeds, the same "
+        f"{recipe.batch_size}, {recipe.epochs * steps:,} updates, up to {seeds} seeds, the same "
         f"for all. CNN: balanced accuracy on the validation images of {CNNS} CNNs trained on "
         f"{options.per_class} generated images per class with {options.cnn_updates} updates; gain: "
         "what images of COVID-19 add to the balanced accuracy of CNNs on real images with a fifth "
@@ -297,9 +297,10 @@ def part_table(found: Sequence[Generator], real: Sequence[float]) -> str:
         own = _best_of_runs([each for each in found if each.arm == arm])
         cells = [_cell([each.metrics[name] for each in own]) for name in names]
         worth = [_cell([each.accuracy for each in own]), _cell([each.gain for each in own])]
-        rows.append([arm, _cell([each.updates for each in own]), *cells, *worth])
-    rows.append(["real images", "", *[""] * len(names), _cell(real), ""])
-    return table(["", "update", *(f"`{name}`" for name in names), "CNN", "gain"], rows)
+        updates = _cell([each.updates for each in own])
+        rows.append([arm, str(len(own)), updates, *cells, *worth])
+    rows.append(["real images", "", "", *[""] * len(names), _cell(real), ""])
+    return table(["", "seeds", "update", *(f"`{name}`" for name in names), "CNN", "gain"], rows)
 
 
 def _best_of_runs(found: Sequence[Generator]) -> list[Generator]:

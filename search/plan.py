@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import re
 import time
@@ -207,7 +208,7 @@ def make_search_plan(
 def read_asked(request: SearchRequest) -> Asked:
     """Read and check the configuration; `InputError` names what is wrong in it."""
     configuration, note, content = _configuration(request)
-    if (there := begun_study(study_folder(request, configuration))) is not None:
+    if (there := _begun(request, configuration)) is not None:
         note, content = _going_on(request, there, note, content)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
@@ -220,6 +221,13 @@ def read_asked(request: SearchRequest) -> Asked:
     searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
     return Asked(configuration, note, content, config, settings, searched)
+
+
+def _begun(request: SearchRequest, configuration: str) -> StudyInfo | None:
+    """Return the study that is there; None without one, and where its name or place is wrong."""
+    with contextlib.suppress(InputError):  # which is said where the study is opened
+        return begun_study(study_folder(request, configuration))
+    return None
 
 
 def _going_on(

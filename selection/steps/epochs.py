@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from acgan.config import TrainConfig, derive_seed, nearest_name, validate
+from acgan.config import TrainConfig, cache_folder, derive_seed, nearest_name, validate
 from acgan.data.dataset import ImageSet
 from acgan.errors import InputError
 from acgan.files import Stored, replace_text
@@ -66,7 +66,7 @@ class Looked(Stored):
 class Looks:
     """Looks at trials, one after another; a trial that is as it was is not read again.
 
-    What was taken is kept in the study by `save`. Raises `InputError` where the settings require
+    What was taken is kept in the cache by `save`. Raises `InputError` where the settings require
     a number that the study does not record.
     """
 
@@ -82,7 +82,7 @@ class Looks:
                 )
         self._study, self._records, self._settings = study, records, settings
         self._chance = Chance.of(val.per_class(len(study.info.classes)))
-        self._path = study.path / "selection" / "step1.json"
+        self._path = cache_folder() / "step1" / f"{study.info.uuid}.json"
         decided = settings.model_dump(include=SETTINGS)
         self._ranking = study.info.ranking
         self._key = derive_seed(LOOK_VERSION, sorted(decided.items()), self._chance, self._ranking)
@@ -122,7 +122,7 @@ class Looks:
             return
         looked = Looked.model_construct(key=self._key, trials=self._rows)
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(self._path, looked.model_dump_json())
 
 

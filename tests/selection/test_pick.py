@@ -781,6 +781,19 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     assert users(r"\._test_job\(") == {"funnel.Funnel._look_at_test"}
 
 
+def _assert_alike(found: Any, known: Any) -> None:
+    """Compare two trees of numbers: where memory lies decides a product's last digits."""
+    if isinstance(known, dict):
+        assert found.keys() == known.keys()
+        for name in known:
+            _assert_alike(found[name], known[name])
+    elif isinstance(known, list | tuple):
+        for one, two in zip(found, known, strict=True):
+            _assert_alike(one, two)
+    else:
+        assert found == (pytest.approx(known, rel=1e-9) if isinstance(known, float) else known)
+
+
 def test_every_number_but_those_of_the_look_is_the_same_with_other_test_images(
     repicked: Place, story: Story, covidx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -792,7 +805,7 @@ def test_every_number_but_those_of_the_look_is_the_same_with_other_test_images(
 
     found, known = pick_here(repicked.options("--data", str(other))), story.pick
     for one, two in zip(found.candidates, known.candidates, strict=True):
-        assert one == two
+        _assert_alike(one.model_dump(), two.model_dump())
     assert found.ceiling == known.ceiling
     assert found.decision == known.decision
     assert found.test is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from acgan.config import cache_folder
 from acgan.errors import InputError
 from acgan.run.records import QUALITY, EpochRecord
 from acgan.run.rundir import RunDir
@@ -27,8 +28,9 @@ NAMES = ("t0000", "t0001")
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Two trials of eight epochs, five of them with weights, one without a finite score."""
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
     made = studies.write_study(tmp_path / "demo")
     for number in range(2):
         trial = studies.write_trial(made, number)
@@ -122,7 +124,7 @@ def test_settings_that_decide_nothing_of_a_trial_do_not(study: Study) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b'{"key": 1, "trials": {}}', b'{"trials": 3}'])
 def test_what_is_damaged_is_made_again(study: Study, content: bytes) -> None:
     first = look(study)
-    kept = study.path / "selection" / "step1.json"
+    kept = cache_folder() / "step1" / f"{study.info.uuid}.json"
     before = kept.read_bytes()
     kept.write_bytes(content)
     found = look(study)
