@@ -204,6 +204,7 @@ def test_a_relative_import_is_caught(tmp_path: Path) -> None:
         imports(tmp_path)
 
 
+@pytest.mark.process
 def test_training_loads_neither_ray_nor_optuna_nor_mlflow() -> None:
     names = sorted({*HOMES, "search", "selection"})
     program = f"import sys, acgan.training; print([n for n in {names} if n in sys.modules])"
@@ -231,6 +232,7 @@ print(sorted(slow & set(sys.modules)), "usage:" in help)
     assert subprocess.check_output(run, cwd=ROOT, text=True) == "[] True\n"
 
 
+@pytest.mark.process
 def test_a_trials_process_loads_nothing_of_what_the_driver_alone_needs() -> None:
     names = ["matplotlib", "mlflow", "optuna", "scipy", "sklearn"]  # pandas is Ray Tune's own
     program = f"import sys, search.tune.trial; print([n for n in {names} if n in sys.modules])"

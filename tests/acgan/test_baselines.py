@@ -32,6 +32,7 @@ def assert_never_stopped(records: Sequence[EpochRecord], grace: int) -> None:
         assert found == GO_ON
 
 
+@pytest.mark.process
 def test_the_demos_baseline_halves_its_worst_score_and_is_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

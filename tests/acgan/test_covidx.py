@@ -395,6 +395,7 @@ def test_the_command_cuts_validation_as_a_search_with_the_same_flags_does(
     assert "train.val_fraction" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_the_command_refuses_a_bad_folder_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "acgan.covidx", str(tmp_path / "missing")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

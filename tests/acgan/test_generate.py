@@ -340,6 +340,7 @@ def test_what_a_kill_at_any_file_system_call_leaves_is_completed(
     assert calls > 30
 
 
+@pytest.mark.process
 def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(
     weights: Path, tmp_path: Path
 ) -> None:

@@ -274,6 +274,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.process
 def test_the_largest_images_need_a_gigabyte_and_larger_ones_nothing(tmp_path: Path) -> None:
     files = {
         "huge.png": bomb(60_000, 60_000),

@@ -429,6 +429,7 @@ sys.exit(main([sys.argv[1]]))
 """
 
 
+@pytest.mark.process
 def test_without_pydicom_one_sentence_says_what_to_type(tmp_path: Path) -> None:
     write_folder(tmp_path / "x", dicom, "dcm")
     run = [sys.executable, "-c", WITHOUT_PYDICOM, str(tmp_path / "x")]
@@ -566,6 +567,7 @@ def test_what_cannot_be_shown_is_left_out_with_its_reason(tmp_path: Path, name: 
     assert facts.problem.isprintable()
 
 
+@pytest.mark.process
 def test_hostile_files_need_no_memory_and_the_largest_image_a_gigabyte(tmp_path: Path) -> None:
     files = {name: REFUSED[name][0] for name in REFUSED}
     large = np.zeros((8_000, 8_000), np.uint16)

@@ -123,6 +123,7 @@ def test_the_mean_grey_value_alone_does_not_tell_the_classes(
     assert np.mean(guess == test.labels) < 0.65
 
 
+@pytest.mark.process
 def test_the_published_cnn_tells_the_classes(sets: tuple[ImageSet, ImageSet]) -> None:
     train, test = sets
     config = FitConfig(learning_rate=5e-4, epochs=15, batch_size=16)

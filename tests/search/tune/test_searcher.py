@@ -86,6 +86,7 @@ def simulation(crashes: str = "") -> Callable[[dict[str, Any]], None]:
     return train
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("default")
 def test_a_search_goes_on_where_it_was_and_grows(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

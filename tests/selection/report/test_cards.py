@@ -273,6 +273,7 @@ def picked(
         yield place, found
 
 
+@pytest.mark.process
 def test_both_cards_stand_beside_the_pick_in_its_run_and_beside_the_model(
     picked: tuple[Place, Pick],
 ) -> None:
@@ -292,6 +293,7 @@ def test_both_cards_stand_beside_the_pick_in_its_run_and_beside_the_model(
     assert len(version.description) < DESCRIPTION_LIMIT
 
 
+@pytest.mark.process
 def test_the_cards_of_a_real_pick_hold_its_numbers(
     picked: tuple[Place, Pick], covidx: Path
 ) -> None:
