@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from acgan.run.records import grace_epochs
+from acgan.run.records import RANKING, grace_epochs
 from acgan.training import METRIC_NAMES
 from benchmarks import recording, restarting, scale, simulated
 from benchmarks.driving import Driven
@@ -68,7 +68,7 @@ def test_a_simulated_study_is_one_that_a_search_takes_for_its_own(written: Path)
     assert ledger.reported(2) == set(range(TRIALS))
     records = study.trials()[0].records()
     assert [record.epoch for record in records] == list(range(1, EPOCHS + 1))
-    assert set(records[0].metrics) == set(METRIC_NAMES)
+    assert set(records[0].metrics) == {*METRIC_NAMES, RANKING.best}
     assert [r.epoch for r in records if r.young] == [1, 2]
     assert grace_epochs(plan.train, len(plan.data.train)) == 2
     lines = table.table_lines(study, plan.search)
