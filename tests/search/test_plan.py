@@ -39,8 +39,11 @@ def _at_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+NOWHERE = ("--storage-path", "no-studies-are-here")  # beside the studies of whoever tests
+
+
 def request(flags: Sequence[str]) -> SearchRequest:
-    return SearchRequest.of(search_parser("search.run", "").parse_args(flags))
+    return SearchRequest.of(search_parser("search.run", "").parse_args([*NOWHERE, *flags]))
 
 
 def asked(*flags: str) -> plan.Asked:
