@@ -19,7 +19,7 @@ import pytest
 
 from acgan.command import significant
 from acgan.evaluation.grids import png
-from acgan.run.records import EpochRecord
+from acgan.run.records import QUALITY, EpochRecord
 from selection.extractors.base import ExtractorInfo
 from selection.ledgers.reviews import Entry, Quiz
 from selection.metrics.estimate import Estimate, Images
@@ -746,6 +746,18 @@ def test_a_setting_that_the_pick_does_not_name_is_not_made_up() -> None:
     fewer = {name: value for name, value in pick.settings.items() if name != "cpus_per_task"}
     assert "cpus_per_task" in report(pick).text
     assert "cpus_per_task" not in report(changed(pick, settings=fewer)).text
+
+
+def test_the_page_names_the_number_by_which_the_trials_were_judged() -> None:
+    for objective in (QUALITY, "val/coverage"):
+        pick = make_pick().model_copy(update={"objective": objective})
+        found = Page(page(pick, {}))
+        assert any(row[:2] == ["candidate", objective] for row in found.rows)
+        text = " ".join(found.words)
+        assert f"between trials only the objective {objective} orders" in " ".join(text.split())
+        assert ("a Fréchet distance in features of the search's own CNN" in text) == (
+            objective == QUALITY
+        )
 
 
 def test_a_pick_that_was_read_from_its_file_gives_the_same_page() -> None:
