@@ -18,7 +18,7 @@ from acgan.gan.networks import build_discriminator, build_generator
 from acgan.gan.precision import reduced
 from acgan.run.device import default_device
 
-KEPT_WEIGHTS = 9  # three by quality, three by the filter, the last three
+KEPT_WEIGHTS = 9  # three by the objective, three by the filter, the last three
 SAMPLE_GRID_BYTES = 3 * 8  # a pixel of eight columns, uncompressed
 PROCESS_BYTES = 500_000_000  # a worker with PyTorch
 COPIES = 10  # of the networks' parameters: gradients, moments, and what a state is written from
