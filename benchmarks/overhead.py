@@ -28,19 +28,16 @@ from acgan.config import TrainConfig
 from acgan.data.pack import load
 from acgan.run.records import EpochRecord, read_records
 from benchmarks.report import ROOT, benchmark_parser, publish, table
+from search.settings import STOPPING_RULES
 
+TRAIN = TrainConfig(image_size=32, width=0.0625, batch_size=16)
 CONFIG = """\
 data: phantom
 train: {image_size: 32, width: 0.0625, batch_size: 16}
 space: {learning_rate: {low: 5.0e-5, high: 8.0e-4, log: true}}
 search:
   max_concurrent: 1
-  stop_pruned: false
-  stop_collapsed: false
-  stop_diverged: false
-  stop_discriminator_won: false
-"""
-TRAIN = TrainConfig(image_size=32, width=0.0625, batch_size=16)
+""" + "".join(f"  {rule}: false\n" for rule in STOPPING_RULES)
 LONG_EPOCH_S = 5.0
 SHARE_AT_MOST = 0.03
 LATER_AT_MOST_S = 1.0

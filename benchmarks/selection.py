@@ -66,7 +66,7 @@ from selection.settings import SelectionConfig
 from selection.steps import filter, utility
 from selection.steps.fidelity import ExtractorJob, FidelityJob
 from selection.steps.funnel import Funnel
-from selection.steps.look_at_test import RealTestJob, TestJob
+from selection.steps.look_at_test import LookJob, RealLookJob
 from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
 from selection.steps.result import LAST_EPOCHS, Pick
 from selection.steps.utility import CeilingJob, UtilityJob
@@ -241,7 +241,7 @@ class Part:
 
 def parts(extractor: type[Extractor]) -> tuple[Part, ...]:
     """Return the parts of a pick with such an extractor, in their order."""
-    cnn, real, measured = utility.train_on_generated, RealTestJob.run, FidelityJob.run
+    cnn, real, measured = utility.train_on_generated, RealLookJob.run, FidelityJob.run
     metrics = (
         reference.reference,
         reference.metrics,
@@ -273,8 +273,8 @@ def parts(extractor: type[Extractor]) -> tuple[Part, ...]:
         of("3: – memorisation", functions=copies),
         of("3: – reverse test", functions=(utility.reverse,)),
         of("3: – pictures", functions=pictures),
-        Part("test images", "generator", TestJob, TestJob.run, (TestJob.run,)),
-        Part("test images: CNN of real images", "CNN", RealTestJob, real, (real,)),
+        Part("test images", "generator", LookJob, LookJob.run, (LookJob.run,)),
+        Part("test images: CNN of real images", "CNN", RealLookJob, real, (real,)),
     )
 
 

@@ -30,7 +30,7 @@ from selection.augmentation.result import AugmentationStudy, comparisons, read_s
 from selection.commands import study as study_body
 from selection.jobs.store import without_test
 from selection.jobs.workers import Results
-from selection.ledgers.test_looks import touches
+from selection.ledgers.looks import touches
 from selection.steps.result import read_pick
 from tests.augmentations import plan_of, study_here
 from tests.kit import CLASSES
