@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.data.source import PHANTOM, DataSource
 from acgan.evaluation.classifier import fit_last, to_rgb
@@ -42,7 +41,7 @@ from acgan.gan.step import Training, train_step
 from acgan.generation.generator import generate_all
 from acgan.run.rundir import RunDir
 from acgan.training import train
-from benchmarks.report import benchmark_parser, publish, table
+from benchmarks.report import benchmark, benchmark_parser, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
 from search.flags import search_parser
 from search.nodes.sees import StudyAt
@@ -513,19 +512,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@command
-def main(arguments: Sequence[str] | None) -> int:
-    """Run the benchmark; return its exit code."""
-    asked = _parser().parse_args(arguments)
-    return run_command(lambda: _measure(asked), resume="type the same command again")
-
-
-def _measure(arguments: argparse.Namespace) -> int:
+def _measure(arguments: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["ACGAN_CACHE"] = f"{scratch}/cache"  # nothing is there already
-        publish("selection", report(arguments, Path(scratch)), arguments.out)
-    return 0
+        return report(arguments, Path(scratch))
 
+
+main = benchmark(_parser, _measure)
 
 if __name__ == "__main__":
     main()
