@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import functools
+import inspect
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Any, Never, Self
 
 from acgan.errors import InputError
 from acgan.streams import UNREAD, Shown, shown_streams, without_passwords
@@ -263,6 +264,21 @@ def typed(words: Sequence[str]) -> str:
         if here.is_relative_to(Path.cwd()):
             program = str(here.relative_to(Path.cwd()))
     return shlex.join([program, *rest])
+
+
+class FromFlags:
+    """What a command is asked for: a dataclass whose fields have the names of flags.
+
+    A field `values` takes all of them: settings are found there by their names.
+    """
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
+        """Return what the flags say; more: what is read of them first, or is none of them."""
+        names = inspect.signature(cls).parameters
+        given = {**vars(arguments), "values": vars(arguments), **more}
+        make: Callable[..., Self] = cls
+        return make(**{name: value for name, value in given.items() if name in names})
 
 
 def as_typed(module: str, argv: Sequence[str] | None) -> str:

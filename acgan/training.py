@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -11,12 +10,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from acgan.command import FromFlags
 from acgan.config import (
     TrainConfig,
     derive_seed,
@@ -239,7 +239,7 @@ def check_fits(config: TrainConfig, data: Dataset) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest:
+class TrainRequest(FromFlags):
     """What one run is asked for.
 
     config: a YAML file; None: the published baseline
@@ -252,16 +252,6 @@ class TrainRequest:
     run: str | None
     device: str | None
     values: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
-        """Return what the flags of `acgan.train` say."""
-        return cls(
-            config=arguments.config,
-            run=arguments.run,
-            device=arguments.device,
-            values=vars(arguments),
-        )
 
 
 def train_command(request: TrainRequest) -> int:

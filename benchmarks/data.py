@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from acgan.command import command, run_command
 from acgan.config import TrainConfig, find_file, read_file, user_path, validate
 from acgan.cores import usable_cores
 from acgan.data.curate import image_paths
@@ -35,7 +34,7 @@ from acgan.gan.step import Training, train_step
 from acgan.run.device import named_device
 from acgan.training import DeviceImages
 from benchmarks.images import write_large, write_tiny
-from benchmarks.report import benchmark_parser, publish, table
+from benchmarks.report import benchmark, benchmark_parser, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
 
 IMAGE_SIZE = 112
@@ -359,18 +358,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@command
-def main(arguments: Sequence[str] | None) -> int:
-    """Run the benchmark; return its exit code."""
-    asked = _parser().parse_args(arguments)
-    return run_command(lambda: _measure(asked), resume="type the same command again")
-
-
-def _measure(arguments: argparse.Namespace) -> int:
+def _measure(arguments: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        publish("data", report(arguments, Path(scratch)), arguments.out)
-    return 0
+        return report(arguments, Path(scratch))
 
+
+main = benchmark(_parser, _measure)
 
 if __name__ == "__main__":
     main()

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from acgan.command import command, run_command
+from acgan.command import say
 from acgan.config import (
     TrainConfig,
     derive_seed,
@@ -33,7 +33,7 @@ from acgan.run.rundir import RunDir
 from benchmarks.arms import BASELINE, NUMBERS, OPTIONS, Arm, Values, against, cell, sentence
 from benchmarks.real_searches import RealSearches, best_params, search_within
 from benchmarks.replay import SEARCHERS
-from benchmarks.report import benchmark_parser, publish, table
+from benchmarks.report import benchmark, benchmark_parser, image_source, table, whole
 from benchmarks.train_curves import check_judged
 from benchmarks.train_runs import Run, images, train_runs
 from search.nodes.sees import StudyAt
@@ -57,51 +57,29 @@ CNNS = 3
 BY_QUALITY = Ranking(QUALITY, sign=1)
 
 
-@command
-def main(argv: Sequence[str] | None) -> int:
-    """Run the command; return its exit code."""
-    options = _parser().parse_args(argv)
-    return run_command(lambda: _measure(options), resume="type the same command again")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = benchmark_parser("options", __doc__)
     add = parser.add_argument
-    add("--data", default=PHANTOM, help="folder of images and label files (default: phantom)")
-    add("--seeds", type=_from(2), default=3, help="runs of each configuration (default: 3)")
-    add("--trials", type=_from(0), default=16, help="full trials' compute a search; 0: no search")
-    add("--image-size", type=_from(16), default=64, help="pixels a side (default: 64)")
+    add("--data", type=image_source, default=PHANTOM, help="folder of images (default: phantom)")
+    add("--seeds", type=whole(2), default=3, help="runs of each configuration (default: 3)")
+    add("--trials", type=whole(0), default=16, help="full trials' compute a search; 0: no search")
+    add("--image-size", type=whole(16), default=64, help="pixels a side (default: 64)")
     add("--width", type=float, default=0.25, help="factor on channel counts (default: 0.25)")
-    add("--batch-size", type=_from(2), default=16, help="real images per step (default: 16)")
-    add("--epochs", type=_from(1), default=36, help="of each run (default: 36)")
-    add("--cnn-images", type=_from(8), default=200, help="step 2: of a class (default: 200)")
-    add("--cnn-epochs", type=_from(3), default=12, help="step 2: of a CNN (default: 12)")
-    add("--generated", type=_from(32), default=512, help="step 3: of a class (default: 512)")
+    add("--batch-size", type=whole(2), default=16, help="real images per step (default: 16)")
+    add("--epochs", type=whole(1), default=36, help="of each run (default: 36)")
+    add("--cnn-images", type=whole(8), default=200, help="step 2: of a class (default: 200)")
+    add("--cnn-epochs", type=whole(3), default=12, help="step 2: of a CNN (default: 12)")
+    add("--generated", type=whole(32), default=512, help="step 3: of a class (default: 512)")
     add("--folder", default="build/options", help="runs and studies (default: build/options)")
-    add("--jobs", type=_from(1), default=usable_cores(), help="runs at once")
+    add("--jobs", type=whole(1), default=usable_cores(), help="runs at once")
     return parser
 
 
-def _from(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        number = int(text) if text.isdecimal() else -1
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
-        return number
-
-    return whole
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _measure(options: argparse.Namespace) -> int:
+def _measure(options: argparse.Namespace) -> str:
     names = ("image_size", "width", "batch_size", "epochs")
     flags = {name: getattr(options, name) for name in names}
     config = resolve(TrainConfig, "train", None, flags)  # by the environment too, as the searches
-    source = PHANTOM if options.data == PHANTOM else str(user_path(options.data))
-    folder = user_path(options.folder)
+    source, folder = options.data, user_path(options.folder)
     data = images(source, config.image_size)
     check_judged(config, data)
     arms = [BASELINE, *(Arm(name, changes) for name, changes in OPTIONS.items())]
@@ -111,11 +89,10 @@ def _measure(options: argparse.Namespace) -> int:
     for own in runs.values():
         for run in own:
             run.path.parent.mkdir(parents=True, exist_ok=True)
-    train_runs([run for own in runs.values() for run in own], jobs=options.jobs, say=_say)
+    train_runs([run for own in runs.values() for run in own], jobs=options.jobs, say=say)
     values = _measured(runs, _work(options, config, data, source, folder), data)
     text = [setting(options, config, data), value_table(values), verdicts(values), limits(options)]
-    publish("options", "\n\n".join(text), options.out)
-    return 0
+    return "\n\n".join(text)
 
 
 def _searched(
@@ -133,7 +110,7 @@ def _searched(
             jobs=options.jobs,
         )
         found = search_within(asked, SEARCHERS[0])
-        _say(f"{file}: {found.trials} trials of {found.epochs:,} epochs, best {found.value:,.0f}")
+        say(f"{file}: {found.trials} trials of {found.epochs:,} epochs, best {found.value:,.0f}")
         arms.append(Arm(name, best_params(asked, SEARCHERS[0])))
     return arms
 
@@ -289,6 +266,8 @@ def limits(options: argparse.Namespace) -> str:
         "validation images that it is measured on, in all rows alike."
     )
 
+
+main = benchmark(_parser, _measure)
 
 if __name__ == "__main__":
     main()

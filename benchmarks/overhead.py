@@ -23,24 +23,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.data.pack import load
 from acgan.run.records import EpochRecord, read_records
-from benchmarks.report import ROOT, benchmark_parser, publish, table
+from benchmarks.report import ROOT, benchmark, benchmark_parser, table
+from search.settings import STOPPING_RULES
 
+TRAIN = TrainConfig(image_size=32, width=0.0625, batch_size=16)
 CONFIG = """\
 data: phantom
 train: {image_size: 32, width: 0.0625, batch_size: 16}
 space: {learning_rate: {low: 5.0e-5, high: 8.0e-4, log: true}}
 search:
   max_concurrent: 1
-  stop_pruned: false
-  stop_collapsed: false
-  stop_diverged: false
-  stop_discriminator_won: false
-"""
-TRAIN = TrainConfig(image_size=32, width=0.0625, batch_size=16)
+""" + "".join(f"  {rule}: false\n" for rule in STOPPING_RULES)
 LONG_EPOCH_S = 5.0
 SHARE_AT_MOST = 0.03
 LATER_AT_MOST_S = 1.0
@@ -239,21 +235,14 @@ def _words(ways: dict[str, Way], alone: Way) -> str:
     )
 
 
-@command
-def main(argv: Sequence[str] | None) -> int:
-    """Run the command; return its exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = benchmark_parser("overhead", __doc__)
     parser.add_argument("--trials", type=int, default=8, help="trials of each way (default: 8)")
     parser.add_argument("--epochs", type=int, default=6, help="epochs of a trial (default: 6)")
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _measure(arguments), resume="type the same command again")
+    return parser
 
 
-def _measure(arguments: argparse.Namespace) -> int:
-    ways = measure(arguments.trials, arguments.epochs)
-    publish("overhead", text(ways), arguments.out)
-    return 0
-
+main = benchmark(_parser, lambda asked: text(measure(asked.trials, asked.epochs)))
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from acgan.command import command, run_command
+from acgan.command import say
 from acgan.config import TrainConfig, find_file, read_file, user_path, validate
 from acgan.cores import usable_cores
 from acgan.data.source import PHANTOM
@@ -28,7 +28,7 @@ from benchmarks.curves import JUDGED, Curves, read_curves, write_curves
 from benchmarks.picture import draw
 from benchmarks.real_searches import Found, RealSearches, search_within
 from benchmarks.replay import RANDOM, SEARCHERS, Answers, Replay, Searcher, replay_all
-from benchmarks.report import benchmark_parser, publish, table
+from benchmarks.report import benchmark, benchmark_parser, image_source, table, whole
 from benchmarks.standing import band, epochs_to, percent, record
 from benchmarks.train_curves import Asked, train_curves
 from search.study import space
@@ -39,43 +39,29 @@ SHARES = (0.25, 0.5, 0.75, 1.0)  # of the compute, at which the searches are com
 Replays = Mapping[Searcher, Sequence[Replay]]
 
 
-@command
-def main(argv: Sequence[str] | None) -> int:
-    """Run the command; return its exit code."""
-    options = _parser().parse_args(argv)
-    return run_command(lambda: _measure(options), resume="type the same command again")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = benchmark_parser("quality", __doc__)
     add = parser.add_argument
-    add("--data", default=PHANTOM, help="folder of images and label files (default: phantom)")
-    add("--configurations", type=_whole, default=64, help="to be trained (default: 64)")
-    add("--image-size", type=_whole, default=32, help="pixels a side (default: 32)")
+    add("--data", type=image_source, default=PHANTOM, help="folder of images (default: phantom)")
+    add("--configurations", type=whole(1), default=64, help="to be trained (default: 64)")
+    add("--image-size", type=whole(1), default=32, help="pixels a side (default: 32)")
     add("--width", type=float, default=0.25, help="factor on channel counts (default: 0.25)")
-    add("--batch-size", type=_whole, default=16, help="real images per step (default: 16)")
-    add("--epochs", type=_whole, default=24, help="of each configuration (default: 24)")
+    add("--batch-size", type=whole(1), default=16, help="real images per step (default: 16)")
+    add("--epochs", type=whole(1), default=24, help="of each configuration (default: 24)")
     add("--folder", default="build/quality", help="runs and studies (default: build/quality)")
     add("--curves", type=Path, metavar="FILE", help="read the curves, or write them (.jsonl[.gz])")
-    add("--jobs", type=_whole, default=usable_cores(), help="processes at once")
-    add("--seeds", type=_whole, default=100, help="replays of each search (default: 100)")
-    add("--workers", type=_whole, default=4, help="trials at once in a replay (default: 4)")
-    add("--trials", type=_whole, default=32, help="full trials whose compute is spent")
-    add("--check", type=_whole, metavar="TRIALS", help="then search really with so much compute")
+    add("--jobs", type=whole(1), default=usable_cores(), help="processes at once")
+    add("--seeds", type=whole(1), default=100, help="replays of each search (default: 100)")
+    add("--workers", type=whole(1), default=4, help="trials at once in a replay (default: 4)")
+    add("--trials", type=whole(1), default=32, help="full trials whose compute is spent")
+    add("--check", type=whole(1), metavar="TRIALS", help="then search really with so much compute")
     return parser
 
 
-def _whole(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
-    return number
-
-
-def _measure(options: argparse.Namespace) -> int:
+def _measure(options: argparse.Namespace) -> str:
     curves = _curves(options)
     budget = options.trials * curves.epochs
-    _say(f"replaying {len(SEARCHERS)} searches with {options.seeds} seeds each")
+    say(f"replaying {len(SEARCHERS)} searches with {options.seeds} seeds each")
     replays = replay_all(
         Answers(curves),
         seeds=options.seeds,
@@ -98,12 +84,7 @@ def _measure(options: argparse.Namespace) -> int:
         bands = {searcher: band(found) for searcher, found in replays.items()}
         replace_bytes(picture, draw(bands, oracle=best(curves)))
         parts.insert(1, f"![Best value against epochs spent, four searches]({picture.name})")
-    publish("quality", "\n\n".join(parts), options.out)
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    return "\n\n".join(parts)
 
 
 def _curves(options: argparse.Namespace) -> Curves:
@@ -115,25 +96,21 @@ def _curves(options: argparse.Namespace) -> Curves:
     own = (content.get("train") or {}) | {name: getattr(options, name) for name in names}
     config = validate(TrainConfig, "train", own)
     asked = Asked(
-        source=_source(options),
+        source=options.data,
         config=config,
         space=space.read(content["space"], config),
         folder=user_path(options.folder),
         count=options.configurations,
         jobs=options.jobs,
     )
-    curves = train_curves(asked, _say)
+    curves = train_curves(asked, say)
     if options.curves is not None:
         write_curves(options.curves, curves)
     return curves
 
 
-def _source(options: argparse.Namespace) -> str:
-    return PHANTOM if options.data == PHANTOM else str(user_path(options.data))
-
-
 def _search(options: argparse.Namespace, curves: Curves, budget: int) -> dict[Searcher, Found]:
-    source = _source(options)
+    source = options.data
     if Path(source).name != curves.shared.data:
         raise InputError(
             f"the curves are of {curves.shared.data}; name its folder with --data, got {source}"
@@ -258,6 +235,8 @@ def _replayed(replays: Sequence[Replay], spent: int) -> str:
     values = band(replays)
     return f" (replays: {values.at(spent)})" if spent <= len(values.median) else ""
 
+
+main = benchmark(_parser, _measure)
 
 if __name__ == "__main__":
     main()

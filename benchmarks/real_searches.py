@@ -11,11 +11,9 @@ from pathlib import Path
 from acgan.config import TrainConfig, find_file
 from acgan.errors import InputError
 from benchmarks.replay import Searcher
-from search.settings import SearchConfig, Value
+from search.settings import STOPPING_RULES, SearchConfig, Value
 from search.study import table
 from search.study.folder import Study, open_study
-
-RULES = ("pruned", "diverged", "collapsed", "discriminator-won")
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,6 @@ def found_in(study: Study, settings: SearchConfig) -> Found:
 
 def command(asked: RealSearches, settings: SearchConfig, study: str, trials: int) -> list[str]:
     """Return the command that brings a study to so many trials."""
-    stop = "--stop" if settings.stop_pruned else "--no-stop"
     train = asked.train
     flags = {
         "--config": find_file(asked.config),
@@ -114,7 +111,9 @@ def command(asked: RealSearches, settings: SearchConfig, study: str, trials: int
         "--tracking-uri": f"sqlite:///{asked.folder.absolute() / 'mlflow.db'}",
     }
     words = [str(word) for pair in flags.items() for word in pair]
-    return ["-m", "search.run", *words, *(f"{stop}-{rule}" for rule in RULES)]
+    switch = "--" if settings.stop_pruned else "--no-"
+    rules = (switch + name.replace("_", "-") for name in STOPPING_RULES)
+    return ["-m", "search.run", *words, *rules]
 
 
 def _run(words: list[str]) -> None:

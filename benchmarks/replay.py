@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acgan.run.records import EpochRecord
 from benchmarks.curves import JUDGED, Curves
-from search.settings import SearchConfig, Value
+from search.settings import STOPPING_RULES, SearchConfig, Value
 from search.study import space
 from search.study.objective import objective_value
 from search.study.optuna_ledger import Ledger
@@ -40,16 +40,8 @@ class Searcher:
 
     def settings(self, seed: int) -> SearchConfig:
         """Return the search's own settings; all its stopping rules are on, or none is."""
-        on = self.stopping
-        return SearchConfig(
-            objective=JUDGED.objective,
-            sampler=self.sampler,
-            seed=seed,
-            stop_pruned=on,
-            stop_diverged=on,
-            stop_collapsed=on,
-            stop_discriminator_won=on,
-        )
+        rules: dict[str, Any] = dict.fromkeys(STOPPING_RULES, self.stopping)
+        return SearchConfig(objective=JUDGED.objective, sampler=self.sampler, seed=seed, **rules)
 
 
 RANDOM = Searcher("random alone", "random", stopping=False)

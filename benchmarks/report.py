@@ -10,12 +10,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from acgan.command import command_parser
+from acgan.command import command, command_parser, run_command
+from acgan.config import user_path
 from acgan.cores import usable_cores
 from acgan.data.source import PHANTOM
 from acgan.run.machine import processor
@@ -33,6 +34,23 @@ def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentPar
         help="the page whose section is written anew",
     )
     return parser
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of a flag that takes whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        found = int(text) if text.isdecimal() else -1
+        if found < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
+        return found
+
+    return number
+
+
+def image_source(text: str) -> str:
+    """Return "phantom", or a folder of images as every process may be told of it."""
+    return text if text == PHANTOM else str(user_path(text))
 
 
 def _page(name: str, text: str) -> Path:
@@ -104,6 +122,25 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--", "acgan", "search", "selection", "benchmarks")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
+
+
+def benchmark(
+    parser: Callable[[], argparse.ArgumentParser], report: Callable[[argparse.Namespace], str]
+) -> Callable[..., int]:
+    """Return a benchmark's command: it measures what the flags say, and publishes the report."""
+
+    @command
+    def main(argv: Sequence[str] | None) -> int:
+        made = parser()
+        options = made.parse_args(argv)
+
+        def measure() -> int:
+            publish(made.prog.rpartition(".")[2], report(options), options.out)
+            return 0
+
+        return run_command(measure, resume="type the same command again")
+
+    return main
 
 
 def replace_section(page: Path, name: str, text: str) -> None:

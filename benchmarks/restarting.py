@@ -144,15 +144,12 @@ def restart(folder: Path, trials: int, epochs: int) -> Restored:
         for name, mirror in copies.items():
             report = parts.timed(name, partial(mirror.update, driving=False))
             assert (report.runs, report.complete) == (0, True)
-        parts.timed("table", lambda: _table(study, plan))
+        asked = plan.search
+        parts.timed("table", lambda: table.table(table.table_lines(study, asked), asked))
     parts.restored_s = sum(s.wall for name, s in parts.seconds.items() if name not in copies)
     assert ledger.ended() == trials
     parts.timed("one proposal", ledger.propose)  # after the watch: no part of this restart
     return parts
-
-
-def _table(study: Study, plan: SearchPlan) -> str:
-    return table.table(table.table_lines(study, plan.search), plan.search)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acgan.command import command, run_command
 from acgan.training import METRIC_NAMES
 from benchmarks import driving, recording, restarting
 from benchmarks.driving import Driven
 from benchmarks.process import in_fresh_process
 from benchmarks.recording import Recorded
-from benchmarks.report import benchmark_parser, publish, table
+from benchmarks.report import benchmark, benchmark_parser, table
 from benchmarks.restarting import FirstStep, Restarted
 from search.study.estimate import check_disk
 from tests.clusters import lacking_for_postgres, postgres
@@ -40,13 +39,6 @@ ADDED_AT_MOST_MB = 1000.0
 RECORDER_AT_LEAST = 100.0
 IMAGES_SHARE = 0.1  # of the time: images take five times as long to send as to come
 GPUS = 1000
-
-
-@command
-def main(argv: Sequence[str] | None) -> int:
-    """Run the command; return its exit code."""
-    arguments = _parser().parse_args(argv)
-    return run_command(lambda: _measure(arguments), resume="type the same command again")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(arguments: argparse.Namespace) -> int:
+def _measure(arguments: argparse.Namespace) -> str:
     texts: list[str] = []
     rates: dict[str, float] = {}
     if "driver" in arguments.only:
@@ -82,8 +74,7 @@ def _measure(arguments: argparse.Namespace) -> int:
                 rates[f"the recorder on {store}"] = run.burst_per_s
     if len(rates) > 1:
         texts.append(outlook(rates))
-    publish("scale", "\n\n".join(texts), arguments.out)
-    return 0
+    return "\n\n".join(texts)
 
 
 def drive_all(trials: int, epochs: int, concurrency: int) -> list[Driven]:
@@ -311,6 +302,8 @@ def outlook(rates: dict[str, float]) -> str:
         "database beside it, and `--samples-every` above 1."
     )
 
+
+main = benchmark(_parser, _measure)
 
 if __name__ == "__main__":
     main()

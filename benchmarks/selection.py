@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from acgan.command import command, run_command
 from acgan.config import TrainConfig
 from acgan.data.source import PHANTOM, DataSource
 from acgan.evaluation.classifier import fit_last, to_rgb
@@ -42,7 +41,7 @@ from acgan.gan.step import Training, train_step
 from acgan.generation.generator import generate_all
 from acgan.run.rundir import RunDir
 from acgan.training import train
-from benchmarks.report import benchmark_parser, publish, table
+from benchmarks.report import benchmark, benchmark_parser, table
 from benchmarks.timing import Ratio, alternating, one_thread, ratio
 from search.flags import search_parser
 from search.nodes.sees import StudyAt
@@ -66,7 +65,7 @@ from selection.settings import SelectionConfig
 from selection.steps import filter, utility
 from selection.steps.fidelity import ExtractorJob, FidelityJob
 from selection.steps.funnel import Funnel
-from selection.steps.look_at_test import RealTestJob, TestJob
+from selection.steps.look_at_test import LookJob, RealLookJob
 from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
 from selection.steps.result import LAST_EPOCHS, Pick
 from selection.steps.utility import CeilingJob, UtilityJob
@@ -241,7 +240,7 @@ class Part:
 
 def parts(extractor: type[Extractor]) -> tuple[Part, ...]:
     """Return the parts of a pick with such an extractor, in their order."""
-    cnn, real, measured = utility.train_on_generated, RealTestJob.run, FidelityJob.run
+    cnn, real, measured = utility.train_on_generated, RealLookJob.run, FidelityJob.run
     metrics = (
         reference.reference,
         reference.metrics,
@@ -273,8 +272,8 @@ def parts(extractor: type[Extractor]) -> tuple[Part, ...]:
         of("3: – memorisation", functions=copies),
         of("3: – reverse test", functions=(utility.reverse,)),
         of("3: – pictures", functions=pictures),
-        Part("test images", "generator", TestJob, TestJob.run, (TestJob.run,)),
-        Part("test images: CNN of real images", "CNN", RealTestJob, real, (real,)),
+        Part("test images", "generator", LookJob, LookJob.run, (LookJob.run,)),
+        Part("test images: CNN of real images", "CNN", RealLookJob, real, (real,)),
     )
 
 
@@ -513,19 +512,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@command
-def main(arguments: Sequence[str] | None) -> int:
-    """Run the benchmark; return its exit code."""
-    asked = _parser().parse_args(arguments)
-    return run_command(lambda: _measure(asked), resume="type the same command again")
-
-
-def _measure(arguments: argparse.Namespace) -> int:
+def _measure(arguments: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["ACGAN_CACHE"] = f"{scratch}/cache"  # nothing is there already
-        publish("selection", report(arguments, Path(scratch)), arguments.out)
-    return 0
+        return report(arguments, Path(scratch))
 
+
+main = benchmark(_parser, _measure)
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,6 @@ equal trials are never pruned, so every one is compared at every rung and report
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -65,11 +64,8 @@ def flags(folder: Path, *, trials: int, epochs: int) -> list[str]:
 
 def plan_of(words: list[str]) -> SearchPlan:
     """Return what the flags ask for, as the command would read them."""
-    return make_search_plan(SearchRequest.of(_parse(words)))
-
-
-def _parse(words: list[str]) -> argparse.Namespace:
-    return search_parser("benchmarks.scale", None).parse_args(words)
+    arguments = search_parser("benchmarks.scale", None).parse_args(words)
+    return make_search_plan(SearchRequest.of(arguments))
 
 
 def grace_of(plan: SearchPlan) -> int:

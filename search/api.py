@@ -23,6 +23,7 @@ _warned: set[tuple[str, str, int]] = set()  # texts, with the file and the line 
 
 if TYPE_CHECKING:
     from search.study.searched import SearchedStudy
+    from search.tracking.find import StudyNamed
 
 
 def search(  # noqa: PLR0913 - one for each thing that a user may say
@@ -95,21 +96,35 @@ def load_study(
     storage_path: folder of studies; None: "runs", or with `run_id` where MLflow says. Raises
     `InputError` where it is not there.
     """
-    if (study is None) is (run_id is None):
-        raise InputError("name the study, or run_id=ID of its MLflow run, and not both")
     with left_as_it_was():
         from search.study.searched import SearchedStudy  # noqa: PLC0415 (takes seconds)
         from search.tracking.connection import resolve_uri  # noqa: PLC0415
-        from search.tracking.find import StudyNamed, asked_study  # noqa: PLC0415
+        from search.tracking.find import asked_study  # noqa: PLC0415
 
-        named = StudyNamed(
-            run_id=run_id,
-            study=study,
-            storage_path=None if storage_path is None else str(storage_path),
-            tracking_uri=tracking_uri,
-        )
-        found, _ = asked_study(named)
+        found, _ = asked_study(named_study(study, run_id, storage_path, tracking_uri))
         return SearchedStudy(found, resolve_uri(tracking_uri))
+
+
+def named_study(
+    study: Any, run_id: str | None, storage_path: str | Path | None, tracking_uri: str | None
+) -> StudyNamed:
+    """Return how a study is named; `InputError` where it is by nothing, or by two things.
+
+    study: its name, or what has it as `study` and MLflow's address as `tracking_uri`
+    """
+    from search.tracking.find import StudyNamed  # noqa: PLC0415 (takes seconds)
+
+    if (study is None) is (run_id is None):
+        raise InputError("name the study, or run_id=ID of its MLflow run, and not both")
+    if not isinstance(study, str | None):
+        tracking_uri = tracking_uri or study.tracking_uri
+        storage_path, _, study = study.study.place.rpartition("/")
+    return StudyNamed(
+        run_id=run_id,
+        study=study,
+        storage_path=None if storage_path is None else str(storage_path),
+        tracking_uri=tracking_uri,
+    )
 
 
 def values_of(data: str | Path | DataSource | None) -> dict[str, Any]:

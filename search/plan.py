@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from acgan.command import FromFlags
 from acgan.config import TrainConfig, check_sections, find_file, read_file, resolve, validate
 from acgan.data.dataset import Dataset
 from acgan.data.layouts import read_table
@@ -50,7 +51,7 @@ MANY_IMAGES = 2_000  # below, 112 px and width 1 are more than the images can fi
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchRequest:
+class SearchRequest(FromFlags):
     """What a search is asked for; None: as the configuration says, else the default.
 
     config: a YAML file, or what one would hold
@@ -71,18 +72,9 @@ class SearchRequest:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
+    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
         """Return what the flags of `search.flags.search_parser` say."""
-        return cls(
-            config=arguments.config,
-            study=arguments.study,
-            storage_path=arguments.storage_path,
-            tracking_uri=arguments.tracking_uri,
-            address=arguments.address,
-            time_budget_s=arguments.time_budget,
-            verbose=arguments.verbose,
-            values=vars(arguments),
-        )
+        return super().of(arguments, time_budget_s=arguments.time_budget, **more)
 
 
 @dataclass(frozen=True)

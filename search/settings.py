@@ -80,6 +80,7 @@ class SearchConfig(Section):
         return Ranking(self.objective, 1 if self.direction == "minimize" else -1)
 
 
+STOPPING_RULES = tuple(name for name in SearchConfig.model_fields if name.startswith("stop_"))
 PLACEMENT = {
     "num_samples",
     "repeats",

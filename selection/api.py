@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from acgan.data.source import HINTS, DataSource
 from acgan.errors import InputError
-from search.api import check_names, left_as_it_was, nobody, values_of, warn
+from search.api import check_names, left_as_it_was, named_study, nobody, values_of, warn
 from selection.settings import SelectionConfig
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from search.study.folder import Study
     from search.study.searched import SearchedStudy
-    from search.tracking.find import StudyNamed
     from selection.augmentation.result import AugmentationStudy
     from selection.metrics.estimate import Estimate
     from selection.registry.versions import Standing
@@ -205,13 +204,12 @@ def pick(  # noqa: PLR0913 - one for each thing that a user may say
         from selection.steps.plan import PickRequest, make_pick_plan  # noqa: PLC0415
         from selection.steps.request import at_work  # noqa: PLC0415
 
-        weights = inception_weights
         request = PickRequest(
-            named=_named(study, run_id, storage_path, tracking_uri),
+            named=named_study(study, run_id, storage_path, tracking_uri),
             config=None if config is None else Path(config),
             values=settings | values_of(data),
             address=address,
-            inception_weights=None if weights is None else Path(weights),
+            inception_weights=None if inception_weights is None else Path(inception_weights),
             test=test,
         )
         plan = make_pick_plan(request)
@@ -266,7 +264,7 @@ def augmentation_study(  # noqa: PLR0913 - one for each thing that a user may sa
         from selection.steps.request import at_work  # noqa: PLC0415
 
         request = StudyRequest(
-            named=_named(picked, run_id, storage_path, tracking_uri),
+            named=named_study(picked, run_id, storage_path, tracking_uri),
             config=None if config is None else Path(config),
             values=settings | values_of(data),
             address=address,
@@ -287,29 +285,6 @@ def augmentation_study(  # noqa: PLR0913 - one for each thing that a user may sa
             with _answering(plan.tracking_uri):
                 body.publish_study(plan, found)
     return Augmentation(found, plan.folder)
-
-
-def _named(
-    study: Picked | SearchedStudy | str | None,
-    run_id: str | None,
-    storage_path: str | Path | None,
-    tracking_uri: str | None,
-) -> StudyNamed:
-    """Return how a study is named; `InputError` where it is by nothing, or by two things."""
-    from search.tracking.find import StudyNamed  # noqa: PLC0415 (takes seconds)
-
-    if (study is None) is (run_id is None):
-        raise InputError("name the study, or run_id=ID of its MLflow run, and not both")
-    name = study if isinstance(study, str) else None
-    if study is not None and not isinstance(study, str):
-        storage_path, _, name = study.study.place.rpartition("/")
-        tracking_uri = tracking_uri or study.tracking_uri
-    return StudyNamed(
-        run_id=run_id,
-        study=name,
-        storage_path=None if storage_path is None else str(storage_path),
-        tracking_uri=tracking_uri,
-    )
 
 
 @contextmanager

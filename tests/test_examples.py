@@ -140,7 +140,7 @@ class Searched:
 @pytest.fixture(scope="module")
 def searched(place: Place) -> Searched:
     seen: tuple[set[str], set[str]] = (set(), set())
-    process = place.search.start(*PARTS, "--num-samples", "3")
+    process = place.search.start(*PARTS, "--num-samples", "2")
 
     def both_have_worked() -> bool:
         for trials, node in zip(seen, (place.search.head, place.worker), strict=True):
@@ -244,7 +244,7 @@ def test_a_pick_on_two_nodes_requires_the_number_and_measures_by_the_extractor(
 @pytest.mark.usefixtures("picked")
 def test_another_version_is_told_by_a_search_and_by_a_pick(searched: Searched) -> None:
     place = searched.place
-    asked = (*PARTS, "--num-samples", "3", "--dry-run")
+    asked = (*PARTS, "--num-samples", "2", "--dry-run")
     told = "are of plugin 1.1 here, and the study was begun with plugin 1.0"
     assert told not in place.search.run(*asked)
     place.install("1.1")

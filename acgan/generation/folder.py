@@ -36,7 +36,6 @@ from acgan.generation.generator import (
     BLOCK,
     LoadedGenerator,
     NotFiniteError,
-    Pixels,
     generate,
     load_generator,
 )
@@ -348,13 +347,9 @@ def _make(
                 own = list(group)
                 start = block * BLOCK
                 images = generate(loaded, label, count=BLOCK, seed=seed, start=start)
-                pictures = {image_name(name, i): png(_hwc(images[i - start])) for i in own}
-                replace_all(folder, pictures)
+                made = ((i, images[i - start].transpose(1, 2, 0)) for i in own)  # [H, W, 3]
+                replace_all(folder, {image_name(name, i): png(image) for i, image in made})
                 progress.update(len(own))
-
-
-def _hwc(image: Pixels) -> Pixels:
-    return image.transpose(1, 2, 0)
 
 
 def _finish(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
+from acgan.command import FromFlags
 from acgan.config import user_path
 from acgan.data.balance import merged_labels
 from acgan.data.source import DataSource, named_source
@@ -16,8 +16,8 @@ LABEL_FILES = ("train.txt", "test.txt")  # of COVIDx, and of a folder of generat
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderRequest:
-    """Which images a folder is to hold.
+class FolderRequest(FromFlags):
+    """Which images a folder is to hold, see `acgan.generate.add_options`.
 
     out: the folder, as it was named
     per_class: images of each class; None: as many as the classes of the data folder `balance` lack
@@ -37,21 +37,6 @@ class FolderRequest:
     device: str = "cpu"
     other_data: bool = False
     merged_labels: bool = False
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
-        """Return what the flags of `acgan.generate.add_options` say."""
-        return cls(
-            out=arguments.out,
-            per_class=arguments.per_class,
-            balance=arguments.balance,
-            values=vars(arguments),
-            classes=arguments.classes,
-            seed=arguments.seed,
-            device=arguments.device,
-            other_data=arguments.other_data,
-            merged_labels=arguments.merged_labels,
-        )
 
     @property
     def source(self) -> DataSource:

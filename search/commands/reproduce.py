@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from acgan.command import FromFlags
 from acgan.config import TrainConfig, user_path
 from acgan.data.dataset import Dataset
 from acgan.data.source import named_source
@@ -32,7 +33,7 @@ THREADS = 1  # of a trial whose machine was not noted: Ray gives each as many as
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceRequest:
+class ReproduceRequest(FromFlags):
     """Which trial is to be trained again, how and where.
 
     named: the trial by its MLflow run, or its study, of which `trial` is a trial's name
@@ -51,18 +52,9 @@ class ReproduceRequest:
     values: Mapping[str, Any]
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
+    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
         """Return what the flags of `search.reproduce` say."""
-        return cls(
-            named=find.StudyNamed.of(arguments),
-            trial=arguments.trial,
-            epochs=arguments.epochs,
-            out=arguments.out,
-            device=arguments.device,
-            threads=arguments.threads,
-            tolerance=arguments.tolerance,
-            values=vars(arguments),
-        )
+        return super().of(arguments, named=find.StudyNamed.of(arguments), **more)
 
 
 @dataclass(frozen=True)

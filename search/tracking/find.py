@@ -1,16 +1,16 @@
 """Which MLflow run is of which study or trial, and which study a run or a name means."""
 
-import argparse
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.store.entities import PagedList
 
+from acgan.command import FromFlags
 from acgan.config import user_path
 from acgan.errors import InputError
 from search.study.folder import Study, copied, open_study, study_path
@@ -56,7 +56,7 @@ def _all_pages(fetch: Callable[[str | None], PagedList[T]]) -> list[T]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyNamed:
+class StudyNamed(FromFlags):
     """How a study that is there is named: by an MLflow run, or by its name and its folder.
 
     run_id: of the study or of one of its trials; None: study is its name
@@ -68,16 +68,6 @@ class StudyNamed:
     study: str | None = None
     storage_path: str | None = None
     tracking_uri: str | None = None
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
-        """Return what the flags of `search.flags.add_study_flags` say."""
-        return cls(
-            run_id=arguments.run_id,
-            study=arguments.study,
-            storage_path=arguments.storage_path,
-            tracking_uri=arguments.tracking_uri,
-        )
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,8 @@ class StudyRequest(Request):
     @classmethod
     def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
         """Return what the flags of `selection.study` say; `InputError` for what is none."""
-        own = {
-            "pick": arguments.pick,
-            "seeds": arguments.seeds,
-            "amounts": _numbers(arguments.amounts),
-            "updates": arguments.updates,
-            "keep": _fractions(arguments.keep),
-            "test": arguments.test,
-        }
-        return super().of(arguments, **own, **more)
+        amounts, keep = _numbers(arguments.amounts), _fractions(arguments.keep)
+        return super().of(arguments, amounts=amounts, keep=keep, **more)
 
 
 def _numbers(text: str) -> list[float]:

@@ -6,8 +6,9 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from acgan.command import FromFlags
 from acgan.config import user_path
 from acgan.errors import InputError
 from acgan.generation.folder import (
@@ -33,7 +34,7 @@ from selection.registry.versions import CHAMPION_URI, resolve_version
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateRequest:
+class GenerateRequest(FromFlags):
     """Which images are asked for, of which generator, and which of them are kept.
 
     weights: a weights file; None: the registered model, an MLflow URI (None: the champion)
@@ -48,16 +49,11 @@ class GenerateRequest:
     max_draws: int
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
+    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
         """Return what the flags say."""
-        return cls(
-            folder=FolderRequest.of(arguments),
-            weights=arguments.weights,
-            model=arguments.model,
-            tracking_uri=arguments.tracking_uri,
-            thresholds=Thresholds(agreement=arguments.agree, nearest=arguments.not_near),
-            max_draws=arguments.max_draws,
-        )
+        thresholds = Thresholds(agreement=arguments.agree, nearest=arguments.not_near)
+        folder = FolderRequest.of(arguments)
+        return super().of(arguments, folder=folder, thresholds=thresholds, **more)
 
     def check(self) -> None:
         """Raise `InputError` for what cannot be asked."""

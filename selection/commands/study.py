@@ -26,7 +26,7 @@ from selection.augmentation.result import (
     sentence,
 )
 from selection.jobs.workers import LostError, Workers, tell_lost
-from selection.ledgers import test_looks
+from selection.ledgers import looks
 from selection.metrics.estimate import Estimate
 from selection.metrics.wording import interval_text
 from selection.steps.request import at_work
@@ -98,7 +98,7 @@ def train_and_compare(plan: StudyPlan, workers: Workers) -> AugmentationStudy:
     plan.folder.mkdir(exist_ok=True)
     touch = None
     if plan.split == "test":
-        touch = test_looks.record(
+        touch = looks.record(
             plan.study,
             pick=plan.folder.name,
             weights=[plan.setting.weights.sha256],

@@ -11,11 +11,15 @@ from markupsafe import Markup, escape
 
 @dataclass(frozen=True)
 class Word:
-    """A word, under which key it is linked, and what it means; `code` stands between backticks."""
+    """A word and what it means; `code` stands between backticks."""
 
-    key: str
     word: str
     meaning: str
+
+    @property
+    def key(self) -> str:
+        """Under which it is linked, `tie-set`: of several words the first."""
+        return re.sub(r"\W+|_", "-", self.word.split(",")[0].lower()).strip("-")
 
 
 WORDS = tuple(
@@ -23,147 +27,122 @@ WORDS = tuple(
     for each in (
         (
             "arm",
-            "arm",
             "one way to train the CNN in a study: real images only, class weights, GAN "
             "oversampling …",
         ),
         (
-            "balanced-accuracy",
             "balanced accuracy",
             "the mean over the classes of the share that is classified right",
         ),
         (
-            "baseline",
             "baseline",
             "trial 0 of a search (`t0000`): the configuration's own values, before anything is "
             "searched",
         ),
         (
             "candidate",
-            "candidate",
             "an epoch that passed step 1 of a pick, and whose weights are kept",
         ),
         (
-            "ceiling",
             "ceiling",
             "the score of CNNs trained on the real images: what generated images are measured "
             "against",
         ),
         (
             "champion",
-            "champion",
             "the alias in MLflow's registry of the version that is used where none is named",
         ),
-        ("chance", "chance", "the score of an answer that is always the same class"),
+        ("chance", "the score of an answer that is always the same class"),
         (
-            "cnn3",
             "cnn3",
             "features of three CNNs trained on your real images; used where Inception's weights "
             "are not there",
         ),
         (
             "coverage",
-            "coverage",
             "share of real images that have a generated one among their neighbours (Naeem et al. "
             "2020)",
         ),
         (
-            "dead",
             "dead discriminator",
             "a discriminator that calls almost all images generated, or almost all real",
         ),
         (
             "density",
-            "density",
             "how many real neighbourhoods a generated image lies in (Naeem et al. 2020)",
         ),
         (
-            "fd-cnn",
             "`fd_cnn`",
             "Fréchet distance in features of a CNN trained on your real images: small is good; not "
             "FID",
         ),
         (
-            "filter-score",
             "filter score",
             "orders the epochs of one trial by the generator's loss and by the discriminator's "
             "accuracy on generated images",
         ),
         (
             "finalist",
-            "finalist",
             "a candidate of the tie set, whose images step 3 measures",
         ),
         (
-            "fid",
             "FID, intra-FID",
             "Fréchet distance in Inception's features, of all images, and the mean within classes",
         ),
         (
-            "kid",
             "KID, intra-KID",
             "the same question by a kernel distance, which is unbiased with few images",
         ),
         (
             "latent",
-            "latent",
             "the random numbers from which the generator makes an image",
         ),
         (
-            "touch",
             "look, touch",
             "a use of the test images; each is recorded in the study",
         ),
         (
             "memorisation",
-            "memorisation",
             "whether generated images lie nearer to training images than other patients' images do",
         ),
         (
-            "objective",
             "objective",
             "the recorded number by which trials are judged: `val/coverage` unless another is "
             "named",
         ),
         (
-            "one-picture",
             "one picture per class",
             "the images of a class hardly differ (`val/diversity` below 0.3)",
         ),
         (
-            "precision",
             "precision, recall",
             "share of generated images among real ones, and of real ones among generated ones "
             "(Kynkäänniemi et al. 2019)",
         ),
         (
             "sources",
-            "sources",
             "the data sets or hospitals that images come from",
         ),
         (
-            "spread",
             "spread, `val/diversity`",
             "how far images of a class are from each other, as a share of real ones'",
         ),
         (
-            "tie-set",
             "tie set",
             "the candidates that the data cannot tell from the best one",
         ),
         (
             "trial",
-            "trial",
             "one training of one AC-GAN, with one choice of the searched settings",
         ),
         (
-            "young",
             "young",
             "an epoch of a trial's beginning, in which it is not judged: the first tenth, or 150 "
             "updates",
         ),
     )
 )
+KEYS = frozenset(word.key for word in WORDS)
 
 
 class Glossary:

@@ -12,6 +12,7 @@ from selection.metrics.estimate import Estimate
 from selection.metrics.metric import CLASS_MEAN, WHOLE
 from selection.metrics.registry import parse
 from selection.metrics.wording import counted
+from selection.report.glossary import KEYS
 from selection.steps.result import Candidate, Fidelity, Pick, Utility
 
 
@@ -148,14 +149,7 @@ class MetricTable:
         return all(value == 0 for value in values if value is not None)
 
 
-METRIC_WORDS = {  # keys of `selection.report.glossary`
-    "fid": "fid",
-    "kid": "kid",
-    "precision": "precision",
-    "recall": "precision",
-    "density": "density",
-    "coverage": "coverage",
-}
+_ENTRIES = {"recall": "precision"}  # of the glossary, where its key is not the metric's name
 
 
 @dataclass(frozen=True)
@@ -177,9 +171,9 @@ def shorts(tables: Sequence[MetricTable]) -> list[Short]:
     found = []
     for table in tables:
         column = min(table.columns, key=preferred)
-        key = parse(column.name)
-        word = METRIC_WORDS.get(key.metric.name, "") if key else ""
-        found.append(Short(table.name, table.better, column, word))
+        name = key.metric.name if (key := parse(column.name)) else ""
+        word = _ENTRIES.get(name, name)
+        found.append(Short(table.name, table.better, column, word if word in KEYS else ""))
     return found
 
 

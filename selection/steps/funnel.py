@@ -20,14 +20,14 @@ from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
 from selection.jobs.store import Result, StoredJob, Work
 from selection.jobs.workers import Results, Workers
-from selection.ledgers import test_looks
+from selection.ledgers import looks
 from selection.metrics.estimate import Estimate, Images
 from selection.metrics.intervals import difference, interval
 from selection.settings import PLACEMENT
 from selection.steps import draw
 from selection.steps.decide import decide, race, utility, verdict
 from selection.steps.fidelity import ExtractorJob, FidelityJob
-from selection.steps.look_at_test import RealTestJob, TestJob
+from selection.steps.look_at_test import LookJob, RealLookJob
 from selection.steps.plan import Chosen, PickPlan
 from selection.steps.result import (
     PICK_FORMAT,
@@ -230,19 +230,19 @@ class Funnel:
         if (baseline := self._baseline(decision.winner)) is not None:
             places["baseline"] = baseline
         jobs = {name: self._test_job(place, extractor) for name, place in places.items()}
-        number = test_looks.record(
+        number = looks.record(
             plan.study,
             pick=plan.id,
             weights=[plan.candidates[place].weights.sha256 for place in places.values()],
             reason="final report of a pick",
         )
-        real = [RealTestJob(self.work, n) for n in range(self.settings.cnn_seeds[0])]
+        real = [RealLookJob(self.work, n) for n in range(self.settings.cnn_seeds[0])]
         results = self._do([*jobs.values(), *real], "test images")
         seen = {name: results[job] for name, job in jobs.items()}
         winner, beside = seen["winner"], seen.get("baseline")
         return LookAtTest(
             number=number,
-            time=test_looks.touches(plan.study)[number - 1].time,
+            time=looks.touches(plan.study)[number - 1].time,
             images=plan.test_images,
             rows=rows(
                 winner.hits,
@@ -257,10 +257,10 @@ class Funnel:
             ceiling=interval(as_shares([results[job].hits for job in real]), winner.images),
         )
 
-    def _test_job(self, place: int, extractor: ExtractorInfo) -> TestJob:
+    def _test_job(self, place: int, extractor: ExtractorInfo) -> LookJob:
         chosen_by = self.settings.cnn_seeds[-1]
         numbers = tuple(range(chosen_by, 2 * chosen_by))
-        return TestJob(self.work, self.contenders[place].chosen.weights, numbers, extractor)
+        return LookJob(self.work, self.contenders[place].chosen.weights, numbers, extractor)
 
     def _baseline(self, winner: int) -> int | None:
         """Return the place of the baseline's best epoch; None where it failed, or won itself."""

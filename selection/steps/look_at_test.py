@@ -24,14 +24,12 @@ class Seen(Result):
 
 
 @dataclass(frozen=True)
-class TestJob(CandidateJob[Seen]):
+class LookJob(CandidateJob[Seen]):
     """CNNs and features of one generator on the test images, as in steps 2 and 3.
 
     numbers: of CNNs by which nothing was chosen; the images that are measured are such, too.
     Those of steps 2 and 3 were part of what won.
     """
-
-    __test__ = False  # for pytest
 
     kind = "test"
     model = Seen
@@ -79,7 +77,7 @@ class TestJob(CandidateJob[Seen]):
 
 
 @dataclass(frozen=True)
-class RealTestJob(StoredJob[utility.Scored]):
+class RealLookJob(StoredJob[utility.Scored]):
     """CNN `number` (from 0) of the real training images, that of step 2, on the test images.
 
     Nothing is chosen by these CNNs, so they are those of the ceiling.

@@ -1,10 +1,8 @@
 """What a pick is asked for: found, checked and filtered (step 1) before any long work."""
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 
@@ -46,12 +44,6 @@ class PickRequest(Request):
 
     inception_weights: Path | None = None
     test: bool = True
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
-        """Return what the flags of `selection.pick` say."""
-        own = {"inception_weights": arguments.inception_weights, "test": arguments.test}
-        return super().of(arguments, **own, **more)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from acgan.command import typed
+from acgan.command import FromFlags, typed
 from acgan.config import (
     find_file,
     read_file,
@@ -30,7 +30,7 @@ from selection.settings import SelectionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(FromFlags):
     """What is asked of a study, by flags or from Python.
 
     named: the study, or one trial of it; config: a YAML file, None: the search's settings
@@ -48,14 +48,7 @@ class Request:
     @classmethod
     def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
         """Return what the flags of `selection.flags.add_request_flags` say, and more."""
-        return cls(
-            named=StudyNamed.of(arguments),
-            config=arguments.config,
-            values=vars(arguments),
-            address=getattr(arguments, "address", None),  # a review needs no cluster
-            verbose=getattr(arguments, "verbose", False),
-            **more,
-        )
+        return super().of(arguments, named=StudyNamed.of(arguments), **more)
 
 
 def require_idle(study: Study) -> None:

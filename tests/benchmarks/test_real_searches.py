@@ -10,7 +10,7 @@ from benchmarks import real_searches as module
 from benchmarks.real_searches import RealSearches, command, found_in, search_within
 from benchmarks.replay import RANDOM, SEARCHERS
 from search.run import parser
-from search.settings import SearchConfig
+from search.settings import STOPPING_RULES, SearchConfig
 from search.study.folder import Outcome, open_study
 from tests.kit import tiny_config
 from tests.studies import write_end, write_epochs, write_study, write_trial
@@ -33,8 +33,7 @@ def test_the_command_is_one_that_a_user_may_type(asked: RealSearches) -> None:
         typed = parser().parse_args(words)
         assert (typed.num_samples, typed.epochs, typed.data) == ("7", "10", "phantom")
         assert typed.sampler == searcher.sampler
-        on = {typed.stop_pruned, typed.stop_diverged, typed.stop_collapsed}
-        assert on | {typed.stop_discriminator_won} == {searcher.stopping}
+        assert {getattr(typed, rule) for rule in STOPPING_RULES} == {searcher.stopping}
 
 
 def test_trials_are_added_until_no_full_one_fits_the_budget(

@@ -76,7 +76,7 @@ def full(lab: Lab, rng: random.Random) -> Findings:
     """Fill the disk during a search, so that a state, a record or the ledger does not fit."""
     found = Findings()
     with lab.search() as search, small_disk(search.folder / "runs"):
-        process = search.start(*OPTIONS, "--epochs", "20")
+        process = search.start(*OPTIONS, "--epochs", "14")
         wait_for_epochs(search, process, rng.randint(0, 30))
         filler = fill(search.folder / "runs", left=rng.choice([0, 0, 4096, 16384, 100_000]))
         before = moment(search)
@@ -86,7 +86,7 @@ def full(lab: Lab, rng: random.Random) -> Findings:
         found.expect("type: " in output, output[-2500:])
         found.expect("Traceback" not in output, output[-2500:])
         filler.unlink()
-        search.run(*OPTIONS, "--epochs", "20")
+        search.run(*OPTIONS, "--epochs", "14")
         found.redone = redone([before], search)
         check_whole(search, TRIALS, found)
         check_nothing_runs(search, found)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import psutil
 
-from selection.ledgers.test_looks import touches
+from selection.ledgers.looks import touches
 from selection.steps.result import Pick, read_pick
 from tests.faults.lab import Findings, Lab
 from tests.picks import Place, pick_here, send, train_study, type_pick, write_covidx

@@ -35,7 +35,7 @@ from selection.extractors.cache import cached_views
 from selection.extractors.choose import AUTO, open_extractor
 from selection.extractors.cnn3 import CNN3
 from selection.jobs.store import read_stored
-from selection.ledgers.test_looks import looks_path, touches
+from selection.ledgers.looks import looks_path, touches
 from selection.registry import versions
 from selection.settings import SelectionConfig
 from selection.steps.utility import Scored, train_on_real

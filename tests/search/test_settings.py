@@ -6,16 +6,14 @@ from acgan.command import command_parser
 from acgan.config import add_flags, resolve, validate
 from acgan.errors import InputError
 from acgan.run.records import QUALITY, RANKING, Ranking
-from search.settings import PLACEMENT, SearchConfig, identity
+from search.settings import PLACEMENT, STOPPING_RULES, SearchConfig, identity
 
 
 def test_the_defaults_maximize_coverage_with_tpe_and_all_rules_on() -> None:
     config = SearchConfig()
     assert (config.ranking, config.direction, config.sampler) == (RANKING, "maximize", "tpe")
-    rules = {name: on for name, on in config.model_dump().items() if name.startswith("stop_")}
-    assert rules == dict.fromkeys(
-        ("stop_pruned", "stop_diverged", "stop_collapsed", "stop_discriminator_won"), True
-    )
+    on = {rule for rule in STOPPING_RULES if getattr(config, rule)}
+    assert on == {"stop_pruned", "stop_diverged", "stop_collapsed", "stop_discriminator_won"}
 
 
 @pytest.mark.parametrize(

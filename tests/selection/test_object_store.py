@@ -13,8 +13,8 @@ from search.study.folder import Study, open_study, study_path
 from search.study.lock import driver_of
 from search.study.store.runs import Commit, Part
 from search.study.store.study_copy import StudyCopy
+from selection.ledgers.looks import touches
 from selection.ledgers.reviews import Entry, add_review, read_reviews
-from selection.ledgers.test_looks import touches
 from selection.steps.request import one_reviewer
 from tests.picks import Place, send, type_pick
 

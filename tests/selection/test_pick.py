@@ -41,13 +41,13 @@ from search.nodes.sees import StudyAt
 from search.study.folder import Outcome
 from search.study.lock import driver_lock
 from selection.jobs.store import Weights, Work
+from selection.ledgers.looks import touches
 from selection.ledgers.reviews import Entry, add_review
-from selection.ledgers.test_looks import touches
 from selection.pictures.names import changes_name, film_name, walks_name
 from selection.registry import versions
 from selection.settings import SelectionConfig
 from selection.steps.decide import ONLY_KEPT, decide, race
-from selection.steps.look_at_test import TestJob
+from selection.steps.look_at_test import LookJob
 from selection.steps.result import Candidate, Pick, read_pick
 from tests import studies
 from tests.kit import CLASSES
@@ -220,11 +220,6 @@ def test_ctrl_c_says_how_to_go_on_and_takes_ray_along(story: Story) -> None:
     assert story.interrupted.survivors() == []
 
 
-def test_nothing_of_ray_outlives_a_killed_pick(story: Story) -> None:
-    assert story.killed.code == -signal.SIGKILL
-    assert story.killed.survivors() == []
-
-
 def test_typed_again_a_pick_does_not_compute_what_is_stored(story: Story) -> None:
     assert story.finished.code == 0, story.finished.output
     assert len(story.stored) >= 2
@@ -352,7 +347,7 @@ def test_the_look_at_the_test_images_is_of_cnns_that_nothing_was_chosen_by(story
     weights = Weights("the winner", Path("unread"), found.winner.weights)
     chosen_by = plan.settings.cnn_seeds[-1]
     paths = [
-        TestJob(work, weights, tuple(range(first, first + chosen_by)), found.extractor).path
+        LookJob(work, weights, tuple(range(first, first + chosen_by)), found.extractor).path
         for first in (0, chosen_by)
     ]
     assert [path.exists() for path in paths] == [False, True]
@@ -758,8 +753,8 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
         return {name for name, source in functions.items() if re.search(pattern, source)}
 
     looks = {
-        "look_at_test.TestJob.compute",
-        "look_at_test.RealTestJob.compute",
+        "look_at_test.LookJob.compute",
+        "look_at_test.RealLookJob.compute",
         "jobs.ArmJob.compute",
     }
     assert users(r"\.all_data\(") == {"store.Work.data", *looks}
@@ -767,7 +762,7 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
     assert users(r"(?<!def )(?<![.\w])load\(") == set()
     assert users(r"\bstudy_images\(") == {"request.load_data", "plan.make_study_plan"}
     look, counted = (
-        looks | {"look_at_test.TestJob._metrics"},
+        looks | {"look_at_test.LookJob._metrics"},
         {  # labels, no pixels
             "plan.make_pick_plan",
             "request.load_data",
@@ -776,9 +771,9 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
         },
     )
     assert users(r"data\.test\b") == look | counted
-    assert users(r"\._metrics\(") == {"look_at_test.TestJob.compute"}
-    assert users(r"\bTestJob\(") == {"funnel.Funnel._test_job"}
-    assert users(r"\bRealTestJob\(") == {"funnel.Funnel._look_at_test"}
+    assert users(r"\._metrics\(") == {"look_at_test.LookJob.compute"}
+    assert users(r"\bLookJob\(") == {"funnel.Funnel._test_job"}
+    assert users(r"\bRealLookJob\(") == {"funnel.Funnel._look_at_test"}
     assert users(r"\._test_job\(") == {"funnel.Funnel._look_at_test"}
 
 
@@ -824,3 +819,9 @@ def _replace_test_images() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (test, 16, 16), np.uint8)
     pixels[train + val :] = noise
     pixels.flush()
+
+
+def test_nothing_of_ray_outlives_a_killed_pick(story: Story) -> None:
+    """At the end: Ray's agents take a minute to end, which the tests above do not wait for."""
+    assert story.killed.code == -signal.SIGKILL
+    assert story.killed.survivors() == []

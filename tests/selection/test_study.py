@@ -30,7 +30,7 @@ from selection.augmentation.result import AugmentationStudy, comparisons, read_s
 from selection.commands import study as study_body
 from selection.jobs.store import without_test
 from selection.jobs.workers import Results
-from selection.ledgers.test_looks import touches
+from selection.ledgers.looks import touches
 from selection.steps.result import read_pick
 from tests.augmentations import plan_of, study_here
 from tests.kit import CLASSES
@@ -62,13 +62,18 @@ def picked(
     return place
 
 
+def moved(picked: Place, folder: Path) -> Place:
+    """Move the picked study to another folder, without any augmentation study."""
+    ignore = shutil.ignore_patterns("lock.json", "study-*", "test-touches.jsonl")
+    shutil.copytree(picked.folder / "runs", folder / "runs", ignore=ignore)
+    shutil.copy(picked.folder / "before.db", folder / "mlflow.db")
+    return Place(folder)
+
+
 @pytest.fixture
 def place(picked: Place, tmp_path: Path) -> Place:
-    """The picked study moved to another folder, without any augmentation study."""
-    ignore = shutil.ignore_patterns("lock.json", "study-*", "test-touches.jsonl")
-    shutil.copytree(picked.folder / "runs", tmp_path / "runs", ignore=ignore)
-    shutil.copy(picked.folder / "before.db", tmp_path / "mlflow.db")
-    return Place(tmp_path)
+    """The picked study of this test's own, without any augmentation study."""
+    return moved(picked, tmp_path)
 
 
 def parent_id(place: Place) -> str:
@@ -94,6 +99,12 @@ def done(place: Place, *options: str) -> AugmentationStudy:
 def stored(place: Place) -> dict[Path, int]:
     """Return the answers of CNNs that are there, and when they were written."""
     return {path: path.stat().st_mtime_ns for path in place.store.glob("study-*.json")}
+
+
+def take_answers(there: Place, place: Place) -> None:
+    """Copy the answers of CNNs that were trained elsewhere on the same images."""
+    for path in stored(there):
+        shutil.copy(path, place.store)
 
 
 @dataclass(frozen=True)
@@ -258,10 +269,24 @@ def test_dry_run_says_what_it_would_cost_and_writes_nothing(
 # --- the test images -------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Looked:
+    """A study on the test images, and where it stands."""
+
+    place: Place
+    study: AugmentationStudy
+
+
+@pytest.fixture(scope="module")
+def tested(picked: Place, tmp_path_factory: pytest.TempPathFactory) -> Looked:
+    place = moved(picked, tmp_path_factory.mktemp("tested"))
+    return Looked(place, done(place, "--test"))
+
+
 def test_with_test_the_look_is_recorded_once_and_the_sentence_is_said(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    tested: Looked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = done(place, "--test")
+    place, found = tested.place, tested.study
     (touch,) = touches(place.study)
     assert touch.pick == f"study-{found.id}"
     assert touch.weights == [found.weights]
@@ -282,7 +307,7 @@ def test_with_test_the_look_is_recorded_once_and_the_sentence_is_said(
     assert [touch.reason for touch in touches(place.study)] == ["augmentation study"] * 2
 
 
-def test_the_look_is_recorded_before_it_happens(place: Place) -> None:
+def test_the_look_is_recorded_before_it_happens(place: Place, tested: Looked) -> None:
     plan = planned(place, "--test")
 
     class Dying(Here):
@@ -293,6 +318,7 @@ def test_the_look_is_recorded_before_it_happens(place: Place) -> None:
     with pytest.raises(KeyboardInterrupt):
         study_body.train_and_compare(plan, Dying(plan.work.settings, address=None, verbose=False))
     assert len(touches(place.study)) == 1
+    take_answers(tested.place, place)
     assert done(place, "--test").touch == 1
 
 
@@ -310,8 +336,8 @@ def test_without_test_images_it_says_what_to_type(
 # --- arms, seeds, --keep ---------------------------------------------------------------------
 
 
-def test_more_seeds_and_amounts_train_only_what_is_new(place: Place) -> None:
-    done(place)
+def test_more_seeds_and_amounts_train_only_what_is_new(place: Place, story: Story) -> None:
+    take_answers(story.place, place)
     jobs = planned(place, "--seeds", "6", "--amounts", "2,3").jobs()
     missing = [job.name for job in jobs if not job.done()]
     assert len(jobs) == 6 * 8

@@ -48,7 +48,7 @@ from tests.searches import wait_for
 
 pytestmark = pytest.mark.process
 
-EPOCHS = 60  # longer than one node may take to start a worker after the other
+EPOCHS = 40  # longer than one node may take to start a worker after the other
 CONFIG = {
     "train": {
         "image_size": 16,
@@ -123,7 +123,7 @@ def _variables(folder: Path, database: Postgres) -> dict[str, str]:
         "DATA": str(folder / "data"),
         "CONFIG": str(folder / "tiny.yaml"),
         "STUDY": "tiny",
-        "NUM_SAMPLES": "3",
+        "NUM_SAMPLES": "2",
         "WORKER_CPUS": "1",
     }
 
@@ -250,8 +250,8 @@ def test_trials_run_on_both_nodes(searched: Searched) -> None:
 
 def test_mlflow_has_over_http_all_values_of_the_directories(searched: Searched) -> None:
     study = searched.place.study
-    assert [trial.name for trial in study.trials()] == ["t0000", "t0001", "t0002"]
-    assert [len(trial.records()) for trial in study.trials()] == [EPOCHS] * 3
+    assert [trial.name for trial in study.trials()] == ["t0000", "t0001"]
+    assert [len(trial.records()) for trial in study.trials()] == [EPOCHS] * 2
     assert differences(study, searched.place.mlflow) == []
 
 

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from acgan.config import TrainConfig
 from acgan.run.records import EpochRecord, Ranking
+from acgan.run.rundir import RunDir
+from acgan.training import train
 from search.study import space
 from search.study.folder import Outcome, trial_name
 from search.study.objective import Ended, judged_diversity, objective_value
@@ -22,6 +25,7 @@ from search.study.optuna_ledger import Ledger
 from search.tune.driver import ReportWatch
 from search.tune.progress import Progress
 from search.tune.stopping import RepeatStopper, TrialStopper, decide_stop, rung_epochs
+from tests.kit import tiny_config, tiny_dataset
 from tests.studies import by_distance
 
 BASELINE = TrainConfig()
@@ -79,6 +83,17 @@ def test_a_loss_that_is_absurd_or_not_finite_ends_a_trial_at_once(value: float, 
     found = decide_stop(records[:epoch], by_distance(), GRACE, epochs=9, others_vary=True)
     assert "train/g_loss is" in found.reason
     assert first_end(records, stop_diverged=False) is None
+
+
+def test_real_networks_at_a_learning_rate_of_ten_diverge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    config = tiny_config(learning_rate=10.0, epochs=4)
+    steps = train(config, tiny_dataset(), RunDir(tmp_path / "run"), device=torch.device("cpu"))
+    found = first_end(list(steps), stop_discriminator_won=False, stop_collapsed=False)
+    assert found is not None
+    assert found[1] is Outcome.DIVERGED
 
 
 def test_a_quality_score_that_is_not_finite_is_no_divergence() -> None:

@@ -26,7 +26,7 @@ from selection.pictures.walks import WalksJob
 from selection.settings import SelectionConfig
 from selection.steps import utility
 from selection.steps.fidelity import CLOSEST, GRID, ExtractorJob, FidelityJob
-from selection.steps.look_at_test import TestJob
+from selection.steps.look_at_test import LookJob
 from selection.steps.utility import CeilingJob, Scored, UtilityJob
 from tests.acgan.test_generate import write_weights
 from tests.kit import tiny_dataset
@@ -56,7 +56,7 @@ def paths(work: Work, weights: Weights = WEIGHTS, info: ExtractorInfo = INFO) ->
         "ceiling": CeilingJob(work, 0).path,
         "extractor": ExtractorJob(work).path,
         "fidelity": FidelityJob(work, weights, info).path,
-        "test": TestJob(work, weights, (0, 1, 2), info).path,
+        "test": LookJob(work, weights, (0, 1, 2), info).path,
     }
 
 
@@ -116,7 +116,7 @@ def test_names_and_places_of_files_do_not_matter() -> None:
 def test_each_cnn_and_each_set_of_cnns_stands_alone() -> None:
     assert len({UtilityJob(WORK, WEIGHTS, number).path for number in range(5)}) == 5
     assert CeilingJob(WORK, 0).path != CeilingJob(WORK, 1).path
-    tests = {TestJob(WORK, WEIGHTS, tuple(range(n)), INFO).path for n in (3, 5)}
+    tests = {LookJob(WORK, WEIGHTS, tuple(range(n)), INFO).path for n in (3, 5)}
     assert len(tests) == 2
 
 
@@ -300,7 +300,7 @@ def test_an_error_that_a_user_can_mend_is_not_kept_as_a_candidates_failure(
 
 def test_jobs_see_no_test_image_but_the_last_one_does(scene: Scene) -> None:
     assert len(scene.work.data().test) == 0
-    job = TestJob(scene.work, scene.weights, (0,), scene.info)
+    job = LookJob(scene.work, scene.weights, (0,), scene.info)
     job.run(gpu=False)
     seen = job.result()
     assert seen is not None

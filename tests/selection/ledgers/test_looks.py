@@ -8,7 +8,7 @@ import pytest
 
 from acgan.errors import InputError
 from search.study.folder import Study, open_study
-from selection.ledgers.test_looks import looks_path, record, touches
+from selection.ledgers.looks import looks_path, record, touches
 from tests.studies import write_study
 
 
