@@ -21,18 +21,18 @@ sys.stdin.read()
 """
 
 
-def test_a_study_has_one_driver_at_a_time_and_numbers_them(address: str) -> None:
-    store = ObjectStore(address)
+def test_a_study_has_one_driver_at_a_time_and_numbers_them(any_address: str) -> None:
+    store = ObjectStore(any_address)
     assert not is_held(store, "study")
-    with leased(address, "study") as first:
+    with leased(any_address, "study") as first:
         assert is_held(store, "study")
         assert not is_held(store, "selection")
         with pytest.raises(InputError, match=r"worked on by process \d+ on"):
-            Lease(address, "study")
-        with leased(address, "selection"):
+            Lease(any_address, "study")
+        with leased(any_address, "selection"):
             assert is_held(store, "selection")
     assert not is_held(store, "study")
-    with leased(address, "study") as second:
+    with leased(any_address, "study") as second:
         assert (first.number, second.number) == (1, 2)
 
 
@@ -54,15 +54,15 @@ def test_a_driver_that_was_killed_on_this_machine_holds_nothing(address: str) ->
 
 
 def test_a_driver_on_another_machine_holds_it_until_its_heartbeat_is_old(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    any_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "_machine", lambda: "another")
-    first = Lease(address, "study")
+    first = Lease(any_address, "study")
     monkeypatch.setattr(lease, "_machine", lambda: "this one")
     with pytest.raises(InputError, match="worked on"):
-        Lease(address, "study")
+        Lease(any_address, "study")
     first.beat(1.0)
-    second = Lease(address, "study")
+    second = Lease(any_address, "study")
     second.check()
     with pytest.raises(TakenOverError):
         first.check()
