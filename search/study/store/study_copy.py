@@ -60,7 +60,7 @@ class _Held(Stored):
 
 
 class _Taken(Stored):
-    """`.commit.json` of a trial: the commit whose small files are here."""
+    """`.commit.json` of a trial: the commit whose records are here."""
 
     name: str
     commit: runs.Commit
@@ -210,7 +210,7 @@ class StudyCopy:
                 return
 
     def take(self, trial: str, name: str) -> None:
-        """Make a trial's folder what its run was at a commit, but for the networks.
+        """Make a trial's folder what its run was at a commit, but for networks and sample grids.
 
         Raises `DamagedError` where the commit or one of these files is not what it was.
         """
@@ -223,12 +223,12 @@ class StudyCopy:
         # The records last: who reads one finds the files that it names.
         for file, part in sorted(commit.parts.items(), key=lambda own: own[0] == "epochs.jsonl"):
             there = had.get(file) == part and (folder / file).is_file()
-            if runs.is_small(file) and not there:
+            if runs.is_read_first(file) and not there:
                 runs.fetch(self.store, part, folder / file)
             elif not there:
                 (folder / file).unlink(missing_ok=True)
-        for path in (folder / "weights").glob("*"):
-            if f"weights/{path.name}" not in commit.parts:
+        for path in (path for kind in runs.FOLDERS for path in (folder / kind).glob("*")):
+            if f"{path.parent.name}/{path.name}" not in commit.parts:
                 path.unlink()
         write_json(folder / COMMIT, _Taken(name=name, commit=commit))
 
@@ -285,8 +285,8 @@ class StudyCopy:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     replace_bytes(path, content)
 
-    def fetch_weights(self, trial: str, name: str) -> None:
-        """Fetch a file of weights of a trial's run, if its newest commit has it."""
+    def fetch_of_run(self, trial: str, name: str) -> None:
+        """Fetch a file of a trial's run, weights or a sample grid, if its newest commit has it."""
         if (run := _taken(self.path / trial)) is None:
             self._take_newest(trial, runs.commit_names(self.store, trial))
             run = _taken(self.path / trial)
@@ -322,16 +322,24 @@ def kept_weights(run: Path) -> list[int]:
     return [epoch for epoch in epochs if weights_name(epoch) in taken.commit.parts]
 
 
-def weights_file(path: Path) -> Path:
-    """Return where a trial's weights are, fetched there first if only an object store has them.
+def run_file(path: Path) -> Path:
+    """Return where a trial's weights or grid is, fetched there first if only a store has it.
 
-    Raises `InputError` where they are damaged there. Where nobody has them, nothing is there.
+    Raises `InputError` where it is damaged there. Where nobody has it, nothing is there.
     """
     run = path.parent.parent
     own = None if path.exists() else StudyCopy.of(run.parent)
     if own is not None:
-        own.fetch_weights(run.name, f"weights/{path.name}")
+        own.fetch_of_run(run.name, f"{path.parent.name}/{path.name}")
     return path
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a trial's weights or grid is here, or in an object store."""
+    if path.is_file():
+        return True
+    taken = _taken(path.parent.parent)
+    return taken is not None and f"{path.parent.name}/{path.name}" in taken.commit.parts
 
 
 def _taken(run: Path) -> _Taken | None:
