@@ -30,7 +30,7 @@ REFUSED = {
     "broken": ("500 Internal Server Error", BROKEN),
     "conflict": ("409 Conflict", CONFLICT),
 }
-BEHIND_S = 5.0
+BEHIND_S = 1.0
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -49,14 +49,16 @@ class S3Server:
 
     fault: says of each request what happens to it: "" nothing, "busy" (503), "broken" (500),
         "expired" (400), "conflict" (409), "lost" (it is done, and its answer does not come), "cut"
-        (half of it is read, and the connection ends), "behind" (a listing is what it was
-        `BEHIND_S` ago), or a number of seconds by which it is late
+        (half of it is read, and the connection ends), "behind" (a listing is what it was at
+        `listed_at`), or a number of seconds by which it is late
+    listed_at: when that is, in seconds since 1970
     requests: of each method, how many there were
     """
 
     def __init__(self) -> None:
         self.port = free_port()
         self.fault: Fault = lambda environ: ""
+        self.listed_at: Callable[[], float] = lambda: time.time() - BEHIND_S
         self.requests: dict[str, int] = {}
         self._versions: dict[str, list[tuple[float, str, int]]] = {}
         self.application = DomainDispatcherApplication(create_backend_app)
@@ -95,7 +97,7 @@ class S3Server:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return []
         if fault == "behind" and _is_listing(environ):
-            return self._listing(environ, start, time.time() - BEHIND_S)
+            return self._listing(environ, start, self.listed_at())
         if fault == "lost":
             list(self.application(environ, self._noting(environ, lambda *_: lambda _: None)))
             start("500 Internal Server Error", [("Content-Length", "0")])

@@ -242,7 +242,7 @@ def _endure(lab: BucketLab, faults: list[stores.Fault], times: int) -> Findings:
 
 
 def behind(lab: BucketLab, rng: random.Random, *, times: int = 3) -> Findings:
-    """Kill the driver again and again, of a store whose listings are what it was 5 s before."""
+    """Kill the driver again and again, of a store whose listings are a second behind."""
     found, moments = Findings(times=0), []
     with failing(lab.server, "behind", lambda: True), lab.search() as search:
         for _ in range(times):

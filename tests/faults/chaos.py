@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.report import replace_section
-from tests.faults import buckets, disks, kills, picks, studies, surroundings, trials
+from tests.faults import buckets, disks, kills, picks, studies, surroundings, trainings, trials
 from tests.faults.buckets import BucketFault
 from tests.faults.lab import Fault, Findings, Lab, check_no_agent_runs
 
@@ -53,6 +53,11 @@ FAULTS: dict[str, tuple[str, Fault, int]] = {
 }
 BUCKET: dict[str, tuple[str, BucketFault, int]] = {
     "bucket-trial": ("kill -9 of a trial's process", kills.trial_process, TEN),
+    "bucket-training": (
+        "kill -9 of a process that trains without Ray, of a sound, busy, slow or late store",
+        trainings.killed,
+        100,
+    ),
     "bucket-driver": ("kill -9 of the driver, go on from another disk", kills.driver, TEN),
     "bucket-node": ("kill -9 of a node", surroundings.node_is_killed, TEN),
     "bucket-head": ("kill -9 of the head, started again", surroundings.head_is_killed, TEN),
@@ -62,7 +67,7 @@ BUCKET: dict[str, tuple[str, BucketFault, int]] = {
     "bucket-busy": ("503 to half of the requests", buckets.troubled("busy", 0.5), TEN),
     "bucket-cut": ("a third of the uploads cut in the middle", buckets.troubled("cut", 0.3), TEN),
     "bucket-lost": ("a third of the answers to uploads lost", buckets.troubled("lost", 0.3), TEN),
-    "bucket-behind": ("listings 5 s behind, kill -9 of the driver", buckets.behind, TEN),
+    "bucket-behind": ("listings a second behind, kill -9 of the driver", buckets.behind, TEN),
     "bucket-expired": ("credentials expire, renewed later", buckets.outage("expired"), TEN),
     "bucket-drivers": ("two drivers, a stale lock", studies.two_drivers, TEN),
     "bucket-damaged": ("a truncated or flipped object", buckets.damaged, TEN),

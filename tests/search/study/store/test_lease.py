@@ -9,6 +9,8 @@ from acgan.errors import InputError
 from search.study.store import lease
 from search.study.store.lease import Lease, TakenOverError, is_held, leased
 from search.study.store.objects import ObjectStore
+from tests.s3_server import S3Server
+from tests.search.study.store.conftest import new_place
 
 pytestmark = pytest.mark.process
 
@@ -66,6 +68,17 @@ def test_a_driver_on_another_machine_holds_it_until_its_heartbeat_is_old(
     second.check()
     with pytest.raises(TakenOverError):
         first.check()
+
+
+def test_a_driver_that_is_not_yet_listed_is_seen(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_place(server.address)
+    monkeypatch.setattr(server, "listed_at", lambda: 0.0)  # nothing is listed
+    monkeypatch.setattr(server, "fault", lambda environ: "behind")
+    with leased(address, "study"), pytest.raises(InputError, match="worked on"):
+        Lease(address, "study")
+    assert Lease(address, "study").number == 2  # after one that has ended
 
 
 def test_two_that_have_written_the_same_number_are_told_apart(

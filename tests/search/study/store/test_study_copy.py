@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from acgan.run.rundir import RunDir
 from acgan.training import train
 from search.study.folder import Study, open_or_create, open_study, study_path
 from search.study.lock import driver_at_work, driver_of
+from search.study.store.objects import ObjectStore
 from search.study.store.runs import StoredRun, in_store
-from search.study.store.study_copy import StudyCopy, is_kept, kept_weights, run_file
+from search.study.store.study_copy import StudyCopy, is_kept, kept_weights, local_folder, run_file
 from tests.kit import tiny_config, tiny_dataset
+from tests.s3_server import S3Server
+from tests.search.study.store.conftest import new_place
 from tests.studies import write_study, write_trial
 
 pytestmark = pytest.mark.process
@@ -95,6 +99,27 @@ def test_what_a_driver_adds_changes_and_deletes_comes_to_other_nodes(
     assert [trial.name for trial in open_study(copy).trials()] == ["t0001"]
     assert (copy / "selection" / "pick" / "pick.json").read_text() == "{}"
     assert (copy / "optuna.jsonl").read_text() == "a line\nanother\n"
+
+
+def test_the_last_drivers_ledger_is_found_though_it_is_not_yet_listed(
+    server: S3Server, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_place(server.address)
+    begin(address)
+    then = time.time()
+    node("other")
+    path = study_path(address, "tiny")
+    with driver_of(path, print):
+        (path / "optuna.jsonl").write_text("a line\nanother\n")
+    node("third")
+    monkeypatch.setattr(server, "listed_at", lambda: then)
+    monkeypatch.setattr(server, "fault", lambda environ: "behind")
+    assert "ledger/000001.jsonl" in ObjectStore(f"{address}/tiny").list("ledger/")  # but deleted
+    path = local_folder(address, "tiny")
+    path.mkdir()
+    with driver_of(path, print):
+        assert (path / "optuna.jsonl").read_text() == "a line\nanother\n"
+        assert [trial.name for trial in open_study(path).trials()] == ["t0000"]
 
 
 def test_the_copy_of_a_driver_at_work_is_left_as_it_is(address: str, node: Node) -> None:
