@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import time
+from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -42,8 +43,7 @@ def killed(lab: BucketLab, rng: random.Random, *, times: int = 10) -> Findings:
     store, work = ObjectStore(address), lab.folder / "work"
     while found.times < times and _newest(store) < EPOCHS:
         kind, own = rng.choice(KINDS), random.Random(rng.random())
-        share = SHARES.get(kind, 1.0)
-        with failing(lab.server, kind, lambda own=own, share=share: own.random() < share):
+        with failing(lab.server, kind, partial(_falls, own, SHARES.get(kind, 1.0))):
             process = _start(address, work)
             wanted = _newest(store) + rng.randint(0, 2)
             while _newest(store) < wanted and process.is_alive():
@@ -63,6 +63,10 @@ def killed(lab: BucketLab, rng: random.Random, *, times: int = 10) -> Findings:
     found.expect(process.exitcode == 0, f"exit {process.exitcode}")
     _compare(store, lab, found)
     return found
+
+
+def _falls(rng: random.Random, share: float) -> bool:
+    return rng.random() < share
 
 
 def _start(address: str, work: Path) -> ForkServerProcess:

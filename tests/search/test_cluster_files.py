@@ -59,7 +59,11 @@ class Loader(yaml.SafeLoader):
     """Knows Compose's tag for a list that is replaced."""
 
 
-Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))
+def replaced(loader: Loader, node: Any) -> list[Any]:
+    return loader.construct_sequence(node)
+
+
+Loader.add_constructor("!override", replaced)
 
 
 def documents(name: str) -> list[dict[str, Any]]:
