@@ -83,6 +83,7 @@ class Asked:
 
     configuration: the file, or "search" where the values came from Python
     note: why it is this file, "" if it was named
+    folder: the study's; None where `study_folder` says what is wrong with its name or place
     """
 
     configuration: str
@@ -91,6 +92,7 @@ class Asked:
     train: TrainConfig
     search: SearchConfig
     space: space.Space
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def make_search_plan(
     say: is told which configuration is used where none is named
     """
     asked = read_asked(request)
-    folder = study_folder(request, asked.configuration)
+    folder = study_folder(request, asked)
     tracking_uri = resolve_uri(request.tracking_uri)
     source = named_source(request.values, asked.content)
     asked = in_colour(request, asked, source)
@@ -200,7 +202,10 @@ def make_search_plan(
 def read_asked(request: SearchRequest) -> Asked:
     """Read and check the configuration; `InputError` names what is wrong in it."""
     configuration, note, content = _configuration(request)
-    if (there := _begun(request, configuration)) is not None:
+    folder = None
+    with contextlib.suppress(InputError):  # which is said where the study is opened
+        folder = _folder(request, configuration)
+    if folder is not None and (there := begun_study(folder)) is not None:
         note, content = _going_on(request, there, note, content)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
@@ -212,14 +217,7 @@ def read_asked(request: SearchRequest) -> Asked:
     named = content.get("space") if request.space is None else request.space
     searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
-    return Asked(configuration, note, content, config, settings, searched)
-
-
-def _begun(request: SearchRequest, configuration: str) -> StudyInfo | None:
-    """Return the study that is there; None without one, and where its name or place is wrong."""
-    with contextlib.suppress(InputError):  # which is said where the study is opened
-        return begun_study(study_folder(request, configuration))
-    return None
+    return Asked(configuration, note, content, config, settings, searched, folder)
 
 
 def _going_on(
@@ -285,11 +283,12 @@ def in_colour(request: SearchRequest, asked: Asked, source: DataSource) -> Asked
     return replace(coloured, note=note)
 
 
-def study_folder(request: SearchRequest, configuration: str) -> Path:
-    """Return the study's folder; `InputError` for a name or place that cannot be one.
+def study_folder(request: SearchRequest, asked: Asked) -> Path:
+    """Return the study's folder; `InputError` for a name or place that cannot be one."""
+    return asked.folder or _folder(request, asked.configuration)
 
-    configuration: see `Asked`
-    """
+
+def _folder(request: SearchRequest, configuration: str) -> Path:
     name = request.study
     if name is None:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(configuration).stem)

@@ -186,6 +186,15 @@ class ClusterSearch(Search):
         """Type the command in the folder, with the cluster's address."""
         return super().start(*options, "--address", self.head.address)
 
+    def new_node(self) -> contextlib.AbstractContextManager[RayNode]:
+        """Give a node with a place for one trial."""
+        return ray_node(self.head.address, self.head.token, cpus=1)
+
+    def trials_on(self, node: RayNode) -> set[str]:
+        """Return the trials whose process is one of the node's now."""
+        pids = {process.pid for process in node.processes()}
+        return {name for name, pid in self.owners().items() if pid in pids}
+
 
 def trials_on(study: Path, node: RayNode) -> set[str]:
     """Return the trials whose process, by their `owner.json`, is one of the node's now."""

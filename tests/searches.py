@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
 from PIL import Image
 
-from acgan.run.records import read_records
-from search.study.folder import Study, open_study
+from acgan.run.records import EpochRecord, read_records
+from search.study.folder import Outcome, Study, open_study
 from tests.kit import CLASSES, tiny_images
 
 CONFIG = """
@@ -24,6 +26,7 @@ search: {stop_pruned: false, stop_collapsed: false, stop_discriminator_won: fals
 """
 
 MARK = "TESTED_STUDY"  # in the environment of all that a search starts
+Records = dict[str, list[EpochRecord]]  # of each trial
 
 
 def write_images(folder: Path, *, train: int = 90, test: int = 30) -> None:
@@ -97,6 +100,38 @@ class Search:
         """Return the epochs that a trial has on disk."""
         path = self.path / name / "epochs.jsonl"
         return [record.epoch for record in read_records(path)]
+
+    def epochs_kept(self) -> int:
+        """Return how many epochs all trials have, where they are kept."""
+        return sum(len(read_records(path)) for path in self.path.glob("t*/epochs.jsonl"))
+
+    def records(self) -> Records:
+        """Return each trial's epochs; none before the study is there."""
+        if not (self.path / "study.json").exists():
+            return {}
+        return {trial.name: trial.records() for trial in self.study.trials()}
+
+    def owners(self) -> dict[str, int]:
+        """Return the process that trains each trial now."""
+        runs = {path.parent for path in self.path.glob("t*/owner.json")}
+        return alive_owners(run for run in runs if not (run / "end.json").exists())
+
+    def ended_files(self) -> dict[str, str]:
+        """Return the files of the trials that have ended, and what tells when each was written."""
+        ended = [path.parent for path in self.path.glob("t*/end.json")]
+        counted = [p for p in ended if Outcome.INTERRUPTED not in (p / "end.json").read_text()]
+        files = [path for folder in counted for path in folder.rglob("*.*")]
+        return {str(path): str(path.stat().st_mtime_ns) for path in files}
+
+
+def alive_owners(runs: Iterable[Path]) -> dict[str, int]:
+    """Return the processes that own runs, by the names of their trials, if they are there."""
+    found = {}
+    for run in runs:
+        pid = json.loads((run / "owner.json").read_bytes())["pid"]
+        if psutil.pid_exists(pid):
+            found[run.name] = pid
+    return found
 
 
 def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 200) -> None:

@@ -68,10 +68,9 @@ def sample_grids(run: Path, records: Sequence[EpochRecord]) -> list[tuple[EpochR
     ]
 
 
-def untrained_grid(run: Path) -> Path | None:
-    """Return where the untrained generator's sample grid is; None in a run of an older version."""
-    path = run / "samples" / f"epoch-{UNTRAINED:04d}.png"
-    return path if path.is_file() else None
+def untrained_grid(run: Path) -> Path:
+    """Return where the untrained generator's sample grid is; an older version left none."""
+    return run / "samples" / f"epoch-{UNTRAINED:04d}.png"
 
 
 def read_grid(path: Path) -> Image.Image:

@@ -146,7 +146,7 @@ def _study(
         return None, 0, []
     folder, ended, begun = None, 0, list[Path]()
     try:
-        folder = study_folder(request, asked.configuration)
+        folder = study_folder(request, asked)
         text, ended, begun = _study_state(folder, asked, data)
     except InputError as error:
         yield Finding(Level.ERROR, "study", str(error))

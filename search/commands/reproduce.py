@@ -25,7 +25,7 @@ from acgan.run.weights import read_weights
 from acgan.training import train
 from search.study.comparison import Compared, Match, compare_records, same_bits, sizes
 from search.study.folder import Study, Trial, study_images, trial_config
-from search.study.store.study_copy import weights_file
+from search.study.store.study_copy import run_file
 from search.tracking import find
 
 COMPARISON = "comparison.json"
@@ -240,7 +240,7 @@ def _same_weights(recorded: RunDir, again: RunDir, epoch: int) -> bool | None:
     The files' SHA-256 would not do: earlier versions wrote the header in an order by chance.
     """
     try:
-        files = (weights_file(run.weights_path(epoch)) for run in (recorded, again))
+        files = (run_file(run.weights_path(epoch)) for run in (recorded, again))
         there, own = (read_weights(path)[0] for path in files)
     except (OSError, SafetensorError):
         return None

@@ -14,7 +14,7 @@ from acgan.evaluation.grids import read_grid, sample_grids
 from search.settings import SearchConfig
 from search.study import table
 from search.study.folder import Study
-from search.study.store.study_copy import kept_weights
+from search.study.store.study_copy import kept_weights, run_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ class SearchedStudy:
         if wanted not in grids:
             there = f"there are those of {', '.join(map(str, grids))}" if grids else "it has none"
             raise InputError(f"trial {trial} has no sample grid of epoch {wanted}; {there}")
-        return read_grid(grids[wanted])
+        return read_grid(run_file(grids[wanted]))
 
     @property
     def _config(self) -> SearchConfig:

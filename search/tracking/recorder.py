@@ -24,6 +24,7 @@ from acgan.run.records import EpochRecord, read_records
 from search.settings import SearchConfig
 from search.study.folder import Outcome, Study, Trial, TrialEnd, is_searched, is_trial
 from search.study.objective import Ended, judged_diversity
+from search.study.store.study_copy import is_kept, run_file
 from search.tracking import connection, marks, notes, study_runs, view
 from search.tracking.find import run_of_study
 
@@ -81,7 +82,7 @@ class Files:
         records = trial.records()
         grids = [(study_runs.epoch_key(r), path) for r, path in sample_grids(trial.path, records)]
         untrained = untrained_grid(trial.path)
-        if records and untrained is not None:
+        if records and is_kept(untrained):
             _, first_ms = study_runs.epoch_key(records[0])
             grids.insert(0, ((UNTRAINED, first_ms), untrained))
         return cls(end, records, grids)
@@ -163,7 +164,7 @@ class _TrialCopy:
                 break
             taken += 1
             try:
-                image = read_grid(path)
+                image = read_grid(run_file(path))
             except ValueError as error:  # one damaged picture holds up no other
                 problems.add(str(error))
                 self._sent.damaged.add(key[0])

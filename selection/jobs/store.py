@@ -27,7 +27,7 @@ from acgan.errors import InputError
 from acgan.files import Stored, write_json
 from acgan.generation.generator import LoadedGenerator, generate_all, load_generator
 from search.nodes.sees import StudyAt, same_data, same_study, set_aside
-from search.study.store.study_copy import RESULTS, weights_file
+from search.study.store.study_copy import RESULTS, run_file
 from selection.extractors.base import Extractor, ExtractorInfo
 from selection.extractors.choose import open_extractor
 from selection.settings import SelectionConfig
@@ -126,7 +126,7 @@ class Work:
 
     def load(self, weights: Weights, device: torch.device) -> LoadedGenerator:
         """Read a candidate's generator on this node, which fetches it from an object store."""
-        path = weights_file(self.at.here(weights.path))
+        path = run_file(self.at.here(weights.path))
         return dataclasses.replace(weights, path=path).load(device)
 
     def open_extractor(self, *, gpu: bool, known: ExtractorInfo | None = None) -> Extractor:

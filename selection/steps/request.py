@@ -23,7 +23,7 @@ from acgan.run.rundir import RunDir
 from search.study.folder import FEWEST_TRAINING, FEWEST_VALIDATION, Study, study_images
 from search.study.lock import driver_at_work, driver_of
 from search.study.store.lease import leased
-from search.study.store.study_copy import StudyCopy, weights_file
+from search.study.store.study_copy import StudyCopy, run_file
 from search.tracking import connection, find
 from search.tracking.find import StudyNamed
 from selection.settings import SelectionConfig
@@ -158,4 +158,4 @@ def _check_counts(data: Dataset, images: ImageSet, least: int, what: str) -> Non
 
 def weights_path(study: Study, trial: str, epoch: int) -> Path:
     """Return where the weights of an epoch are, fetched if only an object store has them."""
-    return weights_file(RunDir(study.path / trial).weights_path(epoch))
+    return run_file(RunDir(study.path / trial).weights_path(epoch))

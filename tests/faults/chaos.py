@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.report import replace_section
-from tests.faults import disks, kills, picks, studies, surroundings, trials
+from tests.faults import buckets, disks, kills, picks, studies, surroundings, trainings, trials
+from tests.faults.buckets import BucketFault
 from tests.faults.lab import Fault, Findings, Lab, check_no_agent_runs
 
-OFTEN, SOME = 20, 3
+OFTEN, TEN, SOME = 20, 10, 3
 FAULTS: dict[str, tuple[str, Fault, int]] = {
     "trial": ("kill -9 of a trial's process", kills.trial_process, OFTEN),
     "driver": ("kill -9 of the driver, the same command at once", kills.driver, OFTEN),
@@ -50,6 +51,31 @@ FAULTS: dict[str, tuple[str, Fault, int]] = {
     "version": ("two versions of the code", studies.other_version, SOME),
     "pick": ("selection: its command or a worker killed or interrupted", picks.stopped, 8),
 }
+BUCKET: dict[str, tuple[str, BucketFault, int]] = {
+    "bucket-trial": ("kill -9 of a trial's process", kills.trial_process, TEN),
+    "bucket-training": (
+        "kill -9 of a process that trains without Ray, of a sound, busy, slow or late store",
+        trainings.killed,
+        100,
+    ),
+    "bucket-driver": ("kill -9 of the driver, go on from another disk", kills.driver, TEN),
+    "bucket-node": ("kill -9 of a node", surroundings.node_is_killed, TEN),
+    "bucket-head": ("kill -9 of the head, started again", surroundings.head_is_killed, TEN),
+    "bucket-gone": ("the store's server ends, back later", buckets.outage(""), TEN),
+    "bucket-slow": ("2 s a request", buckets.troubled("2.0", 1.0), TEN),
+    "bucket-500": ("500 to each request for a while", buckets.outage("broken"), TEN),
+    "bucket-busy": ("503 to half of the requests", buckets.troubled("busy", 0.5), TEN),
+    "bucket-cut": ("a third of the uploads cut in the middle", buckets.troubled("cut", 0.3), TEN),
+    "bucket-lost": ("a third of the answers to uploads lost", buckets.troubled("lost", 0.3), TEN),
+    "bucket-behind": ("listings a second behind, kill -9 of the driver", buckets.behind, TEN),
+    "bucket-expired": ("credentials expire, renewed later", buckets.outage("expired"), TEN),
+    "bucket-drivers": ("two drivers, a stale lock", studies.two_drivers, TEN),
+    "bucket-damaged": ("a truncated or flipped object", buckets.damaged, TEN),
+}
+IN_BUCKET: dict[str, tuple[str, Fault, int]] = {
+    name: (what, buckets.in_bucket(fault), times) for name, (what, fault, times) in BUCKET.items()
+}
+ALL = FAULTS | IN_BUCKET
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("build/chaos"))
     parser.add_argument("--minutes", type=float, default=120.0)
-    parser.add_argument("--only", nargs="*", choices=sorted(FAULTS), default=sorted(FAULTS))
+    parser.add_argument("--only", nargs="*", choices=sorted(ALL), default=sorted(ALL))
     parser.add_argument("--out", type=Path, help="the page whose table is written anew")
     options = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * options.minutes
@@ -67,17 +93,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     while (name := _next(log, options.only)) and time.monotonic() < deadline:
         _do(lab, name, log)
     check_no_agent_runs()
-    table = "\n".join(_table(_done(log)))
-    print(table)
-    if options.out is not None:
-        replace_section(options.out, "chaos", table)
+    for section, faults in (("chaos", FAULTS), ("chaos in a bucket", IN_BUCKET)):
+        done = {name: found for name, found in _done(log).items() if name in faults}
+        if any(found.times for found in done.values()):
+            table = "\n".join(_table(done))
+            print(table)
+            if options.out is not None:
+                replace_section(options.out, section, table)
     return int(any(found.problems for found in _done(log).values()))
 
 
 def _next(log: Path, names: Sequence[str]) -> str | None:
     """Return the fault that is furthest from its number; None if all are done."""
     done = _done(log)
-    share = {name: done[name].times / FAULTS[name][2] for name in names}
+    share = {name: done[name].times / ALL[name][2] for name in names}
     name = min(share, key=lambda each: share[each])
     return name if share[name] < 1 else None
 
@@ -86,7 +115,7 @@ def _do(lab: Lab, name: str, log: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     started = time.monotonic()
     try:
-        found = FAULTS[name][1](lab, random.Random(seed))
+        found = ALL[name][1](lab, random.Random(seed))
     except AssertionError as error:  # a command that ended otherwise than it must, or never
         found = Findings(problems=[str(error)[-3000:]])
     seconds = time.monotonic() - started
@@ -98,7 +127,7 @@ def _do(lab: Lab, name: str, log: Path) -> None:
 
 
 def _done(log: Path) -> dict[str, Findings]:
-    total = {name: Findings(times=0) for name in FAULTS}
+    total = {name: Findings(times=0) for name in ALL}
     for line in log.read_text().splitlines() if log.exists() else ():
         found = json.loads(line)
         one = total[found["fault"]]
@@ -117,11 +146,11 @@ def _table(done: dict[str, Findings]) -> list[str]:
     ]
     for name, found in done.items():
         if not found.times:
-            rows.append(f"| {FAULTS[name][0]} | not done | | | | | |")
+            rows.append(f"| {ALL[name][0]} | not done | | | | | |")
             continue
         cells = (found.times, found.lost, found.doubled, found.redone, found.differing)
         numbers = " | ".join(map(str, cells))
-        rows.append(f"| {FAULTS[name][0]} | {numbers} | {len(found.problems)} |")
+        rows.append(f"| {ALL[name][0]} | {numbers} | {len(found.problems)} |")
     return rows
 
 

@@ -23,7 +23,6 @@ from tests.faults.lab import (
     redone,
     wait_for_epochs,
 )
-from tests.faults.nodes import epochs_on_disk
 from tests.searches import Search
 
 DISK_BYTES = 400_000_000
@@ -103,7 +102,7 @@ def full_ledger(lab: Lab, rng: random.Random) -> Findings:
         copy.write_bytes(ledger.read_bytes())
         with mounted(ledger, "--bind", str(copy)):
             process = search.start(*OPTIONS)
-            wait_for_epochs(search, process, epochs_on_disk(search) + rng.randint(0, 5))
+            wait_for_epochs(search, process, search.epochs_kept() + rng.randint(0, 5))
             fill(search.folder / "small", left=0)
             output, _ = process.communicate(timeout=400)
             found.expect(process.returncode == 1, f"exit {process.returncode}: {output[-2500:]}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
+import secrets
 import shutil
 import subprocess
 import time
@@ -16,9 +16,8 @@ import psutil
 
 from search.study.folder import Outcome
 from search.tracking.connection import connect
-from tests.clusters import differences
-from tests.faults.nodes import Records, epochs_on_disk, records
-from tests.searches import MARK, Search, wait_for, write_images
+from tests.clusters import ClusterSearch, RayNode, differences, ray_head
+from tests.searches import MARK, Records, Search, wait_for, write_images
 
 EPOCHS = 6
 AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")  # as far as the system keeps their names
@@ -80,14 +79,34 @@ class Lab:
             search.stop()
             shutil.rmtree(folder, ignore_errors=True)
 
+    @contextmanager
+    def cluster(self) -> Iterator[ClusterSearch]:
+        """Give a search that joins a cluster whose head has no place for trials."""
+        with ray_head(secrets.token_hex(16), cpus=0) as head:
+            search = self._new_cluster_search(head)
+            try:
+                yield search
+            finally:
+                search.stop()
+                shutil.rmtree(search.folder, ignore_errors=True)
+
     def _new_search(self, database: Path | None = None) -> Search:
+        search = Search(*self._place(database))
+        search.cache = self.cache
+        return search
+
+    def _new_cluster_search(self, head: RayNode) -> ClusterSearch:
+        search = ClusterSearch(*self._place(), head)
+        search.cache = self.cache
+        return search
+
+    def _place(self, database: Path | None = None) -> tuple[Path, Path, Path]:
+        """Return a new folder, the images, and the MLflow store there or the one named."""
         folder = self.new_folder()
         if database is None:
             database = folder / "mlflow.db"
             shutil.copyfile(self.empty, database)
-        search = Search(folder, self.images, database)
-        search.cache = self.cache
-        return search
+        return folder, self.images, database
 
     def kill_driver(self, search: Search, count: int, *options: str) -> None:
         """Leave a search as `kill_driver` does; where `once` is set, as a copy of the first."""
@@ -112,15 +131,10 @@ class Lab:
                 return folder
 
 
-def seen(search: Search) -> Records:
-    """Return each trial's epochs; none before the study is there."""
-    return records(search) if (search.path / "study.json").exists() else {}
-
-
 def wait_for_epochs(search: Search, process: subprocess.Popen[str], count: int) -> None:
     """Wait until so many epochs are on disk, or the command has ended."""
     wait_for(
-        lambda: process.poll() is not None or epochs_on_disk(search) >= count,
+        lambda: process.poll() is not None or search.epochs_kept() >= count,
         f"{count} epochs on disk",
         seconds=400,
     )
@@ -132,24 +146,6 @@ def kill_driver(search: Search, count: int, *options: str) -> None:
     wait_for_epochs(search, process, count)
     process.kill()
     process.communicate()
-
-
-def ended_files(search: Search) -> dict[Path, int]:
-    """Return when the files of the trials that have ended were written."""
-    ended = [path.parent for path in search.path.glob("t*/end.json")]
-    counted = [path for path in ended if Outcome.INTERRUPTED not in (path / "end.json").read_text()]
-    return {p: p.stat().st_mtime_ns for folder in counted for p in folder.rglob("*.*")}
-
-
-def owners(search: Search) -> dict[str, int]:
-    """Return the process that trains each trial now."""
-    found = {}
-    for path in search.path.glob("t*/owner.json"):
-        pid = json.loads(path.read_bytes())["pid"]
-        ended = (path.parent / "end.json").exists()
-        if not ended and psutil.pid_exists(pid):
-            found[path.parent.name] = pid
-    return found
 
 
 @dataclass(frozen=True)
@@ -170,13 +166,14 @@ class Moment:
 
 def moment(search: Search) -> Moment:
     """Return what is on disk now, and which trials' processes are there."""
-    training = set(owners(search))
-    return Moment(seen(search), training)
+    training = set(search.owners())
+    return Moment(search.records(), training)
 
 
 def redone(moments: list[Moment], search: Search) -> int:
     """Return the most epochs of one trial that were trained again because of one moment."""
-    return max((each.redone(seen(search)) for each in moments), default=0)
+    final = search.records()
+    return max((each.redone(final) for each in moments), default=0)
 
 
 def check_whole(search: Search, asked: int, found: Findings, *, latest_only: bool = False) -> None:

@@ -5,18 +5,15 @@ The head has no CPUs, as on a real cluster: it holds the driver, and the trials 
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acgan.run.records import EpochRecord, read_records
-from tests.clusters import ClusterSearch, RayNode, ray_node, trials_on
-from tests.searches import Search, wait_for
+from tests.clusters import ClusterSearch, RayNode
+from tests.searches import Records, Search, wait_for
 
 WAIT_S = 400
-Records = dict[str, list[EpochRecord]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Moment:
     def wait(self, search: Search, process: subprocess.Popen[str]) -> None:
         """Wait for it, or for the end of the command."""
         wait_for(
-            lambda: epochs_on_disk(search) >= self.epochs or process.poll() is not None,
+            lambda: search.epochs_kept() >= self.epochs or process.poll() is not None,
             f"{self.epochs} epochs",
             seconds=WAIT_S,
         )
@@ -52,18 +49,8 @@ class Seen:
 
     def redone(self, search: Search) -> int:
         """Return how many of the epochs that were on disk are gone or were trained again."""
-        now = records(search)
+        now = search.records()
         return sum(len([r for r in kept if r not in now[n]]) for n, kept in self.before.items())
-
-
-def records(search: Search) -> Records:
-    """Return each trial's epochs."""
-    return {trial.name: trial.records() for trial in search.study.trials()}
-
-
-def epochs_on_disk(search: Search) -> int:
-    """Return how many epochs all trials have."""
-    return sum(len(read_records(path)) for path in search.path.glob("t*/epochs.jsonl"))
 
 
 def node_dies(search: ClusterSearch, moment: Moment, *options: str, gently: bool = False) -> Seen:
@@ -71,43 +58,38 @@ def node_dies(search: ClusterSearch, moment: Moment, *options: str, gently: bool
 
     gently: it is told to end, as a machine that is taken back
     """
-    with new_node(search) as one, new_node(search) as other:
+    with search.new_node() as one, search.new_node() as other:
         process = search.start(*options)
         node, trials = first_with_a_trial(search, (one, other), process)
         moment.wait(search, process)
-        before = records(search)
+        before = search.records()
         (node.end if gently else node.kill)()
         return _end(process, trials, before)
 
 
 def node_joins(search: ClusterSearch, moment: Moment, *options: str) -> Seen:
     """Let a second node join."""
-    with new_node(search):
+    with search.new_node():
         process = search.start(*options)
         moment.wait(search, process)
-        before = records(search)
-        with new_node(search) as node:
+        before = search.records()
+        with search.new_node() as node:
             _, trials = first_with_a_trial(search, (node,), process)
             return _end(process, trials, before)
 
 
 def head_dies(search: ClusterSearch, moment: Moment, *options: str) -> tuple[Seen, Seen]:
     """Kill the head while a node still works; then start it and a node, and type the same again."""
-    with new_node(search) as node:
+    with search.new_node() as node:
         process = search.start(*options)
         _, trials = first_with_a_trial(search, (node,), process)
         moment.wait(search, process)
-        before = records(search)
+        before = search.records()
         search.head.kill()
         cut_off = _end(process, trials, before)
         search.head.start()
-        with new_node(search):
-            return cut_off, _end(search.start(*options), set(), records(search))
-
-
-def new_node(search: ClusterSearch) -> contextlib.AbstractContextManager[RayNode]:
-    """Give a node with a place for one trial."""
-    return ray_node(search.head.address, search.head.token, cpus=1)
+        with search.new_node():
+            return cut_off, _end(search.start(*options), set(), search.records())
 
 
 def first_with_a_trial(
@@ -118,7 +100,7 @@ def first_with_a_trial(
 
     def one_has() -> bool:
         nonlocal found
-        on_each = [(node, trials_on(search.path, node)) for node in nodes]
+        on_each = [(node, search.trials_on(node)) for node in nodes]
         found = next((pair for pair in on_each if pair[1]), found)
         return bool(found[1]) or process.poll() is not None
 

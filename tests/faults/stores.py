@@ -25,9 +25,10 @@ from mlflow.entities import Run
 
 from acgan.evaluation.grids import UNTRAINED, untrained_grid
 from search.study.folder import Study
+from search.study.store.study_copy import is_kept
 from search.tracking.find import find_runs
 from tests.clusters import Postgres, is_sent
-from tests.faults.nodes import Moment, epochs_on_disk, records
+from tests.faults.nodes import Moment
 from tests.mlflow_server import ServerCommand
 from tests.searches import Search
 
@@ -72,7 +73,7 @@ class Seen:
 
     def during(self, search: Search) -> list[int]:
         """Return how many epochs were trained during each fault."""
-        times = [record.time for kept in records(search).values() for record in kept]
+        times = [record.time for kept in search.records().values() for record in kept]
         return [sum(begun < time < ended for time in times) for begun, ended in self.windows]
 
 
@@ -91,7 +92,7 @@ def _do(fault: Fault, search: Search, process: subprocess.Popen[str]) -> tuple[f
         if fault.lasts is None:
             process.wait(timeout=END_S)
         else:
-            later = epochs_on_disk(search) + fault.lasts.epochs
+            later = search.epochs_kept() + fault.lasts.epochs
             replace(fault.lasts, epochs=later).wait(search, process)
         return begun, time.time()
 
@@ -279,7 +280,7 @@ def _trial_not_once(client: MlflowClient, run: Run, study: Study) -> list[str]:
         points = len(client.get_metric_history(run_id, key))
         found += [] if points == count else [f"{name} {key}: {points} points of {count}"]
     wanted = sorted(record.epoch for record in kept if record.samples is not None)
-    if untrained_grid(study.path / name) is not None:
+    if is_kept(untrained_grid(study.path / name)):
         wanted.insert(0, UNTRAINED)
     files = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
     for suffix in (".png", ".webp"):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import secrets
-import shutil
 import time
-from collections.abc import Iterator
 
-from tests.clusters import ClusterSearch, mlflow_over_http, postgres, ray_head, ray_node, trials_on
+from tests.clusters import ClusterSearch, mlflow_over_http, postgres, ray_node
 from tests.faults import stores
 from tests.faults.kills import OPTIONS, TRIALS
 from tests.faults.lab import (
@@ -21,35 +18,18 @@ from tests.faults.lab import (
     kill_driver,
     moment,
     redone,
-    seen,
 )
 from tests.faults.nodes import Moment as When
 from tests.faults.nodes import (
     Seen,
     first_with_a_trial,
     head_dies,
-    new_node,
     node_dies,
     node_joins,
 )
 from tests.searches import Search
 
 EPOCHS = ("--epochs", "12")
-
-
-@contextlib.contextmanager
-def clusters(lab: Lab) -> Iterator[ClusterSearch]:
-    """Give a search that joins a cluster whose head has no place for trials."""
-    with ray_head(secrets.token_hex(16), cpus=0) as head:
-        folder = lab.new_folder()
-        shutil.copyfile(lab.empty, folder / "mlflow.db")
-        search = ClusterSearch(folder, lab.images, folder / "mlflow.db", head)
-        search.cache = lab.cache
-        try:
-            yield search
-        finally:
-            search.stop()
-            shutil.rmtree(folder)
 
 
 def _moment(rng: random.Random) -> When:
@@ -66,19 +46,19 @@ def _check(search: ClusterSearch, seen: Seen, found: Findings) -> None:
 def node_is_killed(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
     """Kill one of two nodes with all that runs on it, and replace it, again and again."""
     found, moments = Findings(times=0), list[Moment]()
-    with clusters(lab) as search, contextlib.ExitStack() as stack:
-        nodes = [stack.enter_context(new_node(search)) for _ in range(2)]
+    with lab.cluster() as search, contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(search.new_node()) for _ in range(2)]
         process = search.start(*OPTIONS, "--epochs", "40")
         while found.times < times and process.poll() is None:
             node, _ = first_with_a_trial(search, rng.sample(nodes, 2), process)
             time.sleep(rng.uniform(0, 4))
             if process.poll() is not None:
                 break
-            training = trials_on(search.path, node)
-            moments.append(Moment(seen(search), training))
+            training = search.trials_on(node)
+            moments.append(Moment(search.records(), training))
             node.kill()
             found.times += 1
-            nodes[nodes.index(node)] = stack.enter_context(new_node(search))
+            nodes[nodes.index(node)] = stack.enter_context(search.new_node())
         output, _ = process.communicate(timeout=600)
         found.expect(process.returncode == 0, f"exit {process.returncode}: {output[-2000:]}")
         found.redone = redone(moments, search)
@@ -90,7 +70,7 @@ def node_is_killed(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
 def node_is_taken(lab: Lab, rng: random.Random) -> Findings:
     """Tell one of two nodes to end, as a machine that is taken back."""
     found = Findings()
-    with clusters(lab) as search:
+    with lab.cluster() as search:
         _check(search, node_dies(search, _moment(rng), *OPTIONS, *EPOCHS, gently=True), found)
     return found
 
@@ -98,7 +78,7 @@ def node_is_taken(lab: Lab, rng: random.Random) -> Findings:
 def node_comes(lab: Lab, rng: random.Random) -> Findings:
     """Let a node join a search of two trials at a time."""
     found = Findings()
-    with clusters(lab) as search:
+    with lab.cluster() as search:
         when = When(epochs=rng.randint(1, 10))
         seen = node_joins(search, when, *OPTIONS, "--epochs", "30")
         found.expect(bool(seen.trials), "the node that joined got no trial")
@@ -114,20 +94,20 @@ def folder_is_not_shared(lab: Lab, rng: random.Random) -> Findings:
     It is a process with mounts of its own.
     """
     found = Findings()
-    with clusters(lab) as search:
+    with lab.cluster() as search:
         runs = search.folder / "runs"
         runs.mkdir()
         before = moment(search)
         if rng.random() < 0.5:
-            with new_node(search):
+            with search.new_node():
                 kill_driver(search, rng.randint(1, 8), *OPTIONS, *EPOCHS)
             before = moment(search)
         apart = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {runs} && exec "$0" "$@"')
         head = search.head
-        with new_node(search), ray_node(head.address, head.token, cpus=1, prefix=apart):
+        with search.new_node(), ray_node(head.address, head.token, cpus=1, prefix=apart):
             refusal = search.run(*OPTIONS, *EPOCHS, code=2)
             found.expect("does not see the study's folder" in refusal, refusal)
-        with new_node(search):
+        with search.new_node():
             search.run(*OPTIONS, *EPOCHS)
         found.redone = redone([before], search)
         check_whole(search, TRIALS, found)
@@ -137,7 +117,7 @@ def folder_is_not_shared(lab: Lab, rng: random.Random) -> Findings:
 def head_is_killed(lab: Lab, rng: random.Random) -> Findings:
     """Kill the head; start it again and type the same command."""
     found = Findings()
-    with clusters(lab) as search:
+    with lab.cluster() as search:
         cut_off, again = head_dies(search, _moment(rng), *OPTIONS, *EPOCHS)
         found.redone = cut_off.redone(search) + bool(cut_off.trials)
         found.expect(again.code == 0, again.output[-2000:])

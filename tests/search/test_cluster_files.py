@@ -55,8 +55,19 @@ esac
 """
 
 
+class Loader(yaml.SafeLoader):
+    """Knows Compose's tag for a list that is replaced."""
+
+
+def replaced(loader: Loader, node: Any) -> list[Any]:
+    return loader.construct_sequence(node)
+
+
+Loader.add_constructor("!override", replaced)
+
+
 def documents(name: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((FOLDER / name).read_text()))
+    return list(yaml.load_all((FOLDER / name).read_text(), Loader))
 
 
 def test_no_service_of_compose_has_a_default_password_or_an_open_port() -> None:
@@ -71,14 +82,54 @@ def test_no_service_of_compose_has_a_default_password_or_an_open_port() -> None:
     assert all(compose["services"][n]["environment"]["RAY_AUTH_MODE"] == "token" for n in nodes)
 
 
+def test_with_a_bucket_the_services_of_compose_share_no_folder_but_the_images() -> None:
+    (compose,), (change,) = documents("compose.yaml"), documents("compose-bucket.yaml")
+    for name in ("head", "worker", "search", "pick"):
+        service = change["services"][name]
+        (images,) = service["volumes"]
+        assert images in compose["services"][name]["volumes"]
+        assert images.endswith(":/data:ro")
+        assert service["environment"]["AWS_ENDPOINT_URL"].endswith("http://bucket:8333}")
+    for name in ("search", "pick"):
+        assert "--storage-path ${STORAGE:-/runs}" in compose["services"][name]["command"]
+    for name, service in change["services"].items():
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", service["environment"][key]), name
+
+
+def test_the_rayjob_in_a_bucket_is_the_other_but_for_where_studies_and_images_are() -> None:
+    (job,), (_, other) = documents("kuberay-bucket.yaml"), documents("kuberay-rayjob.yaml")
+    assert "PersistentVolumeClaim" not in (FOLDER / "kuberay-bucket.yaml").read_text()
+    entrypoint = other["spec"]["entrypoint"].replace("/shared/covidx", "/disk/covidx")
+    assert job["spec"]["entrypoint"] == entrypoint.replace("/shared/runs", "s3://BUCKET/runs")
+    for pod in pods(job):
+        (fetch,) = pod.pop("initContainers")
+        compile(fetch["command"][-1], "fetch", "exec")
+        assert fetch["volumeMounts"] == pod["containers"][0]["volumeMounts"]
+        assert pod.pop("serviceAccountName") == "acgan"
+        assert pod["volumes"] == [{"name": "disk", "emptyDir": {}}]
+    for pod in (*pods(job), *pods(other)):
+        del pod["volumes"], pod["containers"][0]["volumeMounts"]
+        pod["containers"][0]["env"] = [
+            e for e in pod["containers"][0]["env"] if "ACGAN" not in e["name"]
+        ]
+    job["spec"]["entrypoint"] = other["spec"]["entrypoint"]
+    assert job == other
+
+
+def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
 def test_the_rayjob_has_a_token_a_shared_volume_and_no_secret_in_it() -> None:
     claim, job = documents("kuberay-rayjob.yaml")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token", "secretName": "acgan"}
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    for pod in (group["template"]["spec"] for group in groups):
+    for pod in pods(job):
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         (container,) = pod["containers"]

@@ -62,8 +62,7 @@ class Lease:
         before = _holder(store, keys[-1]) if keys else None
         if before is not None and before.at_work:
             raise _held(store, before)
-        self.number = 1 + (_number(keys[-1]) if keys else 0)
-        self._key = f"drivers/{kind}-{self.number:06d}.json"
+        self.number = _number(keys[-1]) if keys else 0
         self._own = _Holder(
             id=secrets.token_hex(16),
             host=socket.gethostname(),
@@ -72,11 +71,20 @@ class Lease:
             since=time.time(),
             heartbeat=time.time(),
         )
-        if not store.write_if_absent(self._key, self._own.model_dump_json().encode()):
-            other = _holder(store, self._key)
-            raise _held(store, other or self._own)
+        self._key = self._claim()
         self.check()
         store.delete(keys)
+
+    def _claim(self) -> str:
+        """Take the next number; return the object's key."""
+        while True:
+            self.number += 1
+            key = f"drivers/{self.kind}-{self.number:06d}.json"
+            if self._store.write_if_absent(key, self._own.model_dump_json().encode()):
+                return key
+            other = _holder(self._store, key)  # not listed: the listing is behind
+            if other is None or other.at_work:
+                raise _held(self._store, other or self._own)
 
     def check(self) -> None:
         """Raise `TakenOverError` if another process holds the study now."""

@@ -1,5 +1,6 @@
-"""Objects under one address: a prefix of an S3 bucket, or of whatever else fsspec opens."""
+"""Objects under one address: a prefix of a bucket of S3, Google or Azure, or a local folder."""
 
+import logging
 import os
 import re
 import secrets
@@ -16,6 +17,9 @@ from acgan.streams import without_passwords
 LONGEST_PAUSE_S = 30.0
 # What tells one content of an object from another, as far as the store's listing says it.
 _TELLING = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "size")
+
+# It logs each failure with a traceback, besides raising it; GCSFS_DEBUG=1 brings them back.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 
@@ -61,8 +65,8 @@ class ObjectStore:
             self._files, root = fsspec.url_to_fs(self.address, **options)
         except (ImportError, ValueError) as error:
             raise InputError(
-                f"{self.address} cannot be opened: {error} (for s3://, type pip install "
-                "'s3fs>=2024.12' on every node)"
+                f"{self.address} cannot be opened: {error} (on every node, s3:// needs pip install "
+                "s3fs, gs:// gcsfs, az:// adlfs)"
             ) from error
         self._root = root.rstrip("/")
 
@@ -111,7 +115,7 @@ class ObjectStore:
         except FileExistsError:
             return self.read(key) == content
         except FileNotFoundError as error:
-            raise self._failure(error) from error
+            raise self._no_bucket() from error
         return True
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -126,11 +130,11 @@ class ObjectStore:
         try:
             self._ask(self._put_aside if self._local else _call, put, self._path(key))
         except FileNotFoundError as error:
-            raise self._failure(error) from error
+            raise self._no_bucket() from error
 
     def _create(self, place: str, content: bytes) -> None:
         if not self._local:
-            self._files.pipe_file(place, content, mode="create")
+            self._create_remotely(place, content)
             return
         aside = _aside(place)
         self._files.pipe_file(aside, content)
@@ -138,6 +142,20 @@ class ObjectStore:
             os.link(aside, place)
         finally:
             os.unlink(aside)
+
+    def _create_remotely(self, place: str, content: bytes) -> None:
+        for pause_s in (0.1, 0.5, 2.0, None):
+            try:
+                self._files.pipe_file(place, content, mode="create")
+            except OSError as error:
+                code = _s3_code(error)
+                if code in ("PreconditionFailed", "412"):  # s3fs knows it from Amazon alone
+                    raise FileExistsError(place) from error
+                if code != "ConditionalRequestConflict" or pause_s is None:
+                    raise
+                time.sleep(pause_s)  # another process is writing it at this moment
+            else:
+                return
 
     def _put_aside(self, put: Callable[[str], object], place: str) -> None:
         """Put a file under another name first: on a disk a write can be cut in the middle."""
@@ -169,6 +187,9 @@ class ObjectStore:
                 self.on_outage(f"{self.address} answers again")
             return answer
 
+    def _no_bucket(self) -> StoreError:
+        return StoreError(f"{self.address} cannot be written: its bucket does not exist")
+
     def _failure(self, error: Exception) -> StoreError:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return StoreError(
@@ -179,6 +200,13 @@ class ObjectStore:
 
 def _aside(place: str) -> str:
     return f"{place}.{secrets.token_hex(4)}.tmp"
+
+
+def _s3_code(error: OSError) -> str:
+    """Return S3's own word for what a call met with, "" of another store."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    code: str = answer.get("Error", {}).get("Code", "")
+    return code
 
 
 def _call(put: Callable[[str], object], place: str) -> None:

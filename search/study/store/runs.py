@@ -35,7 +35,7 @@ KEPT_COMMITS = 2
 WAIT_S = 10.0
 STATE = "state.safetensors"
 _FILES = ("config.json", "machines.jsonl", "epochs.jsonl", STATE)
-_FOLDERS = ("weights", "samples")
+FOLDERS = ("weights", "samples")
 _COMMIT = re.compile(r"a(\d{4,})-e(\d{5,})")
 _ATTEMPT = re.compile(r"a(\d{4,})")
 
@@ -59,9 +59,9 @@ class Commit(Stored):
     parts: dict[str, Part]
 
 
-def is_small(name: str) -> bool:
-    """Whether a file of a run is one that every reader wants: no networks are in it."""
-    return not name.endswith(".safetensors")
+def is_read_first(name: str) -> bool:
+    """Whether a file of a run is one that every reader wants: no networks, no sample grid."""
+    return not name.startswith(tuple(f"{folder}/" for folder in FOLDERS)) and name != STATE
 
 
 def fetch(store: ObjectStore, part: Part, path: Path) -> None:
@@ -212,7 +212,7 @@ class StoredRun:
             self._seen[name] = stamp
             fresh[name] = aside / name
             fresh[name].parent.mkdir(parents=True, exist_ok=True)
-            if is_small(name):  # lines are added to some
+            if not name.endswith(".safetensors"):  # lines are added to some
                 shutil.copyfile(path, fresh[name])
             else:  # others are replaced, never changed
                 os.link(path, fresh[name])
@@ -220,7 +220,7 @@ class StoredRun:
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         paths = [self.folder / name for name in _FILES]
-        paths += [path for name in _FOLDERS for path in sorted((self.folder / name).glob("[!.]*"))]
+        paths += [path for name in FOLDERS for path in sorted((self.folder / name).glob("[!.]*"))]
         return ((str(path.relative_to(self.folder)), path) for path in paths if path.is_file())
 
     def send(self, snapshot: Snapshot) -> str:

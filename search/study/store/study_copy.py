@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +61,7 @@ class _Held(Stored):
 
 
 class _Taken(Stored):
-    """`.commit.json` of a trial: the commit whose small files are here."""
+    """`.commit.json` of a trial: the commit whose records are here."""
 
     name: str
     commit: runs.Commit
@@ -127,17 +128,19 @@ class StudyCopy:
         say: is told of outages, through which this waits
         """
         with leased(self.store.address, kind) as lease:
-            self.pull()
+            self.pull(drivers=lease.number if kind == "study" else 0)
             self._lease, self.store.on_outage = lease, say
             try:
                 yield
             finally:
                 self.push()
 
-    def pull(self) -> None:
-        """Make the copy what the store holds; networks stay where they are.
+    def pull(self, *, drivers: int = 0) -> None:
+        """Make the copy what the store holds; networks and sample grids stay where they are.
 
         Whoever calls it holds the copy's own lock, or knows that nobody does.
+
+        drivers: how many the study had so far, if it is known
         """
         told = {key.partition("/")[2]: text for key, text in self.store.list("files/").items()}
         identity = self.store.read("files/study.json") if "study.json" in told else b""
@@ -149,7 +152,7 @@ class StudyCopy:
             (self.path / name).unlink()
         stale = [name for name, text in told.items() if not self._is_as_told(name, text)]
         _each(lambda name: self._fetch(name, f"files/{name}", told[name]), stale)
-        self.pull_ledger()
+        self.pull_ledger(drivers=drivers)
         self._files = {name: self._files[name] for name in (*told, LEDGER) if name in self._files}
         write_json(self._noted, _Held(files=self._files))
         _each(lambda own: self._take_newest(*own), list(runs.all_commits(self.store).items()))
@@ -180,27 +183,41 @@ class StudyCopy:
         known = self._files.get(name)
         return known == _Known(told=text, stamp=_stamp(self.path / name) or (-1, -1))
 
-    def _fetch(self, name: str, key: str, text: str) -> None:
+    def _fetch(self, name: str, key: str, text: str) -> bool:
+        """Make a file what an object is; return whether that is there, and not deleted since."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             self.store.download(key, fresh)
             os.replace(fresh, path)
+        except FileNotFoundError:
+            path.unlink(missing_ok=True)
+            self._files.pop(name, None)
+            return False
         finally:
             fresh.unlink(missing_ok=True)
         self._files[name] = _Known(told=text, stamp=_stamp(path) or (-1, -1))
+        return True
 
-    def pull_ledger(self) -> None:
-        """Make the ledger what the store holds; held as `pull`."""
-        found = self.store.list("ledger/")
-        if not found:
-            (self.path / LEDGER).unlink(missing_ok=True)
-            return
-        key = max(found)
-        text = f"{key} {found[key]}"
-        if not self._is_as_told(LEDGER, text):
-            self._fetch(LEDGER, key, text)
+    def pull_ledger(self, *, drivers: int = 0) -> None:
+        """Make the ledger what the store holds; held as `pull`, whose `drivers` it takes.
+
+        That of the last driver is asked for by its name, in case the listing is behind.
+        """
+        for pause_s in (0.0, 0.5, 1.0, 2.0, 4.0):
+            time.sleep(pause_s)
+            found = self.store.list("ledger/")
+            newest = max(found, default="")
+            numbers = range(drivers - 1, _ledger_number(newest) if newest else 0, -1)
+            if any(self._fetch(LEDGER, _ledger_key(number), "") for number in numbers):
+                return
+            if not newest:
+                (self.path / LEDGER).unlink(missing_ok=True)
+                return
+            text = f"{newest} {found[newest]}"
+            if self._is_as_told(LEDGER, text) or self._fetch(LEDGER, newest, text):
+                return  # else another driver has replaced it since
 
     def _take_newest(self, trial: str, names: list[str]) -> None:
         """Take the newest commit of a trial that is whole."""
@@ -210,7 +227,7 @@ class StudyCopy:
                 return
 
     def take(self, trial: str, name: str) -> None:
-        """Make a trial's folder what its run was at a commit, but for the networks.
+        """Make a trial's folder what its run was at a commit, but for networks and sample grids.
 
         Raises `DamagedError` where the commit or one of these files is not what it was.
         """
@@ -223,12 +240,12 @@ class StudyCopy:
         # The records last: who reads one finds the files that it names.
         for file, part in sorted(commit.parts.items(), key=lambda own: own[0] == "epochs.jsonl"):
             there = had.get(file) == part and (folder / file).is_file()
-            if runs.is_small(file) and not there:
+            if runs.is_read_first(file) and not there:
                 runs.fetch(self.store, part, folder / file)
             elif not there:
                 (folder / file).unlink(missing_ok=True)
-        for path in (folder / "weights").glob("*"):
-            if f"weights/{path.name}" not in commit.parts:
+        for path in (path for kind in runs.FOLDERS for path in (folder / kind).glob("*")):
+            if f"{path.parent.name}/{path.name}" not in commit.parts:
                 path.unlink()
         write_json(folder / COMMIT, _Taken(name=name, commit=commit))
 
@@ -263,7 +280,7 @@ class StudyCopy:
     def _push_ledger(self) -> None:
         """Write the whole ledger under this driver's number, and delete those of earlier ones."""
         assert self._lease is not None
-        own = f"ledger/{self._lease.number:06d}.jsonl"
+        own = _ledger_key(self._lease.number)
         path = self.path / LEDGER
         if path.exists():
             self.store.write(own, path.read_bytes())
@@ -285,8 +302,8 @@ class StudyCopy:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     replace_bytes(path, content)
 
-    def fetch_weights(self, trial: str, name: str) -> None:
-        """Fetch a file of weights of a trial's run, if its newest commit has it."""
+    def fetch_of_run(self, trial: str, name: str) -> None:
+        """Fetch a file of a trial's run, weights or a sample grid, if its newest commit has it."""
         if (run := _taken(self.path / trial)) is None:
             self._take_newest(trial, runs.commit_names(self.store, trial))
             run = _taken(self.path / trial)
@@ -322,16 +339,32 @@ def kept_weights(run: Path) -> list[int]:
     return [epoch for epoch in epochs if weights_name(epoch) in taken.commit.parts]
 
 
-def weights_file(path: Path) -> Path:
-    """Return where a trial's weights are, fetched there first if only an object store has them.
+def run_file(path: Path) -> Path:
+    """Return where a trial's weights or grid is, fetched there first if only a store has it.
 
-    Raises `InputError` where they are damaged there. Where nobody has them, nothing is there.
+    Raises `InputError` where it is damaged there. Where nobody has it, nothing is there.
     """
     run = path.parent.parent
     own = None if path.exists() else StudyCopy.of(run.parent)
     if own is not None:
-        own.fetch_weights(run.name, f"weights/{path.name}")
+        own.fetch_of_run(run.name, f"{path.parent.name}/{path.name}")
     return path
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a trial's weights or grid is here, or in an object store."""
+    if path.is_file():
+        return True
+    taken = _taken(path.parent.parent)
+    return taken is not None and f"{path.parent.name}/{path.name}" in taken.commit.parts
+
+
+def _ledger_key(driver: int) -> str:
+    return f"ledger/{driver:06d}.jsonl"
+
+
+def _ledger_number(key: str) -> int:
+    return int(key.removeprefix("ledger/").removesuffix(".jsonl"))
 
 
 def _taken(run: Path) -> _Taken | None:

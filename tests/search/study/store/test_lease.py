@@ -9,6 +9,8 @@ from acgan.errors import InputError
 from search.study.store import lease
 from search.study.store.lease import Lease, TakenOverError, is_held, leased
 from search.study.store.objects import ObjectStore
+from tests.s3_server import S3Server
+from tests.search.study.store.conftest import new_place
 
 pytestmark = pytest.mark.process
 
@@ -21,18 +23,18 @@ sys.stdin.read()
 """
 
 
-def test_a_study_has_one_driver_at_a_time_and_numbers_them(address: str) -> None:
-    store = ObjectStore(address)
+def test_a_study_has_one_driver_at_a_time_and_numbers_them(any_address: str) -> None:
+    store = ObjectStore(any_address)
     assert not is_held(store, "study")
-    with leased(address, "study") as first:
+    with leased(any_address, "study") as first:
         assert is_held(store, "study")
         assert not is_held(store, "selection")
         with pytest.raises(InputError, match=r"worked on by process \d+ on"):
-            Lease(address, "study")
-        with leased(address, "selection"):
+            Lease(any_address, "study")
+        with leased(any_address, "selection"):
             assert is_held(store, "selection")
     assert not is_held(store, "study")
-    with leased(address, "study") as second:
+    with leased(any_address, "study") as second:
         assert (first.number, second.number) == (1, 2)
 
 
@@ -54,18 +56,29 @@ def test_a_driver_that_was_killed_on_this_machine_holds_nothing(address: str) ->
 
 
 def test_a_driver_on_another_machine_holds_it_until_its_heartbeat_is_old(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    any_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "_machine", lambda: "another")
-    first = Lease(address, "study")
+    first = Lease(any_address, "study")
     monkeypatch.setattr(lease, "_machine", lambda: "this one")
     with pytest.raises(InputError, match="worked on"):
-        Lease(address, "study")
+        Lease(any_address, "study")
     first.beat(1.0)
-    second = Lease(address, "study")
+    second = Lease(any_address, "study")
     second.check()
     with pytest.raises(TakenOverError):
         first.check()
+
+
+def test_a_driver_that_is_not_yet_listed_is_seen(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_place(server.address)
+    monkeypatch.setattr(server, "listed_at", lambda: 0.0)  # nothing is listed
+    monkeypatch.setattr(server, "fault", lambda environ: "behind")
+    with leased(address, "study"), pytest.raises(InputError, match="worked on"):
+        Lease(address, "study")
+    assert Lease(address, "study").number == 2  # after one that has ended
 
 
 def test_two_that_have_written_the_same_number_are_told_apart(

@@ -82,12 +82,12 @@ def test_a_run_goes_on_elsewhere_as_if_it_had_not_been_interrupted(
     assert commit.parts.keys() == kept | grids | files
 
 
-def test_no_object_stays_that_no_commit_names(address: str, tmp_path: Path) -> None:
+def test_no_object_stays_that_no_commit_names(any_address: str, tmp_path: Path) -> None:
     for until in (2, 4):
-        train_in_store(address, tmp_path / "work", until=until)
-    store = ObjectStore(address)
+        train_in_store(any_address, tmp_path / "work", until=until)
+    store = ObjectStore(any_address)
     assert commit_names(store, "t0000") == ["a0002-e00003", "a0002-e00004"]
-    assert set(store.list("runs/")) == objects_named(address)
+    assert set(store.list("runs/")) == objects_named(any_address)
     assert not any((tmp_path / "work").glob("*/"))
 
 

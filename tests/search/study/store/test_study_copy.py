@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from acgan.evaluation.grids import read_grid, sample_grids, untrained_grid
 from acgan.files import write_json
-from acgan.run.records import RANKING
+from acgan.run.records import RANKING, read_records
 from acgan.run.rundir import RunDir
 from acgan.training import train
 from search.study.folder import Study, open_or_create, open_study, study_path
 from search.study.lock import driver_at_work, driver_of
+from search.study.store.objects import ObjectStore
 from search.study.store.runs import StoredRun, in_store
-from search.study.store.study_copy import StudyCopy, kept_weights, weights_file
+from search.study.store.study_copy import StudyCopy, is_kept, kept_weights, local_folder, run_file
 from tests.kit import tiny_config, tiny_dataset
+from tests.s3_server import S3Server
+from tests.search.study.store.conftest import new_place
 from tests.studies import write_study, write_trial
 
 pytestmark = pytest.mark.process
@@ -73,11 +78,11 @@ def test_what_was_not_yet_in_the_store_is_not_in_the_study(address: str, node: N
 
 
 def test_what_a_driver_adds_changes_and_deletes_comes_to_other_nodes(
-    address: str, node: Node
+    any_address: str, node: Node
 ) -> None:
-    begin(address)
+    begin(any_address)
     node("other")
-    path = study_path(address, "tiny")
+    path = study_path(any_address, "tiny")
     with driver_of(path, print) as own:
         assert own is not None
         write_trial(Study(path, open_study(path).info), 1)
@@ -86,14 +91,35 @@ def test_what_a_driver_adds_changes_and_deletes_comes_to_other_nodes(
         (path / "selection" / "pick" / "pick.json").write_text("{}")
         (path / "optuna.jsonl").write_text("a line\nanother\n")
         node("one")
-        assert driver_at_work(study_path(address, "tiny"))
+        assert driver_at_work(study_path(any_address, "tiny"))
         node("other")
     node("one")
-    copy = study_path(address, "tiny")
+    copy = study_path(any_address, "tiny")
     assert not driver_at_work(copy)
     assert [trial.name for trial in open_study(copy).trials()] == ["t0001"]
     assert (copy / "selection" / "pick" / "pick.json").read_text() == "{}"
     assert (copy / "optuna.jsonl").read_text() == "a line\nanother\n"
+
+
+def test_the_last_drivers_ledger_is_found_though_it_is_not_yet_listed(
+    server: S3Server, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_place(server.address)
+    begin(address)
+    then = time.time()
+    node("other")
+    path = study_path(address, "tiny")
+    with driver_of(path, print):
+        (path / "optuna.jsonl").write_text("a line\nanother\n")
+    node("third")
+    monkeypatch.setattr(server, "listed_at", lambda: then)
+    monkeypatch.setattr(server, "fault", lambda environ: "behind")
+    assert "ledger/000001.jsonl" in ObjectStore(f"{address}/tiny").list("ledger/")  # but deleted
+    path = local_folder(address, "tiny")
+    path.mkdir()
+    with driver_of(path, print):
+        assert (path / "optuna.jsonl").read_text() == "a line\nanother\n"
+        assert [trial.name for trial in open_study(path).trials()] == ["t0000"]
 
 
 def test_the_copy_of_a_driver_at_work_is_left_as_it_is(address: str, node: Node) -> None:
@@ -123,7 +149,9 @@ def test_another_study_of_the_same_name_leaves_nothing_of_the_first(
     assert not copy.ledger_path.exists()
 
 
-def test_weights_come_when_a_reader_needs_them(address: str, node: Node, tmp_path: Path) -> None:
+def test_weights_and_grids_come_when_a_reader_needs_them(
+    address: str, node: Node, tmp_path: Path
+) -> None:
     study = begin(address)
     own = StudyCopy.of(study.path)
     assert own is not None
@@ -131,15 +159,20 @@ def test_weights_come_when_a_reader_needs_them(address: str, node: Node, tmp_pat
         records = train(tiny_config(), tiny_dataset(), RunDir(stored.folder))
         assert [r.epoch for r, _ in in_store(records, stored, lambda: None)] == [1, 2]
         kept = RunDir(stored.folder).kept_weights()
+        grids = sample_grids(stored.folder, read_records(stored.folder / "epochs.jsonl"))
+        sizes = {record.epoch: read_grid(grid).size for record, grid in grids}
         expected = (stored.folder / "weights" / "epoch-0002.safetensors").read_bytes()
     node("other")
     trial = open_study(study_path(address, "tiny")).trial("t0000")
     assert [record.epoch for record in trial.records()] == [1, 2]
-    assert sorted(path.name for path in trial.path.glob("samples/*")) == [
-        f"epoch-{epoch:04d}.png" for epoch in range(3)
-    ]
     assert not list(trial.path.glob("**/*.safetensors"))
+    assert not list(trial.path.glob("samples/*"))
+    for record, grid in sample_grids(trial.path, trial.records()):
+        assert is_kept(grid)
+        assert read_grid(run_file(grid)).size == sizes[record.epoch]
+    assert is_kept(untrained_grid(trial.path))
+    assert not is_kept(trial.path / "samples" / "epoch-0009.png")
     assert kept_weights(trial.path) == sorted(kept)
     path = RunDir(trial.path).weights_path(2)
-    assert weights_file(path).read_bytes() == expected
-    assert not weights_file(RunDir(trial.path).weights_path(3)).exists()
+    assert run_file(path).read_bytes() == expected
+    assert not run_file(RunDir(trial.path).weights_path(3)).exists()
