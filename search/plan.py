@@ -91,6 +91,7 @@ class Asked:
 
     configuration: the file, or "search" where the values came from Python
     note: why it is this file, "" if it was named
+    images: the fingerprint of those with which the study was begun, "" for a new one
     """
 
     configuration: str
@@ -99,6 +100,7 @@ class Asked:
     train: TrainConfig
     search: SearchConfig
     space: space.Space
+    images: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ def read_asked(request: SearchRequest) -> Asked:
     named = content.get("space") if request.space is None else request.space
     searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
-    return Asked(configuration, note, content, config, settings, searched)
+    images = "" if there is None else there.fingerprint
+    return Asked(configuration, note, content, config, settings, searched, images)
 
 
 def _begun(request: SearchRequest, configuration: str) -> StudyInfo | None:
@@ -306,7 +309,7 @@ def study_folder(request: SearchRequest, configuration: str) -> Path:
 
 def load_images(asked: Asked, source: DataSource) -> Dataset:
     """Load the images of a search; `InputError` if they cannot serve it."""
-    data = load_for(source, asked.train)
+    data = load_for(source, asked.train, known=asked.images)
     check_networks(asked.train, len(data.classes))
     check_numbers(asked.train, data)
     check_fits(largest(asked.train, asked.space), data)
