@@ -262,7 +262,7 @@ def train_command(request: TrainRequest) -> int:
     stem = request.config.stem if request.config else "baseline"
     run = RunDir(user_path(request.run or f"runs/{stem}-single"))
     device = named_device(request.device) if request.device else None
-    data = load_for(source, config)
+    data = load_for(source, config, known=run.fingerprint)
     for warning in data.warnings:
         print(f"warning: {warning}")
     try:

@@ -2,7 +2,9 @@
 
 Each way is a process of its own, and they take their steps in turn. The limit is the step's
 operations at the rate at which the same device multiplies matrices of the same numbers in the same
-run. On a GPU the plain port and this project's step are measured in bfloat16, too.
+run. On a GPU the plain port and this project's step are measured in bfloat16, too. The step of the
+recipe in `configs/small.yaml` stands beside a plain port of that recipe and the published step of
+the same size; its limit is of the products that it computes.
 """
 
 from __future__ import annotations
@@ -14,16 +16,20 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from acgan.command import command, run_command
-from acgan.config import TrainConfig
 from acgan.cores import usable_cores
 from acgan.run.device import default_device
+from benchmarks.peers.torch_worker import project, published, recipe
 from benchmarks.peers.worker import Settings
 from benchmarks.report import ROOT, benchmark_parser, publish, table
 from benchmarks.timing import ratio
@@ -32,6 +38,8 @@ from search.study.estimate import matrix_rate, step_flop
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 KERAS, PLAIN, PROJECT = "Keras on TensorFlow, as published", "plain PyTorch port", "this project"
 PLAIN_BFLOAT16, PROJECT_BFLOAT16 = f"{PLAIN}, bfloat16", f"{PROJECT}, bfloat16"
+PLAIN_RECIPE, RECIPE = "plain PyTorch port of the recipe", "recipe"
+PUBLISHED = "published step of the same size"
 NOT_MEASURED = "not measured"
 
 
@@ -82,13 +90,20 @@ def commands(peers_python: Path) -> dict[str, list[str]]:
     return {KERAS: [str(peers_python), "-m", "benchmarks.peers.keras_worker"], **found}
 
 
+def recipe_commands() -> dict[str, list[str]]:
+    """Return the command of each way beside the recipe's step."""
+    ours = [sys.executable, "-m", "benchmarks.peers.torch_worker"]
+    names = {PLAIN_RECIPE: "plain-recipe", RECIPE: "recipe", PUBLISHED: "step"}
+    return {name: [*ours, way] for name, way in names.items()}
+
+
 @contextlib.contextmanager
-def workers(settings: Settings, peers_python: Path) -> Iterator[dict[str, Worker]]:
+def workers(settings: Settings, commands: dict[str, list[str]]) -> Iterator[dict[str, Worker]]:
     """Start each way's process."""
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(Worker(command, settings))
-            for name, command in commands(peers_python).items()
+            for name, command in commands.items()
         }
 
 
@@ -108,78 +123,106 @@ Rates = dict[torch.dtype, float]
 """Operations a second of a matrix product."""
 
 
-def rates(device: torch.device) -> Rates:
-    """Return the rate of each type of number that a way computes with on the device."""
+def rates(settings: Settings) -> Rates:
+    """Return the rate of each type of number that a way computes with on this machine's device."""
+    device = default_device()
     types = [torch.float32, *([torch.bfloat16] if device.type == "cuda" else [])]
-    return {dtype: matrix_rate(device, dtype) for dtype in types}
+    clock = time.process_time if alone(settings) else time.perf_counter
+    return {dtype: matrix_rate(device, dtype, clock) for dtype in types}
 
 
-def rows(answers: Answers, settings: Settings, rate: Rates) -> list[list[object]]:
-    """Return a row for each way, its limit by the rate of the numbers that it computes with."""
-    wall = {name: [answer["wall_s"] for answer in found] for name, found in answers.items()}
+def alone(settings: Settings) -> bool:
+    """Whether one thread of a CPU does it all: then its processor's time is what counts."""
+    return settings.threads == 1 and default_device().type == "cpu"
+
+
+PEERS = {
+    KERAS: "times as fast as Keras",
+    PLAIN: "times as fast as the plain port",
+    PLAIN_BFLOAT16: "times as fast as it in bfloat16",
+}
+RECIPE_PEERS = {
+    PLAIN_RECIPE: "times as fast as the plain port",
+    PUBLISHED: "times as fast as the published step",
+}
+
+
+def header(peers: Iterable[str]) -> list[str]:
+    """Return what stands above `rows`, with these columns about peers."""
+    own = ["way", "s a step", "images/s", "processor s a step", "peak GB"]
+    return [*own, *peers, "of the limit, at best"]
+
+
+def rows(
+    answers: Answers, settings: Settings, rate: Rates, peers: Iterable[str] = PEERS
+) -> list[list[object]]:
+    """Return a row for each way, its limit by the rate of the numbers that it computes with.
+
+    What one thread of a CPU does is compared by its processor's time: other work counts for little.
+    """
+    clock = "cpu_s" if alone(settings) else "wall_s"
+    spent = {name: [answer[clock] for answer in found] for name, found in answers.items()}
 
     def against(other: str, name: str) -> str:
-        return str(ratio(wall[other], wall[name])) if other in wall else NOT_MEASURED
+        return str(ratio(spent[other], spent[name])) if other in spent else NOT_MEASURED
 
     def limit_s(name: str) -> float:
         reduced = name in (PLAIN_BFLOAT16, PROJECT_BFLOAT16)
-        return flop(settings) / rate[torch.bfloat16 if reduced else torch.float32]
+        count = recipe_flop(settings) if name in (RECIPE, PLAIN_RECIPE) else flop(settings)
+        return count / rate[torch.bfloat16 if reduced else torch.float32]
 
     return [
         [
             name,
-            statistics.median(wall[name]),
-            settings.batch / statistics.median(wall[name]),
+            statistics.median(answer["wall_s"] for answer in found),
+            settings.batch / statistics.median(spent[name]),
             statistics.median(answer["cpu_s"] for answer in found),
             max(answer["peak_bytes"] for answer in found) / 1e9,
-            *(against(other, name) for other in (KERAS, PLAIN, PLAIN_BFLOAT16)),
-            f"{100 * limit_s(name) / min(wall[name]):.0f} %",
+            *(against(other, name) for other in peers),
+            f"{100 * limit_s(name) / min(spent[name]):.0f} %",
         ]
         for name, found in answers.items()
     ]
 
 
-HEADER = (
-    "way",
-    "s a step",
-    "images/s",
-    "processor s a step",
-    "peak GB",
-    "times as fast as Keras",
-    "times as fast as the plain port",
-    "times as fast as it in bfloat16",
-    "of the limit, at best",
-)
-
-
 def flop(settings: Settings) -> float:
-    """Return the operations of one step."""
-    return step_flop(
-        TrainConfig(image_size=settings.size, width=settings.width, batch_size=settings.batch)
-    )
+    """Return the operations of one published step."""
+    return step_flop(published(settings))
 
 
-def section(settings: Settings, peers_python: Path, rounds: int) -> tuple[str, bool]:
-    """Measure one size; return its text, and whether a row is missing."""
-    device = default_device()
+@cache
+def recipe_flop(settings: Settings) -> float:
+    """Return the operations that one step of the recipe computes here: convolutions, matrices."""
+    step = project(settings, recipe)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def section(
+    settings: Settings, commands: dict[str, list[str]], rounds: int, *, ours: str = PROJECT
+) -> str:
+    """Measure the ways of one size, and return its text. ours: the way that is profiled."""
     torch.set_num_threads(settings.threads)
-    with workers(settings, peers_python) as ways:
-        before = rates(device)
+    with workers(settings, commands) as ways:
+        before = rates(settings)
         answers = measure(ways, rounds)
-        rate = {dtype: max(before[dtype], found) for dtype, found in rates(device).items()}
-        profile = ways[PROJECT].ask("profile")
+        rate = {dtype: max(before[dtype], found) for dtype, found in rates(settings).items()}
+        profile = ways[ours].ask("profile")
+    operations = flop(settings) if ours == PROJECT else recipe_flop(settings)
     products = "; ".join(
         f"matrix products in {str(dtype).removeprefix('torch.')} {found / 1e9:,.0f} GFLOP/s, "
-        f"limit {flop(settings) / found:.3g} s"
+        f"limit {operations / found:.3g} s"
         for dtype, found in rate.items()
     )
     title = (
-        f"**{settings.size} px, width {settings.width:g}, batch {settings.batch}, "
-        f"{settings.threads} threads** ({rounds} rounds; {products})"
+        f"**{'Recipe, ' * (ours == RECIPE)}{settings.size} px, width {settings.width:g}, "
+        f"batch {settings.batch}, {settings.threads} threads** ({rounds} rounds; {products})"
     )
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in profile)
-    text = f"{title}\n\n{table(HEADER, rows(answers, settings, rate))}\n\nProfile: {shares}."
-    return text, KERAS not in answers
+    peers = PEERS if ours == PROJECT else RECIPE_PEERS
+    found = table(header(peers.values()), rows(answers, settings, rate, peers))
+    return f"{title}\n\n{found}\n\nProfile: {shares}."
 
 
 @command
@@ -188,6 +231,7 @@ def main(argv: Sequence[str] | None) -> int:
     parser = benchmark_parser("step", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="steps at full size (default: 5)")
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--recipe-only", action="store_true", help="measure the recipe alone")
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, metavar="FILE")
     arguments = parser.parse_args(argv)
     return run_command(lambda: _step(arguments), resume="type the same command again")
@@ -197,12 +241,16 @@ def _step(arguments: argparse.Namespace) -> int:
     batch = 64 if torch.cuda.is_available() else 8
     full = Settings(size=112, width=1.0, batch=batch, threads=arguments.threads)
     demo = Settings(size=32, width=0.25, batch=8, threads=1)
-    sections = [
-        section(full, arguments.peers_python, arguments.rounds),
-        section(demo, arguments.peers_python, 10 * arguments.rounds),
-    ]
-    publish("step", "\n\n".join(text for text, _ in sections), arguments.out)
-    if any(missing for _, missing in sections):
+    small = replace(demo, batch=16)
+    found = commands(arguments.peers_python)
+    sections = [section(small, recipe_commands(), 10 * arguments.rounds, ours=RECIPE)]
+    if not arguments.recipe_only:
+        sections[:0] = [
+            section(full, found, arguments.rounds),
+            section(demo, found, 10 * arguments.rounds),
+        ]
+    publish("step", "\n\n".join(sections), arguments.out)
+    if KERAS not in found and not arguments.recipe_only:
         print("error: a row is missing: install Keras with 'make peers'", file=sys.stderr)
         return 1
     return 0

@@ -84,6 +84,7 @@ class Asked:
     configuration: the file, or "search" where the values came from Python
     note: why it is this file, "" if it was named
     folder: the study's; None where `study_folder` says what is wrong with its name or place
+    images: the fingerprint of those with which the study was begun, "" for a new one
     """
 
     configuration: str
@@ -93,6 +94,7 @@ class Asked:
     search: SearchConfig
     space: space.Space
     folder: Path | None = None
+    images: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ def read_asked(request: SearchRequest) -> Asked:
     folder = None
     with contextlib.suppress(InputError):  # which is said where the study is opened
         folder = _folder(request, configuration)
-    if folder is not None and (there := begun_study(folder)) is not None:
+    there = None if folder is None else begun_study(folder)
+    if there is not None:
         note, content = _going_on(request, there, note, content)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
@@ -217,7 +220,8 @@ def read_asked(request: SearchRequest) -> Asked:
     named = content.get("space") if request.space is None else request.space
     searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
-    return Asked(configuration, note, content, config, settings, searched, folder)
+    images = "" if there is None else there.fingerprint
+    return Asked(configuration, note, content, config, settings, searched, folder, images)
 
 
 def _going_on(
@@ -297,7 +301,7 @@ def _folder(request: SearchRequest, configuration: str) -> Path:
 
 def load_images(asked: Asked, source: DataSource) -> Dataset:
     """Load the images of a search; `InputError` if they cannot serve it."""
-    data = load_for(source, asked.train)
+    data = load_for(source, asked.train, known=asked.images)
     check_networks(asked.train, len(data.classes))
     check_numbers(asked.train, data)
     check_fits(largest(asked.train, asked.space), data)

@@ -49,7 +49,7 @@ def lack_of(
     fingerprint of the images that the generator was trained on, "" for any
     Raises `InputError` for a folder that cannot be used, or has other classes or images.
     """
-    data = load_for(source, config)
+    data = load_for(source, config, known=trained_on)
     if data.classes != classes:
         raise InputError(
             f"{source} has the classes {', '.join(data.classes)}, the weights have "

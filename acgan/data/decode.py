@@ -89,8 +89,11 @@ def grey(raw: bytes) -> Image.Image:
     return decoded(raw).convert("L")
 
 
-def decoded(raw: bytes) -> Image.Image:
+def decoded(raw: bytes, *, least: int | None = None) -> Image.Image:
     """Decode an image file's bytes to 8-bit grey (L) or colour (RGB), upright, at its own size.
+
+    least: pixels of a side; a JPEG that has at least twice as many is decoded at a half, a quarter
+        or an eighth of its size, no side of which is shorter
 
     Transparency is laid on black, an X-ray's background. The name's ending does not matter, nor do
     metadata, but for the orientation. More than 8 bits are scaled by the full range that they need
@@ -110,6 +113,8 @@ def decoded(raw: bytes) -> Image.Image:
             raise ValueError("it has several frames; keep the one that is meant")
         # Pillow takes every CMYK JPEG for Adobe's, which is stored inverted.
         inverted = opened.mode == "CMYK" and opened.format == "JPEG" and "adobe" not in opened.info
+        if least is not None and opened.format == "JPEG":
+            opened.draft(None, (least, least))
         image: Image.Image = opened
         if is_halved(opened):
             image = colour(plain.raw, opened.info.get("transparency"))
@@ -216,21 +221,26 @@ def most_are_coloured(facts: Iterable[Facts]) -> bool:
 
 
 def examine(
-    path: str, *, image_size: int, colour: bool = False
+    path: str, *, image_size: int, colour: bool = False, whole: bool = False
 ) -> tuple[Facts, NDArray[np.uint8] | None]:
     """Read one image file: its facts, and its pixels or None.
 
     Those are [image_size, image_size] in grey, or [3, image_size, image_size] in `colour`.
 
     The whole image is resized without keeping its aspect ratio, as the published system does,
-    but with an antialiased bicubic filter, where that one took the nearest pixel. Raises
+    but with an antialiased bicubic filter, where that one took the nearest pixel. A large JPEG is
+    decoded at a reduced size, of twice the pixels that are kept and more; `whole`: at its own.
+
+    Raises
+    ------
     `InputError`, which names the file, where a package is missing that reads it.
+
     """
     sha256 = ""
     try:
         raw = _read_regular(path)
         sha256 = hashlib.sha256(raw).hexdigest()
-        shown = decoded(raw)
+        shown = decoded(raw, least=None if whole else max(2 * image_size, _REDUCED_SIDE))
         image = shown.convert("L")
         kept = shown.convert("RGB") if colour else image
         pixels = np.asarray(kept.resize((image_size, image_size), Image.Resampling.BICUBIC))
@@ -273,13 +283,18 @@ def _read_regular(path: str) -> bytes:
 
 
 def examine_all(
-    paths: Sequence[str], *, image_size: int, colour: bool = False, workers: int | None = None
+    paths: Sequence[str],
+    *,
+    image_size: int,
+    colour: bool = False,
+    whole: bool = False,
+    workers: int | None = None,
 ) -> Iterator[tuple[Facts, NDArray[np.uint8] | None]]:
     """Yield `examine` of all paths in their order, by as many threads as there are cores to use.
 
     Pillow decodes and resizes outside of Python's lock.
     """
-    work = functools.partial(examine, image_size=image_size, colour=colour)
+    work = functools.partial(examine, image_size=image_size, colour=colour, whole=whole)
     pool = ThreadPoolExecutor(workers or usable_cores())
     try:
         yield from tqdm(

@@ -30,7 +30,8 @@ from acgan.data.table import GENERATED, Table
 from acgan.errors import InputError
 from acgan.files import Stored, exclusive, sync
 
-PACK_VERSION = 7  # of pixels, splits and files: a change makes every pack again
+PACK_VERSION = 8  # of pixels, splits and files: a change makes every pack again
+WHOLE_VERSION = 7  # whose pixels differ in this: JPEG files were decoded at their own size
 
 SAMPLE = 64  # images that are asked whether they are coloured
 _CHUNK = 1024
@@ -47,17 +48,21 @@ class Settings(NamedTuple):
     colour: str = "auto"
 
 
-def load(
+def load(  # noqa: PLR0913 - one for each thing that decides a pack
     source: DataSource | str,
     *,
     image_size: int,
     split_seed: int = 0,
     val_fraction: float | None = None,
     colour: str = "auto",
+    known: str = "",
     cache: Path | None = None,
     workers: int | None = None,
 ) -> Dataset:
     """Load the built-in phantom data ("phantom") or a data folder.
+
+    known: the fingerprint of the images that are meant, "" for any; where it is that of a pack of
+        `WHOLE_VERSION`, these are the images
 
     A folder's images are decoded once, by `workers` threads (unset: one a core), into a pack
     `cache`/<key> that any later start reuses while files and settings are the same. A pack that
@@ -70,21 +75,34 @@ def load(
         return _phantom(Settings(image_size, split_seed, val_fraction))
     table = read_table(user_path(source.folder), source.reading)
     settings = Settings(image_size, split_seed, val_fraction, colour)
-    key = repr((PACK_VERSION, settings, table.digest()))
-    pack = (cache or cache_folder() / "packed") / hashlib.sha256(key.encode()).hexdigest()
+    folder = cache or cache_folder() / "packed"
+    data = _packed(folder, table, settings, PACK_VERSION, workers=workers)
+    if known not in ("", data.fingerprint):
+        before = _packed(folder, table, settings, WHOLE_VERSION, workers=workers)
+        data = before if before.fingerprint == known else data
+    return dataclasses.replace(data, layout=table.layout)
+
+
+def _packed(
+    folder: Path, table: Table, settings: Settings, version: int, *, workers: int | None
+) -> Dataset:
+    """Return a table's images in a version of packs; they are packed first where they are not."""
+    key = repr((version, settings, table.digest()))
+    pack = folder / hashlib.sha256(key.encode()).hexdigest()
     opened = _open_pack(pack, name=table.folder.name)
     if opened is None:
         with _exclusive(pack):
             # Another process may have made it while this one waited.
             opened = _open_pack(pack, name=table.folder.name)
             if opened is None:
-                _make_pack(pack, table, settings, workers=workers)
+                whole = version == WHOLE_VERSION
+                _make_pack(pack, table, settings, whole=whole, workers=workers)
                 opened = _open_pack(pack, name=table.folder.name)
     assert opened is not None, f"{pack}"
-    return dataclasses.replace(opened, layout=table.layout)
+    return opened
 
 
-def load_for(source: DataSource | str, config: TrainConfig) -> Dataset:
+def load_for(source: DataSource | str, config: TrainConfig, *, known: str = "") -> Dataset:
     """Load the images that a configuration asks for; see `load`."""
     return load(
         source,
@@ -92,6 +110,7 @@ def load_for(source: DataSource | str, config: TrainConfig) -> Dataset:
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
         colour=config.colour,
+        known=known,
     )
 
 
@@ -165,7 +184,9 @@ def _exclusive(pack: Path) -> Iterator[None]:
         ) from error
 
 
-def _make_pack(pack: Path, table: Table, settings: Settings, *, workers: int | None) -> None:
+def _make_pack(
+    pack: Path, table: Table, settings: Settings, *, whole: bool, workers: int | None
+) -> None:
     """Decode, curate and pack a table in a temporary folder, then give it its name.
 
     What an earlier start left in the temporary folder is removed: no half pack is ever used.
@@ -180,7 +201,7 @@ def _make_pack(pack: Path, table: Table, settings: Settings, *, workers: int | N
         _require_space(partial, 2 * len(table.rows) * settings.image_size**2)
         shape = _shape(settings.image_size, _in_colour(table, settings))
         _require_space(partial, 2 * len(table.rows) * math.prod(shape))
-        facts = _decode_all(table, partial / "raw.u8", shape, workers=workers)
+        facts = _decode_all(table, partial / "raw.u8", shape, whole=whole, workers=workers)
         curated = curate(
             table, facts, split_seed=settings.split_seed, val_fraction=settings.val_fraction
         )
@@ -210,7 +231,7 @@ def _in_colour(table: Table, settings: Settings) -> bool:
     real = [row for row in rows if row.source != GENERATED] or rows  # what a generator made is odd
     paths = [str(table.folder / row.path) for row in real]
     sample = paths[:: -(-len(paths) // SAMPLE)]
-    return most_are_coloured(fact for fact, _ in examine_all(sample, image_size=16))
+    return most_are_coloured(fact for fact, _ in examine_all(sample, image_size=16, whole=True))
 
 
 def _shape(image_size: int, colour: bool) -> tuple[int, ...]:
@@ -218,7 +239,7 @@ def _shape(image_size: int, colour: bool) -> tuple[int, ...]:
 
 
 def _decode_all(
-    table: Table, path: Path, shape: tuple[int, ...], *, workers: int | None
+    table: Table, path: Path, shape: tuple[int, ...], *, whole: bool, workers: int | None
 ) -> list[Facts]:
     """Write the pixels of all rows in their order, zeros where there are none."""
     facts = []
@@ -226,7 +247,7 @@ def _decode_all(
     with path.open("wb") as file:
         paths = image_paths(table)
         for fact, pixels in examine_all(
-            paths, image_size=shape[-1], colour=len(shape) == 3, workers=workers
+            paths, image_size=shape[-1], colour=len(shape) == 3, whole=whole, workers=workers
         ):
             facts.append(fact)
             file.write((blank if pixels is None else pixels).tobytes())

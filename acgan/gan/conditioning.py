@@ -28,4 +28,4 @@ class ConditionalNorm(nn.Module):
         """Normalise x [B, C, H, W] of classes int64 [B]."""
         scale, shift = self.scale[labels], self.shift[labels]  # [B, C]
         normed: Tensor = self.norm(x)
-        return normed * (1 + scale)[..., None, None] + shift[..., None, None]
+        return torch.addcmul(shift[..., None, None], normed, (1 + scale)[..., None, None])

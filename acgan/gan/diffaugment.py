@@ -22,9 +22,9 @@ def translate(images: Tensor, share: float, random: torch.Generator) -> Tensor:
     padded = F.pad(images, (reach[1], reach[1], reach[0], reach[0]))
     rows = _starts(count, reach[0], random)[:, None] + torch.arange(height, device=images.device)
     columns = _starts(count, reach[1], random)[:, None] + torch.arange(width, device=images.device)
-    wide = rows[:, None, :, None].expand(-1, channels, -1, padded.shape[-1])
-    moved = padded.gather(2, wide)  # [B, C, H, W + 2s]
-    return moved.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
+    places = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]  # [B, H, W]
+    chosen = places.flatten(1)[:, None].expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, chosen).view(images.shape)
 
 
 def _starts(count: int, reach: int, random: torch.Generator) -> Tensor:

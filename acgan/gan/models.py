@@ -71,7 +71,7 @@ class GreyConvolution(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map grey images [B, 3, n, n], or [B, 1, n, n], to [B, D, n, n]."""
-        weight = self.weight.sum(1, keepdim=True)
+        weight = self.weight.sum(1, keepdim=True).to(memory_format=torch.channels_last)
         return F.conv2d(x[:, :1], weight, self.bias, self.stride, self.padding)
 
 
@@ -100,7 +100,7 @@ class Generator(GeneratorNetwork):
             for outputs in rest:
                 norm = batch_norm(outputs)
                 chosen = ConditionalNorm(norm, classes) if config.conditional_norm else norm
-                self.blocks.append(nn.Sequential(doubling(inputs, outputs), chosen, nn.ReLU()))
+                self.blocks.append(nn.Sequential(doubling(inputs, outputs), chosen, nn.ReLU(True)))
                 inputs = outputs
             self.image = doubling(inputs, 1 if config.grey else 3)
         self._initialise(torch.Generator().manual_seed(derive_seed(config.seed, "generator")))
@@ -110,6 +110,8 @@ class Generator(GeneratorNetwork):
             if isinstance(module, nn.ConvTranspose2d | nn.Linear):
                 nn.init.normal_(module.weight, std=0.02, generator=random)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            if isinstance(module, NearestConvolution):
+                module.lay_out()
         nn.init.uniform_(self.embedding.weight, -0.05, 0.05, generator=random)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -181,7 +183,7 @@ class Discriminator(DiscriminatorNetwork):
         """
         x = images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = dropout(F.leaky_relu(norm(convolution(x)), LEAK), self.dropout, noise)
+            x = dropout(F.leaky_relu(norm(convolution(x)), LEAK, inplace=True), self.dropout, noise)
         x = x.flatten(1)  # [B, 512 · H/16 · W/16]
         return self.source(x).squeeze(1), self.label(x)
 

@@ -74,17 +74,28 @@ def compose(config: TrainConfig, discriminator: DiscriminatorNetwork) -> Options
         discriminator_source_loss=hinge.discriminator_loss if config.hinge else _cross_entropy,
         generator_source_loss=hinge.generator_loss if config.hinge else _cross_entropy,
         generator_class_weight=config.generator_class_weight,
-        reach=mode_seeking.reach if config.mode_seeking else _no_reach,
-        variety=partial(_variety, weight=config.mode_seeking),
+        reach=partial(_reach, seen=_seen(config)) if config.mode_seeking else _no_reach,
+        variety=partial(_variety, weight=config.mode_seeking, seen=_seen(config)),
     )
+
+
+def _seen(config: TrainConfig) -> slice:
+    """Return the channels that are looked at: of three equal ones the first."""
+    return slice(1) if config.grey else slice(None)
+
+
+def _reach(images: Tensor, labels: Tensor, *, seen: slice) -> Tensor:
+    return mode_seeking.reach(images[:, seen], labels)
 
 
 def _no_reach(images: Tensor, labels: Tensor) -> None:  # noqa: ARG001
     return None
 
 
-def _variety(images: Tensor, latents: Tensor, bound: Tensor, *, weight: float) -> Tensor:
-    return weight * mode_seeking.variety_loss(images, latents, bound)
+def _variety(
+    images: Tensor, latents: Tensor, bound: Tensor, *, weight: float, seen: slice
+) -> Tensor:
+    return weight * mode_seeking.variety_loss(images[:, seen], latents, bound)
 
 
 def _class_losses(
@@ -119,9 +130,7 @@ def _no_penalty(discriminator: nn.Module, images: Tensor, updates: int) -> None:
 
 
 def _augment(config: TrainConfig) -> Augment:
-    wanted: list[Augment] = []
-    if config.grey:
-        wanted.append(lambda images, _: images[:, :1])  # the discriminator looks at no other
+    wanted: list[Augment] = [lambda images, _: images[:, _seen(config)]]
     if config.translation:
         wanted.append(lambda images, random: translate(images, config.translation, random))
     if config.cutout:

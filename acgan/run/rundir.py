@@ -17,6 +17,7 @@ A process that dies slowly may still write beside the one that took the run over
 opened, which the new owner has replaced.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -89,6 +90,13 @@ class RunDir:
     def weights_path(self, epoch: int) -> Path:
         """Return where the generator of an epoch is kept."""
         return self.path / weights_name(epoch)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the images that the run was begun with; "" where it says none."""
+        with contextlib.suppress(InputError, OSError):
+            return str(_read_config(self.path / "config.json")["fingerprint"])
+        return ""
 
     def claim(self, config: TrainConfig, *, classes: Sequence[str], fingerprint: str) -> None:
         """Become the run's one writer, for this configuration and data.

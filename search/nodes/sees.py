@@ -98,7 +98,7 @@ def same_plugins(config: TrainConfig, layout: str, plugins: Mapping[str, str]) -
 def same_data(at: StudyAt, study: Study, config: TrainConfig) -> Dataset:
     """Load the study's images on this node; `InputError` if they are not the driver's."""
     settings = config.image_size, config.split_seed, config.val_fraction, config.colour
-    data = _load(at.source, *settings)
+    data = _load(at.source, *settings, study.info.fingerprint)
     if data.fingerprint != study.info.fingerprint:
         raise InputError(
             f"node {platform.node()} has other images at {at.source} than the study was begun "
@@ -109,7 +109,12 @@ def same_data(at: StudyAt, study: Study, config: TrainConfig) -> Dataset:
 
 @functools.lru_cache(maxsize=1)
 def _load(
-    source: DataSource, image_size: int, split_seed: int, val_fraction: float | None, colour: str
+    source: DataSource,
+    image_size: int,
+    split_seed: int,
+    val_fraction: float | None,
+    colour: str,
+    known: str,
 ) -> Dataset:
     # A process that runs several trials, one after another, opens the images once.
     return load(
@@ -118,4 +123,5 @@ def _load(
         split_seed=split_seed,
         val_fraction=val_fraction,
         colour=colour,
+        known=known,
     )

@@ -332,7 +332,8 @@ def _search_words(path: Path) -> list[str]:
 
 def study_images(study: Study, source: DataSource) -> Dataset:
     """Load the study's images; `InputError` if they are others."""
-    data = load_for(source, validate(TrainConfig, "train", study.info.train))
+    config = validate(TrainConfig, "train", study.info.train)
+    data = load_for(source, config, known=study.info.fingerprint)
     if data.fingerprint != study.info.fingerprint:
         raise InputError(
             f"the images at {source} are not those of the study (their fingerprint is "

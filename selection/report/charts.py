@@ -1,11 +1,13 @@
 """The pictures of a pick's numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from acgan.run.records import EpochRecord, metric
 from selection.report.svg import BASELINE, CEILING, LEFT, TIED, WINNER, figure_svg
@@ -59,9 +61,26 @@ def _colour(pick: Pick, place: int) -> str:
     return TIED if place in pick.decision.tie_set else LEFT
 
 
-def curves_picture(
-    pick: Pick, records: Mapping[str, Sequence[EpochRecord]], *, narrow: bool = False
-) -> bytes:
+class Curve(NamedTuple):
+    """A trial's objective: epochs [N] and values [N], of which the first `young` are not judged."""
+
+    epochs: NDArray[np.int64]
+    values: NDArray[np.float64]
+    young: int
+
+
+def read_curves(pick: Pick, records: Mapping[str, Sequence[EpochRecord]]) -> dict[str, Curve]:
+    """Return all trials' curves, each read once: those of a large study take minutes to read."""
+    return {trial: _curve(own, pick.objective) for trial, own in records.items()}
+
+
+def _curve(records: Sequence[EpochRecord], objective: str) -> Curve:
+    epochs = np.array([record.epoch for record in records], np.int64)
+    young = sum(record.young for record in records)  # they come first
+    return Curve(epochs, np.array(metric(records, objective)), young)
+
+
+def curves_picture(pick: Pick, curves: Mapping[str, Curve], *, narrow: bool = False) -> bytes:
     """Draw the objective of all trials and mark the candidates; return an SVG.
 
     The first epochs, in which a trial is not judged, are dotted.
@@ -71,13 +90,11 @@ def curves_picture(
     axes = figure.add_subplot()
     looks = {pick.baseline.trial: (BASELINE, "baseline")} if pick.baseline else {}
     looks[pick.winner.trial] = (WINNER, "winner's trial")
-    for trial in sorted(records, key=lambda name: name in looks):
+    for trial in sorted(curves, key=lambda name: name in looks):
         colour, role = looks.get(trial, (LEFT, ""))
-        values = metric(records[trial], pick.objective)
         label = f"{role}, {trial}" if role else None
-        lines = _draw_curve(axes, records[trial], values, colour=colour, label=label)
-        for line in lines:
-            line.set_rasterized(label is None and len(records) > MANY_TRIALS)
+        for line in _draw_curve(axes, curves[trial], colour=colour, label=label):
+            line.set_rasterized(label is None and len(curves) > MANY_TRIALS)
     at = [candidate.epoch for candidate in pick.candidates]
     values = [candidate.quality for candidate in pick.candidates]
     axes.plot(at, values, "o", color=TIED, markerfacecolor="white", label="candidate")
@@ -92,20 +109,11 @@ def curves_picture(
     return figure_svg(figure)
 
 
-def _draw_curve(
-    axes: Axes,
-    epochs: Sequence[EpochRecord],
-    values: Sequence[float],
-    *,
-    colour: str,
-    label: str | None,
-) -> list[Line2D]:
-    numbers = [record.epoch for record in epochs]
-    grown = sum(record.young for record in epochs)  # the young ones come first
-    width = 1.8 if label else 0.8
+def _draw_curve(axes: Axes, curve: Curve, *, colour: str, label: str | None) -> list[Line2D]:
+    epochs, values, grown = curve
     young = slice(grown + 1)  # up to the first that is not, so that the line is whole
-    look: dict[str, Any] = {"color": colour, "linewidth": width}
+    look: dict[str, Any] = {"color": colour, "linewidth": 1.8 if label else 0.8}
     return [
-        *axes.plot(numbers[young], values[young], ":", **look),
-        *axes.plot(numbers[grown:], values[grown:], label=label, **look),
+        *axes.plot(epochs[young], values[young], ":", **look),
+        *axes.plot(epochs[grown:], values[grown:], label=label, **look),
     ]

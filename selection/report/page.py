@@ -19,7 +19,7 @@ from selection.metrics.intervals import proportion
 from selection.metrics.reference import ENOUGH_FOR_FID
 from selection.metrics.wording import FILTERS, percent
 from selection.pictures.names import changes_name, film_name, grid_name, walks_name
-from selection.report.charts import curves_picture, narrow_name, scores_picture
+from selection.report.charts import curves_picture, narrow_name, read_curves, scores_picture
 from selection.report.first import advice, first_scores, on_scale
 from selection.report.glossary import Glossary, code
 from selection.report.svg import SVG, inside_page
@@ -84,10 +84,11 @@ def write_report(
     that stand there are linked. reviews: what people saw and decided by now.
     """
     replace_text(folder / "candidates.csv", candidates_csv(pick))
+    curves = read_curves(pick, records)
     for narrow in (False, True):
         drawn = {
             "scores.svg": scores_picture(pick, narrow=narrow),
-            "curves.svg": curves_picture(pick, records, narrow=narrow),
+            "curves.svg": curves_picture(pick, curves, narrow=narrow),
         }
         for name, picture in drawn.items():
             (folder / name).with_suffix(".png").unlink(missing_ok=True)  # of an earlier version

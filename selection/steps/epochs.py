@@ -1,7 +1,8 @@
 """Every recorded epoch of a study, as step 1 sees them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from search.study.store.study_copy import kept_weights
 from selection.settings import SelectionConfig
 from selection.steps.filter import Chance, Places, judge_epochs, places
 
-LOOK_VERSION = 1  # a change has all trials read again
+LOOK_VERSION = 2  # a change has all trials read again
 # Of the settings, those that decide what is taken of a trial.
 SETTINGS = {
     *("per_trial", "dead_real_below", "dead_real_above", "class_margin", "require"),
@@ -30,10 +31,14 @@ class Records(Mapping[str, list[EpochRecord]]):
     """Every trial's epochs by its name, read at each look: not all of a large study fit in memory.
 
     A look raises `InputError` for a file that is damaged.
+
+    image_seconds: of the trials that step 1 knows, the seconds that an image of each epoch took to
+        train on, summed over the epochs
     """
 
     def __init__(self, study: Study) -> None:
         self._trials = {trial.name: trial for trial in study.trials()}
+        self.image_seconds: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> list[EpochRecord]:
         try:
@@ -47,6 +52,17 @@ class Records(Mapping[str, list[EpochRecord]]):
     def __len__(self) -> int:
         return len(self._trials)
 
+    def training_seconds(self, images: int) -> float:
+        """Return the seconds in which all trials were trained on so many images."""
+        for name in self.keys() - self.image_seconds.keys():
+            self.image_seconds[name] = _image_seconds(self[name])
+        return images * math.fsum(self.image_seconds.values())
+
+
+def _image_seconds(records: Sequence[EpochRecord]) -> float:
+    rates = [record.metrics.get("perf/images_per_s", 0.0) for record in records]
+    return sum(1 / rate for rate in rates if rate > 0)
+
 
 class Row(Stored):
     """What was taken of a trial; stamp, weights: its file's size and time, the weights on disk."""
@@ -54,6 +70,7 @@ class Row(Stored):
     stamp: tuple[int, int]
     weights: tuple[int, ...]
     places: Places
+    image_seconds: float
 
 
 class Looked(Stored):
@@ -102,17 +119,22 @@ class Looks:
         stamp, kept = _stamp(RunDir(folder).epochs_path), tuple(sorted(kept_weights(folder)))
         known = self._rows.get(name)
         if known is not None and (known.stamp, known.weights) == (stamp, kept):
+            self._records.image_seconds[name] = known.image_seconds
             return known.places
+        records = self._records[name]
         epochs = judge_epochs(
             name,
-            self._records[name],
+            records,
             ranking=self._ranking,
             kept=kept,
             chance=self._chance,
             config=self._settings,
         )
         found = places(epochs, self._settings)
-        self._rows[name] = Row.model_construct(stamp=stamp, weights=kept, places=found)
+        seconds = self._records.image_seconds[name] = _image_seconds(records)
+        self._rows[name] = Row.model_construct(
+            stamp=stamp, weights=kept, places=found, image_seconds=seconds
+        )
         self._is_new = True
         return found
 

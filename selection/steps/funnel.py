@@ -15,7 +15,6 @@ from typing import Any
 from acgan.errors import InputError
 from acgan.files import write_json
 from acgan.plugins import EXTRACTORS, origin
-from acgan.run.records import EpochRecord
 from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
 from selection.jobs.store import Result, StoredJob, Work
@@ -325,15 +324,10 @@ class Funnel:
 
     def _cost(self) -> dict[str, float]:
         """Return seconds of processes: of the search's training, and of each of pick's steps."""
-        search = sum(_training_seconds(self.plan, own) for own in self.plan.records.values())
+        search = self.plan.records.training_seconds(len(self.plan.data.train))
         steps = {name: self.seconds[name] for name in dict.fromkeys(COST_STEPS.values())}
         return {
             "training of all trials, process seconds": search,
             **{f"{name}, process seconds": seconds for name, seconds in steps.items()},
             "selection over training": sum(steps.values()) / search if search else 0.0,
         }
-
-
-def _training_seconds(plan: PickPlan, records: Sequence[EpochRecord]) -> float:
-    rates = [record.metrics.get("perf/images_per_s", 0.0) for record in records]
-    return sum(len(plan.data.train) / rate for rate in rates if rate > 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -8,18 +9,25 @@ import torch
 
 from acgan.config import TrainConfig
 from acgan.gan.models import Discriminator, Generator
-from benchmarks.peers import plain
+from benchmarks.peers import plain, plain_recipe
+from benchmarks.peers.torch_worker import recipe
 from benchmarks.peers.worker import Settings
 from benchmarks.step import (
     KERAS,
     PLAIN,
     PLAIN_BFLOAT16,
+    PLAIN_RECIPE,
     PROJECT,
     PROJECT_BFLOAT16,
+    PUBLISHED,
+    RECIPE,
+    RECIPE_PEERS,
     Worker,
     commands,
     flop,
     measure,
+    recipe_commands,
+    recipe_flop,
     rows,
     workers,
 )
@@ -49,7 +57,7 @@ def test_a_step_of_the_port_moves_both_networks_and_no_other_than_its_own() -> N
 
 
 def test_each_way_takes_its_steps_and_has_a_row() -> None:
-    with workers(TINY, NO_PEERS) as ways:
+    with workers(TINY, commands(NO_PEERS)) as ways:
         answers = measure(ways, 2)
         profile = ways[PROJECT].ask("profile")
     assert [len(found) for found in answers.values()] == [2, 2]
@@ -58,6 +66,44 @@ def test_each_way_takes_its_steps_and_has_a_row() -> None:
     assert {row[5] for row in found} == {row[7] for row in found} == {"not measured"}
     assert str(found[0][6]).startswith("1.00 ")
     assert 0 < sum(share for _, share in profile) <= 1
+
+
+def test_the_recipe_stands_beside_its_plain_port_and_the_published_step() -> None:
+    with workers(TINY, recipe_commands()) as ways:
+        answers = measure(ways, 2)
+    found = rows(answers, TINY, {torch.float32: 1e9}, RECIPE_PEERS)
+    assert [row[0] for row in found] == [PLAIN_RECIPE, RECIPE, PUBLISHED]
+    assert str(found[0][5]).startswith("1.00 ")
+    assert str(found[2][6]).startswith("1.00 ")
+
+
+def test_the_plain_port_of_the_recipe_has_its_parameters_but_for_the_grey_channels() -> None:
+    config = recipe(Settings(size=32, width=0.25, batch=16, threads=1))
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    assert count(plain_recipe.Generator(32, 0.25)) == count(Generator(config))
+    ours = Discriminator(config)
+    spared = 2 * 9 * len(ours.convolutions[0].bias)  # type: ignore[arg-type]
+    assert count(plain_recipe.Discriminator(32, 0.25)) == count(ours) - spared
+
+
+def test_a_step_of_the_recipes_port_moves_both_networks_and_the_average() -> None:
+    port = plain_recipe.RecipePort(size=16, width=0.0625, device=torch.device("cpu"))
+    networks = (port.generator, port.discriminator, port.average)
+    before = [[p.clone() for p in network.parameters()] for network in networks]
+    for _ in range(2):
+        losses = port.step(torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 2, 0]))
+        assert all(map(math.isfinite, losses))
+    for network, former in zip(networks, before, strict=True):
+        pairs = zip(network.parameters(), former, strict=True)
+        assert sum(not torch.equal(a, b) for a, b in pairs) > len(former) / 2
+
+
+def test_the_recipes_step_computes_fewer_products_than_the_published_one() -> None:
+    size = Settings(size=32, width=0.25, batch=16, threads=1)
+    assert 0.5 < recipe_flop(size) / flop(size) < 0.75
 
 
 def test_a_row_in_bfloat16_is_held_against_the_same_limit_and_the_same_peer() -> None:

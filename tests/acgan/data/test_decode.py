@@ -26,6 +26,8 @@ from acgan.data.decode import (
     grey_spread,
     near_hash,
 )
+from acgan.data.decode import decoded as open_image
+from acgan.data.split import near_duplicates
 from tests.kit import MINI, needs_mini
 
 # A left-to-right ramp with a dark top left corner: no flip or rotation maps it on itself.
@@ -358,3 +360,46 @@ def test_threads_give_what_one_thread_gives_in_the_same_order(tmp_path: Path) ->
     assert [facts for facts, _ in alone] == [facts for facts, _ in together]
     for (_, expected), (_, pixels) in zip(alone, together, strict=True):
         np.testing.assert_array_equal(pixels, expected)
+
+
+def film(width: int, height: int) -> Image.Image:
+    """Return an image as smooth as an X-ray, with its grain."""
+    random = np.random.default_rng(0)
+    shapes = random.integers(0, 256, (12, 12)).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(shapes).resize((width, height), Image.Resampling.BICUBIC))
+    grain = random.normal(0, 3, (height, width))
+    return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("image_size", [16, 112])
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_large_jpeg_is_decoded_at_a_reduced_size_and_looks_alike(
+    tmp_path: Path, image_size: int, turned: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    path = tmp_path / "x.jpg"
+    film(1024, 800).save(path, quality=90, exif=exif)
+    assert open_image(path.read_bytes(), least=256).size in {(512, 400), (400, 512)}
+    (whole, full), (facts, reduced) = (
+        examine(str(path), image_size=image_size, whole=whole) for whole in (True, False)
+    )
+    assert full is not None
+    assert reduced is not None
+    assert np.abs(full.astype(int) - reduced.astype(int)).max() <= 2
+    hashes = np.stack([np.frombuffer(each.near_hash, np.uint8) for each in (whole, facts)])
+    assert near_duplicates(hashes).tolist() == [[0, 1]]
+    assert (facts.blank, facts.coloured, facts.sha256) == ("", False, whole.sha256)
+
+
+@pytest.mark.parametrize(
+    ("size", "form"), [((511, 511), "JPEG"), ((2000, 300), "JPEG"), ((1024, 1024), "PNG")]
+)
+def test_a_small_or_narrow_jpeg_and_other_files_are_decoded_whole(
+    tmp_path: Path, size: tuple[int, int], form: str
+) -> None:
+    path = tmp_path / "x"
+    film(*size).save(path, form)
+    full, kept = (examine(str(path), image_size=16, whole=whole)[1] for whole in (True, False))
+    assert full is not None
+    np.testing.assert_array_equal(full, kept)

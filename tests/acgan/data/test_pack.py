@@ -314,9 +314,7 @@ def test_a_disk_that_fills_up_and_a_cache_that_is_a_file_are_input_errors(
     monkeypatch.setattr(
         data_pack,
         "_decode_all",
-        lambda table, _path, size, *, workers: decode_all(
-            table, Path("/dev/full"), size, workers=workers
-        ),
+        lambda table, _path, size, **options: decode_all(table, Path("/dev/full"), size, **options),
     )
     with pytest.raises(InputError, match="No space left on device"):
         read(folder, tmp_path / "cache")
@@ -362,3 +360,29 @@ def test_covidx_mini_is_packed_by_threads_as_by_one(tmp_path: Path) -> None:
     assert alone.test.per_class(3) == (21, 85, 72)
     assert not set(alone.train.patients) & set(alone.val.patients)
     assert all(count >= 20 for count in alone.val.per_class(3))
+
+
+def test_images_that_were_packed_before_are_found_by_their_fingerprint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in folder.glob("*/*.png"):
+        Image.open(path).resize((512, 512), Image.Resampling.NEAREST).save(path, "JPEG")
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(data_pack, "PACK_VERSION", data_pack.WHOLE_VERSION)
+        before = read(folder, cache)
+    (first,) = packs(cache)
+    now = read(folder, cache)
+    assert now.fingerprint != before.fingerprint
+    assert (now.train.patients, now.train.labels.tolist()) == (
+        before.train.patients,
+        before.train.labels.tolist(),
+    )
+    for known, expected in ((before, before), (now, now)):
+        found = load(str(folder), image_size=SIZE, known=known.fingerprint, cache=cache)
+        assert found.fingerprint == expected.fingerprint
+        assert same(found.train, expected.train)
+    unknown = load(str(folder), image_size=SIZE, known="none", cache=cache)
+    assert unknown.fingerprint == now.fingerprint
+    assert first in packs(cache)
+    assert len(packs(cache)) == 2

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from acgan.gan.models import Discriminator, Generator, GreyConvolution
+from acgan.gan.options import compose
 from acgan.gan.step import Training, train_step
 from tests.kit import tiny_config
 
@@ -52,3 +53,17 @@ def test_with_everything_that_goes_through_images_a_grey_step_is_finite() -> Non
     images = torch.rand(8, 1, 16, 16, generator=noise()).expand(-1, 3, -1, -1)
     for _ in range(3):
         assert train_step(training, images, torch.arange(8) % 3, noise()).isfinite().all()
+
+
+def test_variety_of_grey_images_is_that_of_all_three_channels() -> None:
+    discriminator = Discriminator(tiny_config())
+    plain, grey = (
+        compose(tiny_config(mode_seeking=0.5, grey=grey), discriminator) for grey in (False, True)
+    )
+    images = torch.rand(8, 1, 16, 16, generator=noise()).expand(-1, 3, -1, -1)
+    latents, labels = torch.rand(8, 6, generator=noise(1)), torch.arange(8) % 3
+    bounds = [options.reach(images, labels) for options in (plain, grey)]
+    assert bounds[0] is not None
+    assert bounds[1] is not None
+    torch.testing.assert_close(bounds[1], bounds[0])
+    torch.testing.assert_close(*(o.variety(images, latents, bounds[0]) for o in (plain, grey)))

@@ -61,6 +61,16 @@ def test_a_layer_and_its_gradients_are_pytorchs_own(
         torch.testing.assert_close(ours, theirs)
 
 
+def test_a_layer_that_was_used_in_inference_mode_can_be_trained() -> None:
+    layer, x = NearestConvolution(400, 5), torch.randn(2, 400, 5, 5, generator=noise())
+    with torch.inference_mode():
+        expected = layer(x)
+    images = layer(x)
+    images.sum().backward()
+    assert torch.equal(images, expected)
+    assert layer.weight.grad is not None
+
+
 def shares(layer: Layer) -> Tensor:
     """Return by how many weights each inner output pixel is made, [n, n]: all weights are 1."""
     with torch.no_grad():

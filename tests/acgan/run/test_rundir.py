@@ -36,7 +36,7 @@ from acgan.run.weights import (
     read_weights,
     weights_bytes,
 )
-from tests.kit import LEAST
+from tests.kit import LEAST, tiny_config
 
 CONFIG = TrainConfig()
 CLASSES = ("COVID-19", "normal", "pneumonia")
@@ -624,3 +624,12 @@ def test_pruning_keeps_the_candidates_and_the_last_three_and_no_candidate_is_eve
             there = (there | {epoch}) & (kept_epochs(records, LEAST) | set(finite[-3:]))
             assert {e for e in range(1, 16) if run.weights_path(e).exists()} == there
             assert set(best_epochs(records, LEAST, 3)) <= there
+
+
+def test_a_run_tells_with_which_images_it_was_begun(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    assert run.fingerprint == ""
+    run.claim(tiny_config(), classes=("a", "b"), fingerprint="f1")
+    assert RunDir(tmp_path / "run").fingerprint == "f1"
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert run.fingerprint == ""

@@ -26,7 +26,7 @@ from selection.metrics.estimate import Estimate, Images
 from selection.metrics.memorisation import CopyCheck
 from selection.metrics.wording import counted, interval_text, number, percent
 from selection.pictures.names import changes_name, film_name, grid_name, walks_name
-from selection.report.charts import MANY_TRIALS, curves_picture, scores_picture
+from selection.report.charts import MANY_TRIALS, curves_picture, read_curves, scores_picture
 from selection.report.page import PAGE_BYTES, TrackingLinks, films, fitting, page, write_report
 from selection.report.svg import BASELINE, CEILING, LEFT, WINNER, inside_page
 from selection.report.tables import (
@@ -787,7 +787,7 @@ def test_the_same_pick_gives_the_same_page_and_pictures() -> None:
     first, again = make_pick(3), make_pick(3)
     assert page(first, {}) == page(again, {})
     assert scores_picture(first) == scores_picture(again)
-    assert curves_picture(first, make_records(2)) == curves_picture(again, make_records(2))
+    assert curves_of(first, make_records(2)) == curves_of(again, make_records(2))
 
 
 # --- pictures ------------------------------------------------------------------------------------
@@ -795,6 +795,10 @@ def test_the_same_pick_gives_the_same_page_and_pictures() -> None:
 
 def has_colour(drawn: bytes, colour: str) -> bool:
     return f"stroke: {colour}" in drawn.decode()
+
+
+def curves_of(pick: Pick, records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
+    return curves_picture(pick, read_curves(pick, records))
 
 
 def height(drawn: bytes) -> float:
@@ -822,14 +826,14 @@ def test_what_a_chart_says_is_text() -> None:
 
 def test_curves_show_the_winners_trial_apart_from_the_baseline() -> None:
     pick = changed(make_pick(8, ties=7), against_baseline=None)
-    drawn = curves_picture(pick, make_records())
+    drawn = curves_of(pick, make_records())
     assert has_colour(drawn, WINNER)
     assert has_colour(drawn, BASELINE)
-    assert not has_colour(curves_picture(pick, {}), BASELINE)
+    assert not has_colour(curves_of(pick, {}), BASELINE)
 
 
 def test_the_curves_of_very_many_trials_are_pixels_but_for_those_that_are_named() -> None:
-    few, many = (curves_picture(make_pick(), make_records(n)) for n in (6, MANY_TRIALS + 1))
+    few, many = (curves_of(make_pick(), make_records(n)) for n in (6, MANY_TRIALS + 1))
     assert b"data:image/png;base64," not in few
     assert b"data:image/png;base64," in many
     assert has_colour(few, LEFT)
@@ -843,7 +847,7 @@ def test_epochs_that_no_logarithm_can_show_are_left_out(value: float) -> None:
     record = EpochRecord(epoch=3, time=0.0, metrics={"val/fd_cnn": value})
     records = {name: [*epochs, record] for name, epochs in make_records(2).items()}
     broken: dict[str, Sequence[EpochRecord]] = {**records, "t0002": [record], "t0003": []}
-    drawn = curves_picture(make_pick(), broken).decode()
+    drawn = curves_of(make_pick(), broken).decode()
     assert "nan" not in drawn
     assert "inf" not in drawn
 

@@ -39,6 +39,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         for epoch in range(1, 9):
             score = (math.nan, math.inf)[number] if epoch == 4 else 100.5 - epoch / 3
             metrics = HEALTHY | {
+                "perf/images_per_s": 2.0 * (number + 1),
                 QUALITY: score,
                 "val/g_loss": epoch / 7,
                 "val/diversity": epoch / 9,
@@ -130,3 +131,24 @@ def test_what_is_damaged_is_made_again(study: Study, content: bytes) -> None:
     found = look(study)
     assert all(same(found[name], first[name]) for name in NAMES)
     assert kept.read_bytes() == before
+
+
+def test_the_time_of_training_is_known_without_a_second_reading(study: Study) -> None:
+    images, expected = 30, 8 * 30 / 2 + 8 * 30 / 4
+    assert Records(study).training_seconds(images) == expected
+    for _ in range(2):  # read by step 1, then known from before
+        records = Records(study)
+        looks = Looks(study, records, VAL, SETTINGS)
+        for name in NAMES:
+            looks(name)
+        looks.save()
+        for name in NAMES:
+            overwrite(study.path / name / "epochs.jsonl")
+        assert records.training_seconds(images) == expected
+
+
+def test_a_trial_without_a_rate_counts_no_time(study: Study) -> None:
+    for name in NAMES:
+        path = study.path / name / "epochs.jsonl"
+        path.write_text(path.read_text().replace('"perf/images_per_s"', '"perf/other"'))
+    assert Records(study).training_seconds(30) == 0
