@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from acgan.errors import InputError
 from acgan.evaluation.fit import FitConfig
+from acgan.gan.adam import Adam
 
 FEATURES = 64 + 128  # channels of the third and the fourth convolution
 SMALLEST_IMAGE = 6  # its pools leave one pixel
@@ -143,7 +144,7 @@ def _train(
     model: Classifier, pixels: Tensor, labels: Tensor, config: FitConfig, count: int
 ) -> list[Classifier]:
     """Train `model` through all epochs; return copies of it after each of the last `count`."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=1e-7)
+    optimizer = Adam(model.parameters(), learning_rate=config.learning_rate)
     model.train()
     last = []
     for epoch in range(config.epochs):

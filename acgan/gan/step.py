@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from acgan.config import TrainConfig
+from acgan.gan.adam import Adam
 from acgan.gan.ema import Ema
 from acgan.gan.interface import GeneratorNetwork
 from acgan.gan.mode_seeking import pair_labels
@@ -47,7 +48,7 @@ METRICS = (
 )
 
 
-class KerasAdam(torch.optim.Adam):
+class KerasAdam(Adam):
     """Adam whose epsilon is added before bias correction, as Keras does.
 
     Keras moves a weight by lr·√(1−β2ᵗ)/(1−β1ᵗ) · m/(√v + ε); PyTorch's form equals it when its
@@ -56,12 +57,12 @@ class KerasAdam(torch.optim.Adam):
 
     def __init__(self, module: nn.Module, config: TrainConfig, *, rate: float = 1.0) -> None:
         self._names = [name for name, _ in module.named_parameters()]
-        self._epsilon = config.adam_epsilon
+        self._keras_epsilon = config.adam_epsilon
         self._beta2 = config.beta2
         self.updates = 0
         super().__init__(
             module.parameters(),
-            lr=config.learning_rate * rate,
+            learning_rate=config.learning_rate * rate,
             betas=(config.beta1, config.beta2),
             fused=True,
         )
@@ -69,15 +70,14 @@ class KerasAdam(torch.optim.Adam):
     def update(self) -> None:
         """Move the weights by their gradients once, and drop the gradients."""
         self.updates += 1  # w ← w − lr · √(1 − β2ᵗ) / (1 − β1ᵗ) · m / (√v + ε)
-        for group in self.param_groups:
-            group["eps"] = self._epsilon / math.sqrt(1 - self._beta2**self.updates)
+        self.epsilon = self._keras_epsilon / math.sqrt(1 - self._beta2**self.updates)
         self.step()
-        self.zero_grad(set_to_none=True)
+        self.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the moments by the parameter's name, and the number of updates."""
         found = {"updates": torch.tensor(self.updates)}
-        for name, parameter in zip(self._names, self.param_groups[0]["params"], strict=True):
+        for name, parameter in zip(self._names, self.parameters, strict=True):
             found[f"{name}.mean"] = self.state[parameter]["exp_avg"]
             found[f"{name}.square"] = self.state[parameter]["exp_avg_sq"]
         return found
@@ -85,18 +85,14 @@ class KerasAdam(torch.optim.Adam):
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `tensors` returned; `KeyError` or `ValueError` for anything else."""
         self.updates = int(tensors["updates"])
-        for name, parameter in zip(self._names, self.param_groups[0]["params"], strict=True):
+        for name, parameter in zip(self._names, self.parameters, strict=True):
             moments = [tensors[f"{name}.{moment}"] for moment in ("mean", "square")]
             for moment in moments:
                 if (moment.shape, moment.dtype) != (parameter.shape, parameter.dtype):
                     raise ValueError(f"the moments of {name} have another shape or type")
-            # Laid out as the parameter is, which the fused update takes for granted.
-            mean, square = (torch.empty_like(parameter).copy_(moment) for moment in moments)
-            self.state[parameter] = {
-                "step": torch.tensor(float(self.updates), device=parameter.device),
-                "exp_avg": mean,
-                "exp_avg_sq": square,
-            }
+            own = self.begin(parameter, self.updates)
+            own["exp_avg"].copy_(moments[0])
+            own["exp_avg_sq"].copy_(moments[1])
 
 
 class Training:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from acgan.config import derive_seed
 from acgan.evaluation.classifier import Classifier, predict, recompute_statistics, to_rgb
+from acgan.gan.adam import Adam
 from acgan.gan.augment import warp
 from selection.augmentation.arms import ArmPool
 from selection.steps.result import LAST_EPOCHS
@@ -60,7 +61,7 @@ def fit_arm(
         torch.manual_seed(seed)
         model = Classifier(classes=classes, image_size=pixels.shape[-1]).to(device)
         model.train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, eps=1e-7)
+        optimizer = Adam(model.parameters(), learning_rate=budget.learning_rate)
         random = torch.Generator(device).manual_seed(derive_seed("augmentation", seed))
         weights = None if pool.weights is None else torch.tensor(pool.weights, device=device)
         batches = _batches(rows, budget.batch_size)

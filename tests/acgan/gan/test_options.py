@@ -131,9 +131,7 @@ def test_weights_of_a_version_without_options_are_read(tmp_path: Path) -> None:
 
 def test_the_discriminators_adam_has_its_own_step_size() -> None:
     training = start(learning_rate=1e-3, discriminator_rate=4.0)
-    rates = [
-        a.param_groups[0]["lr"] for a in (training.generator_adam, training.discriminator_adam)
-    ]
+    rates = [a.learning_rate for a in (training.generator_adam, training.discriminator_adam)]
     assert rates == pytest.approx([1e-3, 4e-3])
 
 

@@ -90,7 +90,7 @@ def test_weights_and_moments_lie_alike_after_a_resumption() -> None:
     weight = resumed.discriminator.get_parameter("convolutions.1.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
     for adam in (resumed.generator_adam, resumed.discriminator_adam):
-        for parameter in adam.param_groups[0]["params"]:
+        for parameter in adam.parameters:
             for moment in ("exp_avg", "exp_avg_sq"):
                 assert adam.state[parameter][moment].stride() == parameter.stride()
     assert torch.equal(steps(resumed, 1), steps(training, 1))

@@ -141,7 +141,7 @@ def test_proxies_are_learned_by_the_discriminator_alone() -> None:
     train_step(training, images, torch.arange(6) % 3, seeded())
     assert not torch.equal(before, head.proxies)
     assert head.proxies.grad is None
-    assert len(training.discriminator_adam.param_groups[0]["params"]) == len(names)
+    assert len(training.discriminator_adam.parameters) == len(names)
 
 
 def test_evaluation_reads_class_logits_of_either_head() -> None:
