@@ -12,6 +12,9 @@ import pytest
 
 import search  # noqa: F401 - before any test file imports Ray, which reads its token mode then
 
+# Ray runs workers at 15, where a busy machine's other work lets trials wait for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that start processes: the long ones, which then nobody waits for."""
