@@ -95,6 +95,7 @@ class S3Server:
         if fault == "cut":
             _read(environ, share=0.5)
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            start("500 Internal Server Error", [])  # which nobody hears
             return []
         if fault == "behind" and _is_listing(environ):
             return self._listing(environ, start, self.listed_at())

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from tests.faults import kills, picks
+from tests.faults import buckets, kills, picks, trainings
 from tests.faults.chaos import FAULTS
 from tests.faults.lab import Fault, Lab, check_no_agent_runs
 
@@ -47,3 +47,11 @@ def test_a_fault_loses_and_doubles_nothing(lab: Lab, name: str) -> None:
     assert (found.lost, found.doubled, found.differing) == (0, 0, 0)
     assert found.redone <= 1 or name == "damaged"  # whose state or records are gone
     assert found.times >= 1
+
+
+def test_a_training_in_a_bucket_that_is_killed_goes_on(lab: Lab) -> None:
+    fault = buckets.in_bucket(partial(trainings.killed, times=3))
+    found = fault(lab, random.Random("in a bucket"))
+    assert found.problems == []
+    assert (found.times, found.lost, found.differing) == (3, 0, 0)
+    assert found.redone <= 2  # one that was not yet sent, and the one under way
