@@ -7,8 +7,10 @@ searches are in the bucket.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import random
+import secrets
 import subprocess
 import threading
 import time
@@ -56,10 +58,10 @@ class InBucket(Search):
     _nodes = itertools.count()
     _kept = (0.0, 0)
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
-        """Where its studies are."""
-        return f"s3://{BUCKET}/{self.folder.parent.name}-{self.folder.name}"
+        """Where its studies are: nowhere that this process has seen, whose copies it keeps."""
+        return f"s3://{BUCKET}/{self.folder.name}-{secrets.token_hex(4)}"
 
     @property
     def store(self) -> ObjectStore:
