@@ -132,9 +132,13 @@ class ClusterInBucket(InBucket, ClusterSearch):
 class BucketLab(Lab):
     """Makes searches in a bucket; `server` is where they find it, this process finds it always."""
 
-    def __init__(self, folder: Path, server: S3Server) -> None:
-        super().__init__(folder)
-        self.server = server
+    def __init__(self, lab: Lab, server: S3Server) -> None:
+        super().__init__(lab.folder)
+        self.lab, self.server = lab, server
+
+    def new_folder(self) -> Path:
+        """Make a folder whose name this process has not used: MLflow keeps a database open."""
+        return self.lab.new_folder()
 
     def _new_search(self, database: Path | None = None) -> Search:
         return InBucket(*self._place(database))
@@ -155,7 +159,7 @@ def bucket_lab(lab: Lab) -> Iterator[BucketLab]:
         thread.start()
         try:
             fsspec.get_filesystem_class("s3").clear_instance_cache()
-            yield BucketLab(lab.folder, server)
+            yield BucketLab(lab, server)
         finally:
             always.shutdown()
             always.server_close()
