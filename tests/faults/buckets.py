@@ -98,8 +98,8 @@ class InBucket(Search):
         return found
 
     def _runs(self) -> list[Path]:
-        owned = self.folder.glob(f"*/stores/*/work/{STUDY}/*/t*/owner.json")
-        return [path.parent for path in owned]
+        owner = Path("*", "stores", "*", "work", STUDY, "*", "t*", "owner.json")
+        return [path.parent for path in self.folder.glob(str(owner))]
 
     def owners(self) -> dict[str, int]:
         """Return the process that trains each trial now."""
