@@ -182,7 +182,8 @@ def check_whole(search: Search, asked: int, found: Findings, *, latest_only: boo
     whole = 0
     for trial in trials:
         end, epochs = trial.end(), [record.epoch for record in trial.records()]
-        lines = len((trial.path / "epochs.jsonl").read_text().splitlines())
+        path = trial.path / "epochs.jsonl"
+        lines = len(path.read_text().splitlines()) if path.exists() else 0
         if end is not None and end.outcome is Outcome.FINISHED:
             whole += epochs == list(range(1, len(epochs) + 1)) == list(range(1, lines + 1))
         elif end is not None:

@@ -32,7 +32,7 @@ from tests.faults.nodes import Moment
 from tests.mlflow_server import ServerCommand
 from tests.searches import Search
 
-END_S = 400
+END_S = 900
 TAKES_NONE = "takes no data now"
 TAKES_AGAIN = "takes data again; nothing was lost"
 SEND_THE_REST = "to send the rest to MLflow: "

@@ -1,11 +1,14 @@
 """Objects under one address: a prefix of a bucket of S3, Google or Azure, or a local folder."""
 
+import contextlib
 import logging
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +17,7 @@ import fsspec
 from acgan.errors import InputError
 from acgan.streams import without_passwords
 
+AT_ONCE = 16
 LONGEST_PAUSE_S = 30.0
 # What tells one content of an object from another, as far as the store's listing says it.
 _TELLING = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "size")
@@ -22,6 +26,13 @@ _TELLING = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtim
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
+
+
+def side_by_side(do: Callable[[T], object], what: Iterable[T]) -> None:
+    """Do the same with many objects, several at a time: a request is mostly waiting."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in pool.map(do, what):
+            pass
 
 
 class StoreError(OSError):
@@ -59,6 +70,8 @@ class ObjectStore:
         check_address(address)
         self.address = address.rstrip("/")
         self.on_outage = on_outage
+        self._failing = False
+        self._telling = threading.Lock()
         self._local = address.startswith("file:")
         options = {"auto_mkdir": True} if self._local else {"use_listings_cache": False}
         try:
@@ -120,11 +133,11 @@ class ObjectStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are not there are passed over."""
-        for key in keys:
-            try:
-                self._ask(self._files.rm_file, self._path(key))
-            except FileNotFoundError:
-                continue
+        side_by_side(self._delete, keys)
+
+    def _delete(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(self._files.rm_file, self._path(key))
 
     def _put(self, key: str, put: Callable[[str], object]) -> None:
         try:
@@ -178,14 +191,20 @@ class ObjectStore:
                 failure = self._failure(error)
                 if self.on_outage is None:
                     raise failure from error
-                if not pause_s:
-                    self.on_outage(f"{failure}; it is tried again, and nothing is lost")
+                self._tell(f"{failure}; it is tried again, and nothing is lost", failing=True)
                 pause_s = min(max(2 * pause_s, 1.0), LONGEST_PAUSE_S)
                 time.sleep(pause_s)
                 continue
-            if pause_s and self.on_outage is not None:
-                self.on_outage(f"{self.address} answers again")
+            if pause_s:
+                self._tell(f"{self.address} answers again", failing=False)
             return answer
+
+    def _tell(self, text: str, *, failing: bool) -> None:
+        """Tell of an outage once, however many calls meet it, and once of its end."""
+        with self._telling:
+            if self.on_outage is not None and failing != self._failing:
+                self.on_outage(text)
+            self._failing = failing
 
     def _no_bucket(self) -> StoreError:
         return StoreError(f"{self.address} cannot be written: its bucket does not exist")

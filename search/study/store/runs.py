@@ -11,13 +11,14 @@ its own number only, so one that dies slowly harms none that follows.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from acgan.errors import InputError
 from acgan.files import Stored, file_sha256
 from acgan.run.records import EpochRecord, Ranking, read_records, weights_to_keep
 from acgan.run.rundir import weights_name
-from search.study.store.objects import ObjectStore
+from search.study.store.objects import ObjectStore, side_by_side
 
 KEPT_COMMITS = 2
 WAIT_S = 10.0
@@ -100,10 +101,24 @@ def _names(keys: Iterable[str]) -> list[str]:
 
 def read_commit(store: ObjectStore, trial: str, name: str) -> Commit:
     """Read a commit; `DamagedError` for what is none."""
+    key = _commit_key(trial, name)
     try:
-        return Commit.model_validate_json(store.read(_commit_key(trial, name)))
+        text, _, sha256 = store.read(key).partition(b"\n")
+        if sha256 not in (b"", _sha256(text)):  # earlier versions wrote none
+            raise DamagedError(f"{store.address}/{key} is damaged")
+        return Commit.model_validate_json(text)
     except (FileNotFoundError, ValidationError) as error:
-        raise DamagedError(f"{store.address}/{_commit_key(trial, name)} is damaged") from error
+        raise DamagedError(f"{store.address}/{key} is damaged") from error
+
+
+def _write_commit(store: ObjectStore, trial: str, name: str, commit: Commit) -> None:
+    """Write a commit, and its own checksum in a second line."""
+    text = commit.model_dump_json().encode()
+    store.write(_commit_key(trial, name), text + b"\n" + _sha256(text))
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _commit_key(trial: str, name: str) -> str:
@@ -179,13 +194,17 @@ class StoredRun:
         for name in reversed(self._names):
             try:
                 commit = read_commit(self._store, self._trial, name)
-                for file in filter(commit.parts.get, _FILES):
-                    fetch(self._store, commit.parts[file], self.folder / file)
+                self._fetch(commit.parts)
             except DamagedError as error:
                 self._notes.append(f"{error}, so epoch {name[-5:].lstrip('0')} is trained again")
                 continue
             self._commits[name], self._parts = commit, commit.parts
             return
+
+    def _fetch(self, parts: Mapping[str, Part]) -> None:
+        """Fetch the files with which a run goes on."""
+        files = [name for name in _FILES if name in parts]
+        side_by_side(lambda name: fetch(self._store, parts[name], self.folder / name), files)
 
     @property
     def goes_on(self) -> bool:
@@ -225,18 +244,22 @@ class StoredRun:
 
     def send(self, snapshot: Snapshot) -> str:
         """Bring a snapshot to the store and commit it there; return the commit's name."""
-        parts = dict(snapshot.there)
-        for name, path in snapshot.fresh.items():
-            sha256 = file_sha256(path)
-            if name in parts and parts[name].sha256 == sha256:
-                continue
-            key = f"runs/{self._trial}/{self._attempt}/e{snapshot.epoch:05d}/{name}"
-            self._store.upload(path, key)
-            parts[name] = Part(key=key, sha256=sha256, size=path.stat().st_size)
+        folder = f"runs/{self._trial}/{self._attempt}/e{snapshot.epoch:05d}"
+        here = {
+            name: Part(key=f"{folder}/{name}", sha256=file_sha256(path), size=path.stat().st_size)
+            for name, path in snapshot.fresh.items()
+        }
+        there = snapshot.there
+        new = {
+            name: part
+            for name, part in here.items()
+            if name not in there or there[name].sha256 != part.sha256
+        }
+        side_by_side(lambda n: self._store.upload(snapshot.fresh[n], new[n].key), new)
+        parts = there | new
         name = f"{self._attempt}-e{snapshot.epoch:05d}"
         commit = Commit(epoch=snapshot.epoch, parts=parts)
-        content = commit.model_dump_json().encode()
-        self._store.write(_commit_key(self._trial, name), content)
+        _write_commit(self._store, self._trial, name, commit)
         self._parts, self._commits[name] = parts, commit
         self._names.append(name)
         shutil.rmtree(self._home / f"e{snapshot.epoch:05d}", ignore_errors=True)

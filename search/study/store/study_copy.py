@@ -19,19 +19,17 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from acgan.config import cache_folder
 from acgan.files import Stored, read_json, replace_bytes, write_json
 from acgan.run.rundir import RunDir, weights_name
 from search.study.store import runs
 from search.study.store.lease import Lease, is_held, leased
-from search.study.store.objects import ObjectStore, check_address
+from search.study.store.objects import ObjectStore, check_address, side_by_side
 
-AT_ONCE = 16  # objects that are fetched or sent side by side
 LEDGER = "optuna.jsonl"
 COMMIT = ".commit.json"
 RESULTS = "selection/store"
@@ -39,8 +37,6 @@ REMEDY = "remove it, and type the command again"
 _TRIAL = re.compile(r"t[0-9]{4,}(r[0-9]+)?")
 _OF_TRIAL = ("trial.json", "end.json", "crash.txt")  # its run's files come with its commits
 _ONLY_HERE = ("ray", LEDGER)
-
-T = TypeVar("T")
 
 
 class _Address(Stored):
@@ -151,11 +147,13 @@ class StudyCopy:
         for name in set(self._names()) - told.keys():
             (self.path / name).unlink()
         stale = [name for name, text in told.items() if not self._is_as_told(name, text)]
-        _each(lambda name: self._fetch(name, f"files/{name}", told[name]), stale)
+        side_by_side(lambda name: self._fetch(name, f"files/{name}", told[name]), stale)
         self.pull_ledger(drivers=drivers)
         self._files = {name: self._files[name] for name in (*told, LEDGER) if name in self._files}
         write_json(self._noted, _Held(files=self._files))
-        _each(lambda own: self._take_newest(*own), list(runs.all_commits(self.store).items()))
+        side_by_side(
+            lambda own: self._take_newest(*own), list(runs.all_commits(self.store).items())
+        )
 
     def _empty(self) -> None:
         """Remove what is of another study, or of none; a lock may be held."""
@@ -265,7 +263,7 @@ class StudyCopy:
         if self._lease.kind == "study" and ledger != self._ledger:
             self._push_ledger()
             self._ledger = ledger
-        _each(self.send, sorted(fresh.keys() - there))
+        side_by_side(self.send, sorted(fresh.keys() - there))
         self.store.delete(f"files/{name}" for name in gone)
         for name in gone:
             del self._files[name]
@@ -314,7 +312,7 @@ class StudyCopy:
         """Fetch what jobs of picks and studies have left in the store and is not here."""
         (self.path / RESULTS).mkdir(parents=True, exist_ok=True)
         there = self._results()
-        _each(self.fetch, sorted(name for name in there if not (self.path / name).exists()))
+        side_by_side(self.fetch, sorted(name for name in there if not (self.path / name).exists()))
 
     def send_results(self, *names: str) -> None:
         """Send the results of these names, and what else jobs have left here and not yet there."""
@@ -369,13 +367,6 @@ def _ledger_number(key: str) -> int:
 
 def _taken(run: Path) -> _Taken | None:
     return read_json(_Taken, run / COMMIT, remedy=REMEDY)
-
-
-def _each(do: Callable[[T], object], what: Sequence[T]) -> None:
-    """Do the same with many things, several at a time."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in pool.map(do, what):
-            pass
 
 
 def _held(path: Path) -> dict[str, _Known]:

@@ -14,6 +14,7 @@ from search.study.store.objects import ObjectStore, StoreError
 from tests.object_stores import BUCKET
 from tests.s3_server import S3Server
 from tests.search.study.store.conftest import new_place
+from tests.searches import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -134,12 +135,14 @@ def test_an_outage_is_waited_for_and_told_once(
     monkeypatch.setattr(objects, "LONGEST_PAUSE_S", 0.1)
     monkeypatch.setattr(server, "fault", lambda environ: "expired")
     store = ObjectStore(f"{server.address}/outage", on_outage=hear)
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(store.write, "x", b"late")
+    with ThreadPoolExecutor(4) as pool:
+        writing = [pool.submit(store.write, key, b"late") for key in "abcd"]
         assert heard.wait(60)
+        wait_for(lambda: server.requests.get("PUT", 0) >= 8, "each to be tried again")
         monkeypatch.setattr(server, "fault", lambda environ: "")
-        writing.result(timeout=60)
-    assert store.read("x") == b"late"
+        for each in writing:
+            each.result(timeout=60)
+    assert [store.read(key) for key in "abcd"] == [b"late"] * 4
     assert [sentence.partition(" (")[0] for sentence in told] == [
         f"{store.address} does not do what it is asked for",
         f"{store.address} answers again",

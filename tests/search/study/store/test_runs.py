@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from acgan.run.rundir import RunDir
 from acgan.run.weights import read_weights
 from acgan.training import train
 from search.study.store.objects import ObjectStore
-from search.study.store.runs import StoredRun, commit_names, in_store, read_commit
+from search.study.store.runs import DamagedError, StoredRun, commit_names, in_store, read_commit
 from tests.kit import tiny_config, tiny_dataset
 from tests.s3_server import S3Server
 
@@ -109,6 +110,21 @@ def test_a_damaged_state_gives_way_to_the_commit_before(
     assert len(notes) == 1
     assert notes[0].endswith("so epoch 3 is trained again")
     assert set(store.list("runs/")) == objects_named(address)
+
+
+def test_a_commit_with_a_flipped_bit_or_cut_short_is_none(tmp_path: Path) -> None:
+    address = f"file://{tmp_path / 'store'}"
+    _, names, _ = train_in_store(address, tmp_path / "work", until=1)
+    store, key = ObjectStore(address), f"commits/t0000/{names[0]}.json"
+    whole, commit = store.read(key), read_commit(ObjectStore(address), "t0000", names[0])
+    flipped = (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole)))
+    cut = (whole[:at] for at in range(len(whole)))
+    accepted = []
+    for content in itertools.chain(flipped, cut):
+        store.write(key, content)
+        with contextlib.suppress(DamagedError):
+            accepted.append(read_commit(store, "t0000", names[0]))
+    assert accepted == [commit] * 2  # without its checksum it is whole
 
 
 def test_an_attempt_that_dies_slowly_harms_none_that_follows(address: str, tmp_path: Path) -> None:
