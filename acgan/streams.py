@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TextIO, cast
 
@@ -31,6 +32,18 @@ _KINDS = tuple(
 )
 _ADDRESS = re.compile(r"://([^\s:/@]*):(.+)@", re.DOTALL)
 _SIGNS = re.compile(r"[/?#@:\s]+")
+
+
+@contextlib.contextmanager
+def told_if_long(text: str, *, after_s: float = 10.0) -> Iterator[None]:
+    """Print a text, as an error is, where what is done takes longer than so many seconds."""
+    timer = threading.Timer(after_s, print, [text], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def without_passwords(text: str) -> str:

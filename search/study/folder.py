@@ -35,6 +35,7 @@ from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import Stored, StoredT, exclusive, file_sha256, read_json, write_json
 from acgan.run.records import EpochRecord, Ranking, read_records
+from acgan.streams import told_if_long
 from search.settings import SearchConfig, Value
 from search.study.lock import held_here
 from search.study.store.objects import StoreError, is_address
@@ -292,7 +293,8 @@ def copied(address: str, name: str) -> Path:
     with exclusive(path.with_name(f".{name}.lock")):
         if not (held_here(path) or held_here(path / "selection")):
             try:
-                own.pull()
+                with told_if_long(f"waiting for {address} …"):
+                    own.pull()
             except StoreError as error:
                 raise InputError(str(error)) from error
     return path

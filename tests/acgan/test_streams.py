@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from acgan.streams import Shown, shown_streams, without_passwords
+from acgan.streams import Shown, shown_streams, told_if_long, without_passwords
 
 pytestmark = pytest.mark.process
 
@@ -115,3 +115,15 @@ def test_a_file_that_is_opened_first_never_gets_what_is_printed(tmp_path: Path) 
     command = ["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, program]
     assert subprocess.run(command, check=False).returncode == 0
     assert (tmp_path / "data").read_text() == "True"
+
+
+def test_what_takes_long_is_told_and_what_does_not_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with told_if_long("waiting for the quick one"):
+        pass
+    told = ""
+    with told_if_long("waiting for the slow one", after_s=0.01):
+        while "\n" not in told:
+            told += capsys.readouterr().err
+    assert told == "waiting for the slow one\n"
