@@ -43,7 +43,7 @@ from search.study import space
 from search.study.folder import open_or_create
 from selection.extractors.base import ExtractorInfo
 from selection.extractors.cnn3 import CNN3
-from selection.jobs.store import Result, StoredJob, Weights, Work
+from selection.jobs.results import Result, StoredJob, Weights, Work
 from selection.jobs.workers import Workers
 from selection.metrics.estimate import Images
 from selection.settings import SelectionConfig
@@ -146,7 +146,7 @@ def _work(
 
 def _measured(runs: Mapping[Arm, Sequence[Run]], work: Work, data: Dataset) -> dict[Arm, Values]:
     """Measure every run's best epoch as a pick does."""
-    work.store.mkdir(parents=True, exist_ok=True)
+    work.folder.mkdir(parents=True, exist_ok=True)
     found = {
         run: _weights(f"{arm.name}, seed {number}", run)
         for arm, own in runs.items()

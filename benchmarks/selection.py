@@ -56,7 +56,7 @@ from selection.extractors.cache import cached_views
 from selection.extractors.choose import AUTO, open_extractor
 from selection.extractors.cnn3 import CNN3, Cnn3
 from selection.extractors.inception import BATCH, Inception
-from selection.jobs.store import Result, StoredJob
+from selection.jobs.results import Result, StoredJob
 from selection.jobs.workers import Workers
 from selection.metrics import memorisation, reference
 from selection.pick import parser as pick_parser

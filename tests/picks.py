@@ -40,7 +40,7 @@ from search.study.folder import (
     trial_name,
 )
 from search.tracking.recorder import sync_study
-from selection.jobs.store import Result, StoredJob
+from selection.jobs.results import Result, StoredJob
 from selection.jobs.workers import Workers
 from selection.steps.funnel import Funnel
 from selection.steps.plan import PickPlan, PickRequest, make_pick_plan

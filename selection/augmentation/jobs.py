@@ -18,7 +18,7 @@ from search.nodes.sees import set_aside
 from selection.augmentation.arms import Arm, keep, pool
 from selection.augmentation.fit import Budget, answers, fit_arm
 from selection.augmentation.result import Run, Split
-from selection.jobs.store import StoredJob, Weights
+from selection.jobs.results import StoredJob, Weights
 
 STUDY_VERSION = 1  # of arms, augmentation and training: a change makes all CNNs be trained again
 

@@ -23,7 +23,7 @@ from selection.augmentation.arms import ARMS, Arm, curve_arm, generated_counts, 
 from selection.augmentation.fit import Budget
 from selection.augmentation.jobs import ArmJob, Setting
 from selection.augmentation.result import AUGMENTATION_FORMAT, Split
-from selection.jobs.store import Weights, Work, without_test
+from selection.jobs.results import Weights, Work, without_test
 from selection.metrics.estimate import Images
 from selection.settings import SelectionConfig
 from selection.steps.request import Request, find_run, require_idle, settle, weights_path

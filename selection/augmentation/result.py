@@ -13,7 +13,7 @@ from pydantic import Field
 
 from acgan.files import Stored, read_json
 from selection.augmentation.arms import BOTH, CLASSICAL, GAN, REAL
-from selection.jobs.store import Result
+from selection.jobs.results import Result
 from selection.metrics.calibration import calibration_gaps
 from selection.metrics.estimate import Estimate, Images
 from selection.metrics.intervals import Measure, interval, paired

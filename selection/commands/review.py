@@ -12,7 +12,7 @@ from acgan.run.device import named_device
 from acgan.streams import without_passwords
 from search.study.folder import Study
 from search.tracking import connection, find
-from selection.jobs.store import without_test
+from selection.jobs.results import without_test
 from selection.ledgers.reviews import check_writable, looks, read_reviews, reviews_path
 from selection.registry.publish import send_reviews
 from selection.reviewing.finalists import find_finalists, make_images

@@ -94,7 +94,7 @@ def _cost(plan: StudyPlan) -> str:
 
 def train_and_compare(plan: StudyPlan, workers: Workers) -> AugmentationStudy:
     """Train the CNNs that are missing; return the study, whose files are written."""
-    plan.work.store.mkdir(parents=True, exist_ok=True)
+    plan.work.folder.mkdir(parents=True, exist_ok=True)
     plan.folder.mkdir(exist_ok=True)
     touch = None
     if plan.split == "test":

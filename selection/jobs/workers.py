@@ -14,7 +14,7 @@ from acgan.command import duration, say
 from acgan.errors import InputError
 from search.nodes.cluster import needs, ray_cluster
 from search.study.store.study_copy import RESULTS
-from selection.jobs.store import Result, StoredJob
+from selection.jobs.results import Result, StoredJob
 from selection.settings import SelectionConfig
 
 HEARTBEAT_S = 60.0  # between lines while nothing is done

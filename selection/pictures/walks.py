@@ -12,7 +12,7 @@ from acgan.files import replace_bytes
 from acgan.gan.models import draw_latents
 from acgan.generation.generator import LoadedGenerator, NotFiniteError, Pixels, images_of
 from search.nodes.sees import set_aside
-from selection.jobs.store import CandidateJob, Result
+from selection.jobs.results import CandidateJob, Result
 
 WALKS = 2  # of a class
 WALK_STEPS = 9  # both ends included

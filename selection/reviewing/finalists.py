@@ -22,7 +22,7 @@ from acgan.errors import InputError
 from acgan.evaluation.variety import DIVERSITY
 from acgan.generation.generator import NotFiniteError, generate
 from search.study.folder import Study
-from selection.jobs.store import Weights
+from selection.jobs.results import Weights
 from selection.metrics.wording import interval_text
 from selection.report.tables import finalists as measured
 from selection.reviewing.quiz import GRID_IMAGES, MOST_PAGES, QUIZ_IMAGES, QUIZZES

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from acgan.files import replace_bytes
-from selection.jobs.store import Work
+from selection.jobs.results import Work
 from selection.jobs.workers import Workers
 from selection.pictures.films import LIMIT_BYTES, film
 from selection.pictures.names import changes_name, film_name, grid_name, walks_name

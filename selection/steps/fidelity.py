@@ -17,7 +17,7 @@ from acgan.run.weights import read_weights, weights_bytes
 from search.nodes.sees import set_aside
 from selection.extractors.base import ExtractorInfo, View
 from selection.extractors.cache import cached_views
-from selection.jobs.store import CandidateJob, Result, StoredJob, Work
+from selection.jobs.results import CandidateJob, Result, StoredJob, Work
 from selection.metrics import memorisation, reference
 from selection.metrics.registry import VERSION
 from selection.pictures.sheets import contact_sheet, sample_grid

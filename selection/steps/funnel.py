@@ -17,7 +17,7 @@ from acgan.files import write_json
 from acgan.plugins import EXTRACTORS, origin
 from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
-from selection.jobs.store import Result, StoredJob, Work
+from selection.jobs.results import Result, StoredJob, Work
 from selection.jobs.workers import Results, Workers
 from selection.ledgers import looks
 from selection.metrics.estimate import Estimate, Images
@@ -125,7 +125,7 @@ class Funnel:
 
         Raises `InputError` if no candidate can be scored.
         """
-        self.work.store.mkdir(parents=True, exist_ok=True)
+        self.work.folder.mkdir(parents=True, exist_ok=True)
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         ceiling, extractor = self._step_2()
         measured = self._step_3(extractor)

@@ -7,7 +7,7 @@ from acgan.errors import InputError
 from acgan.generation.generator import LoadedGenerator, NotFiniteError
 from search.nodes.sees import set_aside
 from selection.extractors.base import ExtractorInfo
-from selection.jobs.store import CandidateJob, Result, StoredJob
+from selection.jobs.results import CandidateJob, Result, StoredJob
 from selection.metrics import reference
 from selection.metrics.estimate import Images
 from selection.steps import utility

@@ -16,7 +16,7 @@ from acgan.plugins import EXTRACTORS, origin, other_versions, versions
 from search.study.folder import BASELINE, Study, trial_name
 from search.tracking import connection
 from selection.extractors.choose import check_request, check_weights, settled
-from selection.jobs.store import Weights, without_test
+from selection.jobs.results import Weights, without_test
 from selection.ledgers.reviews import Review, read_reviews, review_standing
 from selection.metrics.confounding import DataFacts
 from selection.metrics.registry import VERSION

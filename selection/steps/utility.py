@@ -24,7 +24,7 @@ from acgan.files import replace_bytes
 from acgan.generation.generator import LoadedGenerator, NotFiniteError, generate_all
 from acgan.run.weights import cached_tensors, read_weights, weights_bytes
 from search.nodes.sees import set_aside
-from selection.jobs.store import CandidateJob, Result, StoredJob
+from selection.jobs.results import CandidateJob, Result, StoredJob
 from selection.settings import SelectionConfig
 from selection.steps.result import LAST_EPOCHS
 

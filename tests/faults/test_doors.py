@@ -34,7 +34,7 @@ from selection import generate as generate_registered
 from selection.extractors.cache import cached_views
 from selection.extractors.choose import AUTO, open_extractor
 from selection.extractors.cnn3 import CNN3
-from selection.jobs.store import read_stored
+from selection.jobs.results import read_stored
 from selection.ledgers.looks import looks_path, touches
 from selection.registry import versions
 from selection.settings import SelectionConfig

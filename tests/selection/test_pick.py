@@ -40,7 +40,7 @@ from acgan.run.weights import read_weights
 from search.nodes.sees import StudyAt
 from search.study.folder import Outcome
 from search.study.lock import driver_lock
-from selection.jobs.store import Weights, Work
+from selection.jobs.results import Weights, Work
 from selection.ledgers.looks import touches
 from selection.ledgers.reviews import Entry, add_review
 from selection.pictures.names import changes_name, film_name, walks_name

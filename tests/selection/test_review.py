@@ -23,7 +23,7 @@ from acgan.run.rundir import RunDir
 from search.study.folder import Study
 from search.study.lock import driver_lock
 from search.tracking import connection, find
-from selection.jobs.store import without_test
+from selection.jobs.results import without_test
 from selection.ledgers.reviews import read_reviews
 from selection.review import main
 from selection.reviewing.finalists import Shown, find_finalists, make_images

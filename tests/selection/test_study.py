@@ -28,7 +28,7 @@ from selection.augmentation.jobs import ArmJob
 from selection.augmentation.plan import StudyPlan
 from selection.augmentation.result import AugmentationStudy, comparisons, read_study, sentence
 from selection.commands import study as study_body
-from selection.jobs.store import without_test
+from selection.jobs.results import without_test
 from selection.jobs.workers import Results
 from selection.ledgers.looks import touches
 from selection.steps.result import read_pick

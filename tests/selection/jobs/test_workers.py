@@ -16,7 +16,7 @@ from acgan.errors import InputError
 from acgan.files import write_json
 from search.nodes.sees import StudyAt
 from selection.jobs import workers as workers_module
-from selection.jobs.store import Result, StoredJob, Work
+from selection.jobs.results import Result, StoredJob, Work
 from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.settings import SelectionConfig
 from tests.kit import ROOT

@@ -20,7 +20,7 @@ from acgan.files import file_sha256
 from acgan.generation.generator import generate_all, load_generator
 from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
-from selection.jobs.store import Result, StoredJob, Weights, Work, read_stored, without_test
+from selection.jobs.results import Result, StoredJob, Weights, Work, read_stored, without_test
 from selection.pictures.sheets import sample_grid
 from selection.pictures.walks import WalksJob
 from selection.settings import SelectionConfig
@@ -180,7 +180,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Any:
         study = write_small_study(root / "demo", root / "ramps", trials=0)
         at = StudyAt(study.path, study.info.uuid, DataSource(folder=str(root / "ramps")))
         work = Work(at, SETTINGS, study.info.fingerprint, None)
-        work.store.mkdir(parents=True)
+        work.folder.mkdir(parents=True)
         path = write_weights(root / "generator.safetensors")
         weights = Weights("t0003, epoch 7", path, file_sha256(path))
         ExtractorJob(work).run(gpu=False)

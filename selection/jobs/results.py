@@ -32,11 +32,11 @@ from selection.extractors.base import Extractor, ExtractorInfo
 from selection.extractors.choose import open_extractor
 from selection.settings import SelectionConfig
 
-STORE_VERSION = 1
+RESULT_VERSION = 1
 
 
 class Result(Stored):
-    """What a job leaves in the store.
+    """What a job leaves in the folder of results.
 
     failed: why there is nothing more to it, "" if all is well; seconds: that the job took
     """
@@ -95,15 +95,15 @@ class Work:
     plugin_version: str = ""
 
     @property
-    def store(self) -> Path:
+    def folder(self) -> Path:
         """The study's folder of results."""
         return self.at.here(self.at.study / RESULTS)
 
     def path(self, kind: str, names: Collection[str], *parts: object) -> Path:
         """Return where a result stands that `parts` and the settings of these names decide."""
         settings = self.settings.model_dump(include=set(names))
-        key = derive_seed(STORE_VERSION, self.fingerprint, sorted(settings.items()), *parts)
-        return self.store / f"{kind}-{key:016x}.json"
+        key = derive_seed(RESULT_VERSION, self.fingerprint, sorted(settings.items()), *parts)
+        return self.folder / f"{kind}-{key:016x}.json"
 
     def data(self) -> Dataset:
         """Load the study's images on this node, without the test images."""
@@ -156,7 +156,7 @@ def _extractor(work: Work, name: str, gpu: bool) -> Extractor:
         device=set_aside(gpu),
         weights=work.inception_weights,
         sha256=work.settings.inception_sha256,
-        folder=work.store,
+        folder=work.folder,
     )
 
 
