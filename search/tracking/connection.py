@@ -25,6 +25,7 @@ from acgan.errors import InputError
 from acgan.files import exclusive
 from acgan.streams import without_passwords
 from search.study.folder import Study
+from search.study.store.objects import StoreError
 from search.tracking.environment import LONG_S, SHORT_S, TIMEOUT, unbind
 
 warnings.filterwarnings("ignore", category=SADeprecationWarning)
@@ -122,7 +123,9 @@ def reason(uri: str, error: Exception) -> str:
 
 
 def not_taken(uri: str, error: Exception) -> str:
-    """Return that MLflow takes no data, and why, as one line."""
+    """Return that MLflow takes no data, or that the study's own store gives none, as one line."""
+    if isinstance(error, StoreError):
+        return f"MLflow at {shown(uri)} is not sent all of it: {error}"
     return f"MLflow at {shown(uri)} takes no data: {reason(uri, error)}"
 
 

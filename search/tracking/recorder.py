@@ -24,6 +24,7 @@ from acgan.run.records import EpochRecord, read_records
 from search.settings import SearchConfig
 from search.study.folder import Outcome, Study, Trial, TrialEnd, is_searched, is_trial
 from search.study.objective import Ended, judged_diversity
+from search.study.store.objects import StoreError
 from search.study.store.study_copy import is_kept, run_file
 from search.tracking import connection, marks, notes, study_runs, view
 from search.tracking.find import run_of_study
@@ -512,7 +513,9 @@ class Recorder(threading.Thread):
             report = self._mirror.update(driving=driving)
         except Exception as error:  # of any library: S3's, a database's driver
             self._mirror.forget()
-            if self._reachable:
+            if self._reachable and isinstance(error, StoreError):
+                self._say(f"{error}; MLflow is sent the rest later, and the search goes on")
+            elif self._reachable:
                 reason = connection.reason(self._mirror.uri, error)
                 self._say(
                     f"MLflow at {self._where} takes no data now ({reason}); the search goes on"

@@ -14,15 +14,21 @@ from acgan.run.rundir import RunDir
 from acgan.training import train
 from search.study.folder import Study, open_or_create, open_study, study_path
 from search.study.lock import driver_at_work, driver_of
-from search.study.store.objects import ObjectStore
+from search.study.store.objects import ObjectStore, StoreError
 from search.study.store.runs import StoredRun, in_store
 from search.study.store.study_copy import StudyCopy, is_kept, kept_weights, local_folder, run_file
+from search.tracking import connection
+from search.tracking.find import find_runs
+from search.tracking.recorder import Recorder, sync_study
 from tests.kit import tiny_config, tiny_dataset
 from tests.s3_server import S3Server
 from tests.search.study.store.conftest import new_place
+from tests.searches import wait_for
 from tests.studies import write_study, write_trial
 
 pytestmark = pytest.mark.process
+
+pytest_plugins = ["tests.mlflow_stores"]
 
 Node = Callable[[str], None]
 
@@ -176,3 +182,37 @@ def test_weights_and_grids_come_when_a_reader_needs_them(
     path = RunDir(trial.path).weights_path(2)
     assert run_file(path).read_bytes() == expected
     assert not run_file(RunDir(trial.path).weights_path(3)).exists()
+
+
+def test_a_store_that_does_not_give_a_grid_is_not_laid_on_mlflow(
+    server: S3Server, node: Node, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_place(server.address)
+    study = begin(address)
+    own = StudyCopy.of(study.path)
+    assert own is not None
+    with StoredRun(own.store, "t0000", own.work, ranking=RANKING, notes=[]) as stored:
+        records = train(tiny_config(), tiny_dataset(), RunDir(stored.folder))
+        assert len(list(in_store(records, stored, lambda: None))) == 2
+    node("other")
+    copy = open_study(study_path(address, "tiny"))
+    monkeypatch.setattr(server, "fault", lambda environ: "expired")
+    said: list[str] = []
+    follower = Recorder(copy, uri=uri, experiment="chests", say=said.append)
+    follower.start()
+    wait_for(lambda: bool(said), "that the grids are missed")
+    with pytest.raises(StoreError) as failed:
+        sync_study(copy, uri=uri, experiment="chests", driving=True)
+    monkeypatch.setattr(server, "fault", lambda environ: "")
+    wait_for(lambda: len(said) == 2, "that they are sent")
+    assert follower.close(60)
+    assert said[0].startswith(f"{copy.place} does not do what it is asked for")
+    assert said[0].endswith("MLflow is sent the rest later, and the search goes on")
+    assert connection.not_taken(uri, failed.value).startswith(
+        f"MLflow at {uri} is not sent all of it: {copy.place} does not do what it is asked for"
+    )
+    client = connection.connect(uri)
+    runs = find_runs(client, f"tags.study_id = '{copy.info.uuid}'")
+    (run,) = [run for run in runs if "trial" in run.data.tags]
+    files = client.list_artifacts(run.info.run_id, "images")
+    assert len([file for file in files if file.path.endswith(".png")]) == 3
