@@ -24,6 +24,7 @@ from benchmarks.peers.worker import Settings
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.step import RECIPE, Worker, recipe_commands
 from benchmarks.timing import ratio
+from selection.metrics.wording import counted
 
 
 class Cell(NamedTuple):
@@ -83,8 +84,8 @@ def report(found: Rates, settings: Settings, cores: int) -> str:
     return (
         f"The recipe's step at {settings.size} px, width {settings.width:g}, batch "
         f"{settings.batch}, on {cores} cores:\n\n{table(header, rows)}\n\n"
-        f"Most images: {best.processes} at once on {best.threads} threads each. The default is "
-        f"{usual.processes} on {usual.threads}."
+        f"Most images: {best.processes} at once with {counted(best.threads, 'thread')} each. "
+        f"The default is {usual.processes} on {usual.threads}."
     )
 
 

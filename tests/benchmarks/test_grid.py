@@ -24,4 +24,4 @@ def test_the_report_names_the_best_cell_beside_the_default() -> None:
     found = {Cell(1, 2): [10.0, 30.0, 20.0], Cell(2, 1): [10.0, 10.0, 10.0]}
     text = report(found, TINY, 2)
     assert "| 1 | 2 | 20 | 20 | 2.00 (1.00 to 3.00) |" in text
-    assert "Most images: 1 at once on 2 threads each. The default is 2 on 1." in text
+    assert "Most images: 1 at once with 2 threads each. The default is 2 on 1." in text

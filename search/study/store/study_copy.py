@@ -242,7 +242,8 @@ class StudyCopy:
                 runs.fetch(self.store, part, folder / file)
             elif not there:
                 (folder / file).unlink(missing_ok=True)
-        for path in (path for kind in runs.FOLDERS for path in (folder / kind).glob("*")):
+        # Not those with a dot: another thread may be fetching into one.
+        for path in (path for kind in runs.FOLDERS for path in (folder / kind).glob("[!.]*")):
             if f"{path.parent.name}/{path.name}" not in commit.parts:
                 path.unlink()
         write_json(folder / COMMIT, _Taken(name=name, commit=commit))

@@ -184,6 +184,24 @@ def test_weights_and_grids_come_when_a_reader_needs_them(
     assert not run_file(RunDir(trial.path).weights_path(3)).exists()
 
 
+def test_the_next_epoch_leaves_alone_what_is_being_fetched(address: str, node: Node) -> None:
+    study = begin(address)
+    own = StudyCopy.of(study.path)
+    assert own is not None
+    with StoredRun(own.store, "t0000", own.work, ranking=RANKING, notes=[]) as stored:
+        records = train(tiny_config(), tiny_dataset(), RunDir(stored.folder))
+        names = [name for _, name in in_store(records, stored, lambda: None)]
+    own.take("t0000", names[0])
+    grids = study.path / "t0000" / "samples"
+    grids.mkdir(exist_ok=True)
+    fetched, gone = grids / ".epoch-0001.png.0a1b2c3d.tmp", grids / "epoch-0009.png"
+    for path in (fetched, gone):
+        path.touch()
+    own.take("t0000", names[1])
+    assert fetched.exists()
+    assert not gone.exists()
+
+
 def test_a_store_that_does_not_give_a_grid_is_not_laid_on_mlflow(
     server: S3Server, node: Node, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
