@@ -114,6 +114,8 @@ def _drive(
             progress.say(f"all {plan.search.num_samples} trials asked for are there")
     except KeyboardInterrupt:
         interrupted = True
+        if own is not None:
+            own.store.give_up()
     finally:
         with contextlib.suppress(OSError):  # of a disk that failed: the next start writes them
             write_missing_ends(study, ledger)

@@ -86,10 +86,14 @@ class Lease:
             if other is None or other.at_work:
                 raise _held(self._store, other or self._own)
 
-    def check(self) -> None:
-        """Raise `TakenOverError` if another process holds the study now."""
-        newer = any(key > self._key for key in _keys(self._store, self.kind))
-        found = _holder(self._store, self._key)
+    def check(self, store: ObjectStore | None = None) -> None:
+        """Raise `TakenOverError` if another process holds the study now.
+
+        store: by which it is asked, which may wait through an outage
+        """
+        asked = store or self._store
+        newer = any(key > self._key for key in _keys(asked, self.kind))
+        found = _holder(asked, self._key)
         if newer or (found is not None and found.id != self._own.id):
             raise TakenOverError(f"another process has taken {self._store.address} over")
 

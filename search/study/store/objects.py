@@ -28,13 +28,6 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 T = TypeVar("T")
 
 
-def side_by_side(do: Callable[[T], object], what: Iterable[T]) -> None:
-    """Do the same with many objects, several at a time: a request is mostly waiting."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in pool.map(do, what):
-            pass
-
-
 class StoreError(OSError):
     """The store did not do what it was asked for; its text says why and what to see to."""
 
@@ -63,7 +56,8 @@ class ObjectStore:
     address, and from each call `StoreError` where the store does not do what it is asked for.
 
     on_outage: is told when the store takes nothing and when it does again, and until then every
-        call waits and tries again; None: the first failure is raised
+        call waits and tries again, unless it was told to `give_up`; None: the first failure is
+        raised
     """
 
     def __init__(self, address: str, *, on_outage: Callable[[str], None] | None = None) -> None:
@@ -71,6 +65,7 @@ class ObjectStore:
         self.address = address.rstrip("/")
         self.on_outage = on_outage
         self._failing = False
+        self._given_up = threading.Event()
         self._telling = threading.Lock()
         self._local = address.startswith("file:")
         options = {"auto_mkdir": True} if self._local else {"use_listings_cache": False}
@@ -133,11 +128,25 @@ class ObjectStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are not there are passed over."""
-        side_by_side(self._delete, keys)
+        self.side_by_side(self._delete, keys)
 
     def _delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._ask(self._files.rm_file, self._path(key))
+
+    def side_by_side(self, do: Callable[[T], object], what: Iterable[T]) -> None:
+        """Do the same with many objects, several at a time: a request is mostly waiting."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            try:
+                for _ in pool.map(do, what):
+                    pass
+            except KeyboardInterrupt:
+                self.give_up()  # else this waits for threads that wait for the store
+                raise
+
+    def give_up(self) -> None:
+        """Wait for the store no longer: from now on each call raises its first failure."""
+        self._given_up.set()
 
     def _put(self, key: str, put: Callable[[str], object]) -> None:
         try:
@@ -189,11 +198,11 @@ class ObjectStore:
                 raise
             except Exception as error:  # of many libraries, each with errors of its own
                 failure = self._failure(error)
-                if self.on_outage is None:
+                if self.on_outage is None or self._given_up.is_set():
                     raise failure from error
                 self._tell(f"{failure}; it is tried again, and nothing is lost", failing=True)
                 pause_s = min(max(2 * pause_s, 1.0), LONGEST_PAUSE_S)
-                time.sleep(pause_s)
+                self._given_up.wait(pause_s)
                 continue
             if pause_s:
                 self._tell(f"{self.address} answers again", failing=False)

@@ -30,7 +30,7 @@ from acgan.errors import InputError
 from acgan.files import Stored, file_sha256
 from acgan.run.records import EpochRecord, Ranking, read_records, weights_to_keep
 from acgan.run.rundir import weights_name
-from search.study.store.objects import ObjectStore, side_by_side
+from search.study.store.objects import ObjectStore
 
 KEPT_COMMITS = 2
 WAIT_S = 10.0
@@ -204,7 +204,9 @@ class StoredRun:
     def _fetch(self, parts: Mapping[str, Part]) -> None:
         """Fetch the files with which a run goes on."""
         files = [name for name in _FILES if name in parts]
-        side_by_side(lambda name: fetch(self._store, parts[name], self.folder / name), files)
+        self._store.side_by_side(
+            lambda name: fetch(self._store, parts[name], self.folder / name), files
+        )
 
     @property
     def goes_on(self) -> bool:
@@ -255,7 +257,7 @@ class StoredRun:
             for name, part in here.items()
             if name not in there or there[name].sha256 != part.sha256
         }
-        side_by_side(lambda n: self._store.upload(snapshot.fresh[n], new[n].key), new)
+        self._store.side_by_side(lambda n: self._store.upload(snapshot.fresh[n], new[n].key), new)
         parts = there | new
         name = f"{self._attempt}-e{snapshot.epoch:05d}"
         commit = Commit(epoch=snapshot.epoch, parts=parts)

@@ -28,7 +28,7 @@ from acgan.files import Stored, read_json, replace_bytes, write_json
 from acgan.run.rundir import RunDir, weights_name
 from search.study.store import runs
 from search.study.store.lease import Lease, is_held, leased
-from search.study.store.objects import ObjectStore, check_address, side_by_side
+from search.study.store.objects import ObjectStore, check_address
 
 LEDGER = "optuna.jsonl"
 COMMIT = ".commit.json"
@@ -121,13 +121,16 @@ class StudyCopy:
         Whoever calls it holds the copy's own lock. At the end the store has what the copy has.
         Raises `InputError` while another process does, or where the store cannot be written.
 
-        say: is told of outages, through which this waits
+        say: is told of outages, through which this waits, but not once it is interrupted
         """
         with leased(self.store.address, kind) as lease:
             self.pull(drivers=lease.number if kind == "study" else 0)
             self._lease, self.store.on_outage = lease, say
             try:
                 yield
+            except KeyboardInterrupt:
+                self.store.give_up()
+                raise
             finally:
                 self.push()
 
@@ -147,11 +150,11 @@ class StudyCopy:
         for name in set(self._names()) - told.keys():
             (self.path / name).unlink()
         stale = [name for name, text in told.items() if not self._is_as_told(name, text)]
-        side_by_side(lambda name: self._fetch(name, f"files/{name}", told[name]), stale)
+        self.store.side_by_side(lambda name: self._fetch(name, f"files/{name}", told[name]), stale)
         self.pull_ledger(drivers=drivers)
         self._files = {name: self._files[name] for name in (*told, LEDGER) if name in self._files}
         write_json(self._noted, _Held(files=self._files))
-        side_by_side(
+        self.store.side_by_side(
             lambda own: self._take_newest(*own), list(runs.all_commits(self.store).items())
         )
 
@@ -259,12 +262,12 @@ class StudyCopy:
         ledger = _stamp(self.path / LEDGER)
         if not fresh and not gone and ledger == self._ledger:
             return
-        self._lease.check()
+        self._lease.check(self.store)
         there = self._results() if any(name.startswith(RESULTS) for name in fresh) else set()
         if self._lease.kind == "study" and ledger != self._ledger:
             self._push_ledger()
             self._ledger = ledger
-        side_by_side(self.send, sorted(fresh.keys() - there))
+        self.store.side_by_side(self.send, sorted(fresh.keys() - there))
         self.store.delete(f"files/{name}" for name in gone)
         for name in gone:
             del self._files[name]
@@ -313,7 +316,9 @@ class StudyCopy:
         """Fetch what jobs of picks and studies have left in the store and is not here."""
         (self.path / RESULTS).mkdir(parents=True, exist_ok=True)
         there = self._results()
-        side_by_side(self.fetch, sorted(name for name in there if not (self.path / name).exists()))
+        self.store.side_by_side(
+            self.fetch, sorted(name for name in there if not (self.path / name).exists())
+        )
 
     def send_results(self, *names: str) -> None:
         """Send the results of these names, and what else jobs have left here and not yet there."""

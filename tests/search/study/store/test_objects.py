@@ -150,6 +150,25 @@ def test_an_outage_is_waited_for_and_told_once(
     assert not any("not-to-be-seen" in sentence for sentence in told)
 
 
+def test_an_interrupted_call_does_not_wait_for_those_beside_it(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = threading.Event()
+    store = ObjectStore(f"{server.address}/interrupted", on_outage=lambda _: heard.set())
+    monkeypatch.setattr(server, "fault", lambda environ: "expired")
+
+    def do(key: str) -> None:
+        if key == "interrupted":
+            assert heard.wait(60)
+            raise KeyboardInterrupt
+        store.write(key, b"never")
+
+    with pytest.raises(KeyboardInterrupt):
+        store.side_by_side(do, ["interrupted", "a", "b"])
+    with pytest.raises(StoreError, match="token has expired"):
+        store.write("c", b"never")
+
+
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [

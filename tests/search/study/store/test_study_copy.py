@@ -184,6 +184,37 @@ def test_weights_and_grids_come_when_a_reader_needs_them(
     assert not run_file(RunDir(trial.path).weights_path(3)).exists()
 
 
+def test_a_driver_waits_through_an_outage_but_not_once_it_is_interrupted(
+    server: S3Server, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = begin(new_place(server.address))
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        monkeypatch.setattr(server, "fault", lambda environ: "")
+
+    with driver_of(study.path, say) as own:
+        assert own is not None
+        study.ledger_path.write_text("a line\nanother\n")
+        monkeypatch.setattr(server, "fault", lambda environ: "expired")
+        own.push()
+    assert [sentence.partition(" (")[0] for sentence in said] == [
+        f"{study.place} does not do what it is asked for",
+        f"{study.place} answers again",
+    ]
+    assert own.store.read("ledger/000002.jsonl") == b"a line\nanother\n"
+
+    def interrupt() -> None:
+        with driver_of(study.path, print):
+            study.ledger_path.write_text("a line\nanother\nand one more\n")
+            monkeypatch.setattr(server, "fault", lambda environ: "expired")
+            raise KeyboardInterrupt
+
+    with pytest.raises(StoreError, match="token has expired"):
+        interrupt()
+
+
 def test_the_next_epoch_leaves_alone_what_is_being_fetched(address: str, node: Node) -> None:
     study = begin(address)
     own = StudyCopy.of(study.path)
