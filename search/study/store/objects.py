@@ -64,7 +64,7 @@ class ObjectStore:
         check_address(address)
         self.address = address.rstrip("/")
         self.on_outage = on_outage
-        self._failing = False
+        self._waiting = 0
         self._given_up = threading.Event()
         self._telling = threading.Lock()
         self._local = address.startswith("file:")
@@ -191,29 +191,34 @@ class ObjectStore:
     def _ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call the library; where `on_outage` hears of it, wait and try again."""
         pause_s = 0.0
-        while True:
-            try:
-                answer = call(*arguments, **options)
-            except (FileNotFoundError, FileExistsError):
-                raise
-            except Exception as error:  # of many libraries, each with errors of its own
-                failure = self._failure(error)
-                if self.on_outage is None or self._given_up.is_set():
-                    raise failure from error
-                self._tell(f"{failure}; it is tried again, and nothing is lost", failing=True)
-                pause_s = min(max(2 * pause_s, 1.0), LONGEST_PAUSE_S)
-                self._given_up.wait(pause_s)
-                continue
+        try:
+            while True:
+                try:
+                    return call(*arguments, **options)
+                except (FileNotFoundError, FileExistsError):
+                    raise
+                except Exception as error:  # of many libraries, each with errors of its own
+                    failure = self._failure(error)
+                    if self.on_outage is None or self._given_up.is_set():
+                        raise failure from error
+                    if not pause_s:
+                        self._wait(1, f"{failure}; it is tried again, and nothing is lost")
+                    pause_s = min(max(2 * pause_s, 1.0), LONGEST_PAUSE_S)
+                    self._given_up.wait(pause_s)
+        except KeyboardInterrupt:
+            self.give_up()
+            raise
+        finally:
             if pause_s:
-                self._tell(f"{self.address} answers again", failing=False)
-            return answer
+                self._wait(-1, f"{self.address} answers again")
 
-    def _tell(self, text: str, *, failing: bool) -> None:
-        """Tell of an outage once, however many calls meet it, and once of its end."""
+    def _wait(self, change: int, text: str) -> None:
+        """Count the calls that wait, and tell of the first one, and when none does any more."""
         with self._telling:
-            if self.on_outage is not None and failing != self._failing:
+            before, self._waiting = self._waiting, self._waiting + change
+            told = 0 in (before, self._waiting) and not self._given_up.is_set()
+            if told and self.on_outage is not None:
                 self.on_outage(text)
-            self._failing = failing
 
     def _no_bucket(self) -> StoreError:
         return StoreError(f"{self.address} cannot be written: its bucket does not exist")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from acgan.errors import InputError
 from search.study.store import objects
 from search.study.store.objects import ObjectStore, StoreError
 from tests.object_stores import BUCKET
-from tests.s3_server import S3Server
+from tests.s3_server import Environ, S3Server
 from tests.search.study.store.conftest import new_place
 from tests.searches import wait_for
 
@@ -132,13 +133,19 @@ def test_an_outage_is_waited_for_and_told_once(
         told.append(sentence)
         heard.set()
 
+    tried: Counter[str] = Counter()
+
+    def refuse(environ: Environ) -> str:
+        tried[environ["PATH_INFO"][-1]] += 1
+        return "expired"
+
     monkeypatch.setattr(objects, "LONGEST_PAUSE_S", 0.1)
-    monkeypatch.setattr(server, "fault", lambda environ: "expired")
+    monkeypatch.setattr(server, "fault", refuse)
     store = ObjectStore(f"{server.address}/outage", on_outage=hear)
     with ThreadPoolExecutor(4) as pool:
         writing = [pool.submit(store.write, key, b"late") for key in "abcd"]
         assert heard.wait(60)
-        wait_for(lambda: server.requests.get("PUT", 0) >= 8, "each to be tried again")
+        wait_for(lambda: all(tried[key] > 1 for key in "abcd"), "each to be tried again")
         monkeypatch.setattr(server, "fault", lambda environ: "")
         for each in writing:
             each.result(timeout=60)
