@@ -77,7 +77,7 @@ def test_what_is_deleted_is_gone_and_what_is_not_there_is_passed_over(any_addres
 def test_a_write_whose_answer_is_lost_is_known_by_its_content(
     server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = ObjectStore(f"{server.address}/lost")
+    store = ObjectStore(new_place(server.address))
     lost = {"PUT": ["lost"]}
     monkeypatch.setattr(server, "fault", lambda e: "".join(lost.pop(e["REQUEST_METHOD"], [])))
     assert store.write_if_absent("lock", b"mine")
@@ -117,7 +117,7 @@ def test_a_bucket_that_is_not_there_is_said(any_address: str, tmp_path: Path) ->
 def test_a_store_that_is_busy_or_whose_credentials_expired_is_said_at_once(
     server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = ObjectStore(f"{server.address}/refused")
+    store = ObjectStore(new_place(server.address))
     monkeypatch.setattr(server, "fault", lambda environ: "expired")
     with pytest.raises(StoreError, match="token has expired"):
         store.write("x", b"")
@@ -141,7 +141,7 @@ def test_an_outage_is_waited_for_and_told_once(
 
     monkeypatch.setattr(objects, "LONGEST_PAUSE_S", 0.1)
     monkeypatch.setattr(server, "fault", refuse)
-    store = ObjectStore(f"{server.address}/outage", on_outage=hear)
+    store = ObjectStore(new_place(server.address), on_outage=hear)
     with ThreadPoolExecutor(4) as pool:
         writing = [pool.submit(store.write, key, b"late") for key in "abcd"]
         assert heard.wait(60)
@@ -161,7 +161,7 @@ def test_an_interrupted_call_does_not_wait_for_those_beside_it(
     server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = threading.Event()
-    store = ObjectStore(f"{server.address}/interrupted", on_outage=lambda _: heard.set())
+    store = ObjectStore(new_place(server.address), on_outage=lambda _: heard.set())
     monkeypatch.setattr(server, "fault", lambda environ: "expired")
 
     def do(key: str) -> None:

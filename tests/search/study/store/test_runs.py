@@ -17,6 +17,7 @@ from search.study.store.objects import ObjectStore
 from search.study.store.runs import DamagedError, StoredRun, commit_names, in_store, read_commit
 from tests.kit import tiny_config, tiny_dataset
 from tests.s3_server import S3Server
+from tests.search.study.store.conftest import new_place
 
 pytestmark = pytest.mark.process
 
@@ -191,7 +192,7 @@ def test_an_outage_pauses_the_commits_is_said_and_loses_nothing(
         return ""
 
     monkeypatch.setattr(server, "fault", fault)
-    address = f"{server.address}/outage"
+    address = new_place(server.address)
     records, names, notes = train_in_store(address, tmp_path, until=4)
     assert [record.epoch for record in records] == [1, 2, 3, 4]
     assert names[-1] == "a0001-e00004"
@@ -205,7 +206,7 @@ def test_a_store_that_is_busy_slow_or_loses_answers_harms_nothing(
 ) -> None:
     faults = itertools.cycle(["busy", "", "0.2", "lost", "", ""])
     monkeypatch.setattr(server, "fault", lambda environ: next(faults))
-    address = f"{server.address}/busy"
+    address = new_place(server.address)
     for until in (2, 4):
         _, names, notes = train_in_store(address, tmp_path, until=until)
         assert notes == []
