@@ -17,7 +17,7 @@ import fsspec
 from acgan.errors import InputError
 from acgan.streams import without_passwords
 
-AT_ONCE = 16
+AT_ONCE = 16  # objects that are asked for side by side
 LONGEST_PAUSE_S = 30.0
 # What tells one content of an object from another, as far as the store's listing says it.
 _TELLING = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "size")

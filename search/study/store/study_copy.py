@@ -154,9 +154,8 @@ class StudyCopy:
         self.pull_ledger(drivers=drivers)
         self._files = {name: self._files[name] for name in (*told, LEDGER) if name in self._files}
         write_json(self._noted, _Held(files=self._files))
-        self.store.side_by_side(
-            lambda own: self._take_newest(*own), list(runs.all_commits(self.store).items())
-        )
+        commits = runs.all_commits(self.store)
+        self.store.side_by_side(lambda trial: self._take_newest(trial, commits[trial]), commits)
 
     def _empty(self) -> None:
         """Remove what is of another study, or of none; a lock may be held."""
@@ -315,10 +314,8 @@ class StudyCopy:
     def fetch_results(self) -> None:
         """Fetch what jobs of picks and studies have left in the store and is not here."""
         (self.path / RESULTS).mkdir(parents=True, exist_ok=True)
-        there = self._results()
-        self.store.side_by_side(
-            self.fetch, sorted(name for name in there if not (self.path / name).exists())
-        )
+        missing = [name for name in self._results() if not (self.path / name).exists()]
+        self.store.side_by_side(self.fetch, missing)
 
     def send_results(self, *names: str) -> None:
         """Send the results of these names, and what else jobs have left here and not yet there."""
