@@ -758,7 +758,7 @@ def test_only_the_look_at_the_test_images_asks_for_them() -> None:
         "jobs.ArmJob.compute",
     }
     assert users(r"\.all_data\(") == {"results.Work.data", *looks}
-    assert users(r"\bsame_data\(") == {"store.Work.all_data"}
+    assert users(r"\bsame_data\(") == {"results.Work.all_data"}
     assert users(r"(?<!def )(?<![.\w])load\(") == set()
     assert users(r"\bstudy_images\(") == {"request.load_data", "plan.make_study_plan"}
     look, counted = (
