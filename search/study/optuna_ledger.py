@@ -4,13 +4,12 @@
 start knows of the ones before. `StudySearcher` hands its trials to Ray Tune.
 """
 
-import copy
 import itertools
 import json
 import math
 import os
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Container, Generator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +90,16 @@ class Ledger:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._distributions, self._start, self._config = distributions(space), dict(start), config
-        storage = InMemoryStorage() if path is None else _open_journal(path)
+        self._storage = storage = InMemoryStorage() if path is None else _open_journal(path)
         if STUDY in optuna.get_all_study_names(storage):
             self._study = optuna.load_study(study_name=STUDY, storage=storage)
         else:
             self._study = optuna.create_study(
                 study_name=STUDY, storage=storage, direction=config.direction
             )
+        self._id = storage.get_study_id_from_name(STUDY)
+        self._reported: dict[int, set[int]] = {}
+        self._taken: list[dict[str, Value]] = []  # the points of the trials
         try:
             self.rows()
         except _DAMAGE as error:
@@ -133,13 +135,18 @@ class Ledger:
 
     def report(self, number: int, epoch: int, value: float, *, pruner: BasePruner) -> bool:
         """Enter a trial's value at a rung; return whether the pruner finds it behind."""
+        self.reported(epoch)
         trial = self._attach(number)
         trial.report(value, epoch)
-        return pruner.prune(self._study, self._trials()[number])
+        self._reported[epoch].add(number)
+        return pruner.prune(self._study, self._storage.get_trial(trial._trial_id))
 
-    def reported(self, epoch: int) -> set[int]:
+    def reported(self, epoch: int) -> Set[int]:
         """Return the numbers of the trials that have a value at this rung."""
-        return {trial.number for trial in self._trials() if epoch in trial.intermediate_values}
+        if epoch not in self._reported:
+            found = {t.number for t in self._trials() if epoch in t.intermediate_values}
+            self._reported[epoch] = found
+        return self._reported[epoch]
 
     def varied(self) -> set[int]:
         """Return the numbers of the ended trials whose images are known to have varied."""
@@ -168,16 +175,18 @@ class Ledger:
         return self._study.get_trials(deepcopy=False)
 
     def _attach(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._trials()[number]._trial_id)
+        found = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        return optuna.Trial(self._study, found)
 
     def _draw(self, trials: list[FrozenTrial]) -> dict[str, Value]:
         # In a copy in memory, so that neither a point that is drawn again nor the sampler's
         # notes reach the journal: every start draws from the same trials alone.
         draft = optuna.create_study(
-            direction=self._config.direction, sampler=self._sampler(len(trials))
+            storage=_Draft(trials),
+            direction=self._config.direction,
+            sampler=self._sampler(len(trials)),
         )
-        draft.add_trials([_Shared(trial) for trial in trials])
-        taken = [self._on_grid(trial.params) for trial in trials]
+        self._taken += [self._on_grid(trial.params) for trial in trials[len(self._taken) :]]
         # A Sobol sequence first repeats the points that it gave to the trials before.
         patience = len(trials) + PATIENT_DRAWS
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
@@ -185,7 +194,7 @@ class Ledger:
                 if draw == patience:
                     draft.sampler = RandomSampler(seed=self._seed(len(trials)))
                 params = self._on_grid(draft.ask(self._distributions).params)
-                if params not in taken:
+                if params not in self._taken:
                     return params
         raise AssertionError("unreachable")
 
@@ -218,17 +227,25 @@ def _whole_steps(value: Value, distribution: BaseDistribution) -> Value:
     return min(low + round((float(value) - low) / step) * step, distribution.high)
 
 
-class _Shared(FrozenTrial):
-    """A trial whose copies share its parameters and values, which nobody changes.
+class _Draft(InMemoryStorage):
+    """A storage in memory whose trials begin with those of another, shared and not copied.
 
-    Optuna copies each trial that enters a study in depth: of ten thousand that takes a second.
+    Of ten thousand the copies take longer than to draw from them.
     """
 
-    def __init__(self, trial: FrozenTrial) -> None:
-        self.__dict__.update(trial.__dict__)
+    def __init__(self, shared: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._shared = shared
 
-    def __deepcopy__(self, memo: object) -> FrozenTrial:
-        return copy.copy(self)
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """Return the trials of the other, which nobody may change, then its own."""
+        shared = [each for each in self._shared if states is None or each.state in states]
+        return [*shared, *super().get_all_trials(study_id, deepcopy=deepcopy, states=states)]
 
 
 def _row(trial: FrozenTrial) -> Proposal:
