@@ -69,20 +69,33 @@ class Watch:
 
     def rate(self, begin: float, end: float) -> float:
         """Return the work done a second between two shares of all work, such as 0.8 and 1."""
+        work, seconds, _cpu = self._between(begin, end)
+        return work / seconds
+
+    def cpu_of_each(self, begin: float, end: float) -> float:
+        """Return the CPU seconds that a piece of work took between two shares of all work."""
+        work, _seconds, cpu_s = self._between(begin, end)
+        return cpu_s / work
+
+    def _between(self, begin: float, end: float) -> tuple[float, float, float]:
+        """Return work done, seconds, and CPU seconds between two shares of all work."""
         first, last = self.samples[0].done, self.samples[-1].done
         low, high = (first + share * (last - first) for share in (begin, end))
-        return (high - low) / (self._reached(high) - self._reached(low))
+        (at_low, cpu_low), (at_high, cpu_high) = self._reached(low), self._reached(high)
+        return high - low, at_high - at_low, cpu_high - cpu_low
 
-    def _reached(self, done: float) -> float:
-        """Return when so much was done, between two looks in proportion.
+    def _reached(self, done: float) -> tuple[float, float]:
+        """Return after how many seconds, and CPU seconds, so much was done.
 
-        The first work is taken to begin with the look before it: what comes earlier is a start.
+        Between two looks it is in proportion. The first work is taken to begin with the look before
+        it: what comes earlier is a start.
         """
         pairs = itertools.pairwise(self.samples)
         working = [pair for pair in pairs if pair[1].done > pair[0].done]
         before, after = next(pair for pair in working if pair[1].done >= done)
         share = (done - before.done) / (after.done - before.done)
-        return before.at_s + share * (after.at_s - before.at_s)
+        at_s = before.at_s + share * (after.at_s - before.at_s)
+        return at_s, before.cpu_s + share * (after.cpu_s - before.cpu_s)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,8 @@ def driver_text(runs: Sequence[Driven]) -> str:
             run.watch.rate(0, 1),
             run.watch.rate(0, 0.2),
             run.watch.rate(0.8, 1),
-            1000 * run.watch.cpu_s / (run.trials * run.epochs),
+            1000 * run.watch.cpu_of_each(0, 0.2),
+            1000 * run.watch.cpu_of_each(0.8, 1),
             run.watch.added_mb,
         ]
         for run in runs
@@ -109,7 +110,8 @@ def driver_text(runs: Sequence[Driven]) -> str:
         "reports/s",
         "in the first fifth",
         "in the last fifth",
-        "driver's CPU ms per report",
+        "driver's CPU ms a report in the first fifth",
+        "in the last",
         "driver's MB above the start",
     )
     largest = runs[-1]

@@ -27,6 +27,8 @@ def test_work_a_second_is_counted_from_the_look_before_it_begins() -> None:
     assert watch.rate(0, 1) == pytest.approx(100 / 4)
     assert watch.rate(0, 0.2) == pytest.approx(20 / 2)
     assert watch.rate(0.8, 1) == pytest.approx(20 / 0.5)
+    assert watch.cpu_of_each(0, 0.2) == pytest.approx(2 * 2 / 20)
+    assert watch.cpu_of_each(0.8, 1) == pytest.approx(2 * 0.5 / 20)
     assert (watch.wall_s, watch.cpu_s, watch.start_mb, watch.added_mb) == (5, 10, 50, 5)
 
 
