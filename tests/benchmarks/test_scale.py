@@ -124,5 +124,5 @@ def test_the_outlook_names_the_slowest_part_first() -> None:
 def test_the_drivers_table_has_a_row_a_search() -> None:
     watch = Watch([Sample(at, 300 + at, 0.1 * at, 100 * at) for at in range(11)])
     text = scale.driver_text([Driven(10, 100, 2, 10, watch), Driven(100, 10, 4, 100, watch)])
-    assert "| 10 | 100 | 2 | 10 | 100 | 100 | 100 | 1 | 10 |" in text
+    assert "| 10 | 100 | 2 | 10 | 100 | 100 | 100 | 1 | 1 | 10 |" in text
     assert "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 MB above the start" in text
