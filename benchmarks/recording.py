@@ -15,7 +15,8 @@ from benchmarks.process import Watch, watched
 from search.plan import SearchPlan
 from search.study.folder import Study, Trial
 from search.tracking import connection
-from search.tracking.recorder import Recorder, SyncReport
+from search.tracking.mirror import Mirror, SyncReport
+from search.tracking.recorder import Recorder
 from tests.studies import sample_png
 
 TICK_S = 0.1
@@ -52,8 +53,8 @@ class _Counting(Recorder):
 
     epochs = images = 0
 
-    def _attempt(self, *, driving: bool) -> SyncReport | None:
-        report = super()._attempt(driving=driving)
+    def _attempt(self, mirror: Mirror, *, driving: bool) -> SyncReport | None:
+        report = super()._attempt(mirror, driving=driving)
         if report is not None:
             self.epochs += report.epochs
             self.images += report.images

@@ -25,7 +25,7 @@ from search.study import table
 from search.study.folder import Study, Trial, open_study
 from search.study.restore import mark_interrupted, restore
 from search.tracking import connection, study_runs
-from search.tracking.recorder import Mirror
+from search.tracking.mirror import Mirror
 from selection.settings import SelectionConfig
 from selection.steps.epochs import Looks, Records
 from selection.steps.filter import Filtered, choose

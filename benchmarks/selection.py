@@ -49,7 +49,7 @@ from search.plan import DEMO, SearchRequest, make_search_plan
 from search.study.folder import Outcome, Study, open_or_create, trial_config, write_end
 from search.study.objective import objective_value
 from search.study.restore import trial_info
-from search.tracking.recorder import sync_study
+from search.tracking.mirror import sync_study
 from search.tune.trial import prepare_scoring
 from selection.extractors.base import Extractor
 from selection.extractors.cache import cached_views

@@ -98,8 +98,8 @@ def load_study(
     """
     with left_as_it_was():
         from search.study.searched import SearchedStudy  # noqa: PLC0415 (takes seconds)
-        from search.tracking.connection import resolve_uri  # noqa: PLC0415
         from search.tracking.find import asked_study  # noqa: PLC0415
+        from search.tracking.uris import resolve_uri  # noqa: PLC0415
 
         found, _ = asked_study(named_study(study, run_id, storage_path, tracking_uri))
         return SearchedStudy(found, resolve_uri(tracking_uri))

@@ -42,7 +42,7 @@ from search.study.folder import (
     study_path,
 )
 from search.study.optuna_ledger import Ledger
-from search.tracking.connection import resolve_uri
+from search.tracking.uris import resolve_uri
 
 DEMO = Path("configs/demo.yaml")
 SMALL = Path("configs/small.yaml")

@@ -39,7 +39,7 @@ from search.study.folder import (
     open_study,
     trial_name,
 )
-from search.tracking.recorder import sync_study
+from search.tracking.mirror import sync_study
 from selection.jobs.results import Result, StoredJob
 from selection.jobs.workers import Workers
 from selection.steps.funnel import Funnel

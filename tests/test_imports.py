@@ -34,6 +34,7 @@ ACGAN_NEEDS = {"PIL", "numpy", "pydantic", "safetensors", "torch", "tqdm", "yaml
 HOMES = {
     "ray": {
         "search.nodes.cluster",
+        "search.tune",
         "search.tune.driver",
         "search.nodes.probe",
         "search.tune.searcher",
@@ -50,7 +51,7 @@ HOMES = {
     "fsspec": {"search.study.store.objects"},
     "pydicom": {"acgan.data.dicom"},
     "mlflow": {
-        "search.tracking.recorder",
+        "search.tracking.mirror",
         "search.tracking.check",
         "search.tracking.study_runs",
         "search.tracking.connection",
@@ -230,6 +231,14 @@ print(sorted(slow & set(sys.modules)), "usage:" in help)
 """
     run = [sys.executable, "-c", program]
     assert subprocess.check_output(run, cwd=ROOT, text=True) == "[] True\n"
+
+
+@pytest.mark.process
+def test_a_search_is_planned_before_ray_and_mlflow_are_loaded() -> None:
+    names = ["mlflow", "ray"]
+    program = f"import sys, search.commands.run; print([n for n in {names} if n in sys.modules])"
+    run = [sys.executable, "-c", program]
+    assert subprocess.check_output(run, cwd=ROOT, text=True) == "[]\n"
 
 
 @pytest.mark.process

@@ -32,7 +32,7 @@ from search.study.folder import check_same, open_study
 from search.study.lock import driver_at_work
 from search.study.store.study_copy import address_of, shown_place
 from search.tracking import check
-from search.tracking.connection import resolve_uri, shown
+from search.tracking.uris import resolve_uri, shown
 
 NO_INCEPTION = (
     "none are named, and none are in PyTorch's cache: where they cannot be downloaded either, "

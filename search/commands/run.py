@@ -7,19 +7,21 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from acgan.command import duration, typed
+from acgan.command import duration, loading, typed
 from acgan.cores import usable_cores
 from search.plan import SearchPlan, SearchRequest, largest, make_search_plan
 from search.study import estimate, table
 from search.study.folder import Outcome, check_same, open_study
 from search.study.optuna_ledger import Proposal
 from search.study.store.study_copy import address_of, shown_place
-from search.tracking.connection import naming, next_step, shown
-from search.tune.carry_out import CarriedOut, carry_out, check_folder
-from search.tune.driver import missing_repeats
+from search.tracking.uris import naming, next_step, shown
+
+if TYPE_CHECKING:
+    from search.tune.carry_out import CarriedOut
 
 SHOWN_TRIALS = 5
 
@@ -30,10 +32,13 @@ def search(arguments: argparse.Namespace, again: str) -> int:
     for warning in plan.warnings:
         print(f"warning: {warning}")
     if arguments.dry_run:
-        check_folder(plan.folder)
+        estimate.check_folder(plan.folder)
         check_same(plan.folder, plan.info)
         _show(plan)
         return 0
+    with loading():
+        from search.tune.carry_out import carry_out  # noqa: PLC0415 (a plan in hand, Tune comes)
+
     return _conclude(plan, carry_out(plan), again)
 
 
@@ -104,7 +109,7 @@ def _missing_repeats(plan: SearchPlan, missing: int) -> int:
     """Return how many repeats are still trained; missing: how many trials are."""
     if missing:
         return 2 * plan.search.repeats
-    return len(missing_repeats(open_study(plan.folder), plan.search))
+    return len(table.missing_repeats(open_study(plan.folder), plan.search))
 
 
 def _places(plan: SearchPlan) -> int:

@@ -12,14 +12,14 @@ from search.study.folder import open_study, study_path
 from search.study.lock import driver_at_work, held_here
 from search.study.store.lease import leased
 from search.study.store.study_copy import StudyCopy
-from search.tracking import connection
-from search.tracking.recorder import study_links, sync_study
+from search.tracking import connection, uris
+from search.tracking.mirror import study_links, sync_study
 
 
 def sync(options: argparse.Namespace) -> int:
     """Send what is missing; return the exit code: 1 when MLflow does not take it."""
     study = open_study(study_path(options.storage_path, options.study))
-    uri = connection.resolve_uri(options.tracking_uri)
+    uri = uris.resolve_uri(options.tracking_uri)
     experiment = validate(SearchConfig, "search", {"experiment": options.experiment}).experiment
     driving, own = driver_at_work(study.path), StudyCopy.of(study.path)
     if driving and own is not None and not held_here(study.path):
@@ -52,5 +52,5 @@ def sync(options: argparse.Namespace) -> int:
         f"study {study.info.name}: sent {report.runs} new runs, {report.epochs} epochs and "
         f"{report.images} sample images; all else was there"
     )
-    print(f"to look at it: {connection.next_step(uri, *pages)}")
+    print(f"to look at it: {uris.next_step(uri, *pages)}")
     return 1 if report.problems else 0

@@ -18,7 +18,7 @@ from search.plan import Asked, largest
 from search.study import estimate, space
 from search.study.store.objects import ObjectStore, StoreError
 from search.study.store.study_copy import address_of
-from search.tracking.connection import shown
+from search.tracking.uris import shown
 
 PLACED_S = 60.0  # in which a trial's CPUs and GPUs must be free
 MUST_AGREE = ("acgan-search", "python", "ray")  # between nodes; others only should

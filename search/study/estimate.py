@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -81,6 +82,13 @@ def memory(config: TrainConfig, classes: int) -> int:
     networks = COPIES * 4 * sum(_parameters(config, classes))
     trained = round(TRAINED_BYTES * config.batch_size * config.width)
     return PROCESS_BYTES + networks + max(trained, EVALUATED_BYTES) * config.image_size**2
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `InputError` if the study's folder cannot be made or written."""
+    there = existing(folder)
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"cannot write in {there}; name another folder with --storage-path")
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -208,3 +208,15 @@ def _verdict(
 def _spread(values: Sequence[float]) -> str:
     mean, deviation = statistics.mean(values), statistics.stdev(values)
     return f"{mean:.4g} ± {deviation:.2g} ({len(values)} seeds)"
+
+
+def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:
+    """Return the repeats that have not ended, as name → the trial that each repeats."""
+    if not config.repeats:
+        return {}
+    found = table_lines(study, config)
+    top = best(found, config)
+    repeated = dict.fromkeys([trial_name(BASELINE), *([top.trial.name] if top else [])])
+    ended = {line.trial.name for line in found if line.outcome and line.outcome.counts}
+    names = {f"{t}r{k}": t for t in repeated for k in range(1, config.repeats + 1)}
+    return {name: trial for name, trial in names.items() if name not in ended}

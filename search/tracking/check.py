@@ -19,7 +19,8 @@ from packaging.version import InvalidVersion, Version
 
 from acgan.errors import InputError
 from search.study.estimate import existing
-from search.tracking.connection import FAILURES, connect, reason, shown, sqlite_file
+from search.tracking.connection import FAILURES, connect, reason
+from search.tracking.uris import shown, sqlite_file
 
 CONNECT_TIMEOUT_S = 10
 

@@ -1,4 +1,4 @@
-"""MLflow as this project uses it: where it is, and what is said of it.
+"""MLflow as this project uses it: how it is reached, and what is said of its failures.
 
 Runs are found by their tags (see `search.tracking.study_runs`), never by memory, and always
 written by explicit id: what the surroundings name, as `MLFLOW_RUN_ID` does, is without effect.
@@ -6,7 +6,6 @@ written by explicit id: what the surroundings name, as `MLFLOW_RUN_ID` does, is 
 
 import contextlib
 import os
-import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,24 +16,17 @@ from urllib.parse import urlsplit
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.utils import get_environ_proxies, select_proxy
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, SADeprecationWarning, SQLAlchemyError
+from sqlalchemy.exc import SADeprecationWarning, SQLAlchemyError
 
-from acgan.command import typed
 from acgan.errors import InputError
 from acgan.files import exclusive
-from acgan.streams import without_passwords
-from search.study.folder import Study
 from search.study.store.objects import StoreError
 from search.tracking.environment import LONG_S, SHORT_S, TIMEOUT, unbind
+from search.tracking.uris import shown, sqlite_file
 
 warnings.filterwarnings("ignore", category=SADeprecationWarning)
 FAILURES = (MlflowException, SQLAlchemyError, OSError, ImportError)  # ImportError: no driver
 
-_SERVERS = re.compile(r"(https?|(postgresql|mysql|mssql)(\+\w+)?)://|databricks(://|$)")
-
-LOCAL_PAGE = "http://127.0.0.1:5000"  # where `mlflow ui` is
-shown = without_passwords  # of an address, or of a text with addresses in it
 Client = MlflowClient
 T = TypeVar("T")
 
@@ -42,62 +34,6 @@ T = TypeVar("T")
 def milliseconds(time_s: float) -> int:
     """Return a time in seconds since 1970 as MLflow counts it."""
     return round(time_s * 1000)
-
-
-def resolve_uri(uri: str | None) -> str:
-    """Return the tracking URI to use: `uri`, else `MLFLOW_TRACKING_URI`, else ./mlflow.db.
-
-    The file of a sqlite URI is made absolute. Raises `InputError` for a store of plain files,
-    which MLflow has given up, and for anything else that is neither a database nor a server.
-    """
-    named = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    origin = "--tracking-uri" if uri else "MLFLOW_TRACKING_URI"
-    if _SERVERS.match(named):
-        if named.startswith("http"):
-            _require_host(named, origin)
-        elif not named.startswith("databricks"):
-            _require_database(named, origin)
-        return named.rstrip("/")
-    path = named.removeprefix("sqlite:///")
-    if path == named or path in ("", ":memory:"):
-        raise InputError(
-            f"{origin} {shown(named)} is no place for MLflow; give sqlite:///FILE.db "
-            "or the address of a server, for example http://127.0.0.1:5000"
-        )
-    file = Path(path).expanduser().absolute()
-    if "%" in str(file):
-        raise InputError(
-            f"MLflow cannot use {file}: an address of a database takes no % in a path; name "
-            "another file with --tracking-uri"
-        )
-    return f"sqlite:///{file}"
-
-
-def _require_host(uri: str, origin: str) -> None:
-    try:
-        parts = urlsplit(uri)
-        named = bool(parts.hostname) and parts.port != 0  # raises for one that is no number
-    except ValueError:
-        named = False
-    if not named:
-        raise InputError(
-            f"{origin} {shown(uri)} names no host, or no port; give it as, for example, "
-            "http://127.0.0.1:5000, and write /, ?, # and @ in a password as %2F, %3F, %23 and %40"
-        )
-
-
-def _require_database(uri: str, origin: str) -> None:
-    try:
-        parts = make_url(uri)
-        named = parts.host is None or "[" not in parts.host
-    except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        named = False
-    if not named:
-        raise InputError(
-            f"{origin} {shown(uri)} cannot be read as the address of a database; give it as, for "
-            "example, postgresql://USER:PASSWORD@127.0.0.1:5432/mlflow, and write /, ?, # and @ in "
-            "a password as %2F, %3F, %23 and %40"
-        )
 
 
 def one_line(error: Exception) -> str:
@@ -129,28 +65,6 @@ def not_taken(uri: str, error: Exception) -> str:
     return f"MLflow at {shown(uri)} takes no data: {reason(uri, error)}"
 
 
-def next_step(uri: str, page: str = "", charts: str = "") -> str:
-    """Return the command or address that shows what is in MLflow.
-
-    page, charts: of what is to be seen there, after the host
-    """
-    local = sqlite_file(uri) is not None
-    host = LOCAL_PAGE if local else shown(uri)
-    address = f"{host}{page}" + (f" (curves and images: {host}{charts})" if charts else "")
-    if not local:
-        return address
-    command = typed(["mlflow", "ui", "--backend-store-uri", uri])
-    return f"{command}, then open {address}" if page else command
-
-
-def naming(study: Study, uri: str) -> list[str]:
-    """Return the flags by which any command finds a study and its MLflow."""
-    words = ["--study", study.path.name]
-    if study.path.parent != Path("runs").absolute():
-        words += ["--storage-path", study.place.rpartition("/")[0]]
-    return words + uri_flag(uri)
-
-
 @contextlib.contextmanager
 def transfer() -> Iterator[None]:
     """Give a server minutes for large files; a timeout that the user has set stays.
@@ -167,24 +81,6 @@ def transfer() -> Iterator[None]:
         raise MlflowException(f"{type(error).__name__}: {error}") from None
     finally:
         os.environ[TIMEOUT] = before
-
-
-def uri_flag(uri: str) -> list[str]:
-    """Return the flag that names an MLflow to people, so without a password; none if needless."""
-    here = f"sqlite:///{Path('mlflow.db').absolute()}"
-    return [] if uri == here else ["--tracking-uri", shown(uri)]
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of a resolved sqlite URI; None for any other."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri[:7] == "sqlite:" else None
-
-
-def check_there(uri: str) -> None:
-    """Raise `InputError` for a sqlite file that is not there: a command that reads makes none."""
-    database = sqlite_file(uri)
-    if database is not None and not database.exists():
-        raise InputError(f"there is no MLflow database {database}; name it with --tracking-uri")
 
 
 def connect(uri: str) -> MlflowClient:

@@ -15,15 +15,8 @@ from acgan.config import user_path
 from acgan.errors import InputError
 from search.study.folder import Study, copied, open_study, study_path
 from search.study.store.objects import is_address
-from search.tracking.connection import (
-    FAILURES,
-    check_there,
-    connect,
-    if_known,
-    resolve_uri,
-    shown,
-    unanswered,
-)
+from search.tracking.connection import FAILURES, connect, if_known, unanswered
+from search.tracking.uris import check_there, resolve_uri, shown
 
 T = TypeVar("T")
 

@@ -18,7 +18,8 @@ from search.study import table
 from search.study.folder import BASELINE, Outcome, Study, Trial, trial_name
 from search.study.objective import Ended
 from search.tracking import view
-from search.tracking.connection import Client, uri_flag
+from search.tracking.connection import Client
+from search.tracking.uris import uri_flag
 
 NOTE = "mlflow.note.content"
 SUMMARY = "summary"  # the tag of a pick that says in a phrase what was picked

@@ -39,8 +39,9 @@ from search.study.folder import (
 )
 from search.study.objective import Ended
 from search.study.table import short
-from search.tracking.connection import milliseconds, sqlite_file
+from search.tracking.connection import milliseconds
 from search.tracking.find import find_runs, run_of_study
+from search.tracking.uris import sqlite_file
 
 METRICS_A_CALL = 1000  # MLflow's limit
 SAMPLES = "samples"

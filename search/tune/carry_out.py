@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from acgan.errors import InputError
 from acgan.files import write_json
 from search.plan import SearchPlan
-from search.study import estimate
+from search.study import estimate, table
 from search.study.folder import Study, open_or_create
 from search.study.lock import driver_of, require_free
 from search.study.optuna_ledger import Ledger
 from search.study.restore import mark_interrupted, restore, write_missing_ends
 from search.study.store.study_copy import StudyCopy
 from search.tracking.recorder import Recorder
-from search.tune.driver import Driver, missing_repeats
+from search.tune.driver import Driver
 from search.tune.progress import BarProgress, Progress
 
 RECORDER_TIMEOUT_S = 60.0
@@ -43,13 +40,6 @@ class CarriedOut:
     sync: str
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `InputError` if the study's folder cannot be made or written."""
-    there = estimate.existing(folder)
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"cannot write in {there}; name another folder with --storage-path")
-
-
 def carry_out(
     plan: SearchPlan, *, tell: Callable[[str], None] | None = None, bar: bool = False
 ) -> CarriedOut:
@@ -59,7 +49,7 @@ def carry_out(
     bar: whether a bar of tqdm shows it besides
     Raises `InputError` where another process is at work on the study or the disk is too small.
     """
-    check_folder(plan.folder)
+    estimate.check_folder(plan.folder)
     require_free(plan.folder / "selection")  # of picks and studies, which read the weights
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_of(plan.folder, tell or print) as own:
@@ -124,7 +114,7 @@ def _drive(
     return CarriedOut(
         study=study,
         missing=_missing(plan, ledger),
-        repeats=len(missing_repeats(study, plan.search)),
+        repeats=len(table.missing_repeats(study, plan.search)),
         interrupted=interrupted,
         spent=driver.seconds_left is not None and driver.seconds_left <= 0,
         links=tuple(recorder.study_links),
@@ -140,4 +130,4 @@ def _missing_repeats(plan: SearchPlan, study: Study, ledger: Ledger) -> int:
     """Return how many repeats are still trained; which trials they repeat may not be known yet."""
     if _missing(plan, ledger):
         return 2 * plan.search.repeats
-    return len(missing_repeats(study, plan.search))
+    return len(table.missing_repeats(study, plan.search))

@@ -30,7 +30,7 @@ from search.nodes.sees import StudyAt, same_plugins, same_study
 from search.plan import SearchPlan
 from search.settings import SearchConfig
 from search.study import space, table
-from search.study.folder import BASELINE, Outcome, Study, TrialInfo, trial_name, write_end
+from search.study.folder import Outcome, Study, TrialInfo, write_end
 from search.study.objective import Ended, RunningObjective
 from search.study.optuna_ledger import Ledger, Proposal
 from search.study.restore import trial_info
@@ -192,7 +192,7 @@ class Driver:
         """Train the baseline and the best trial, once all are there, again with further seeds."""
         if self._ledger.ended() < self._plan.search.num_samples:
             return
-        names = missing_repeats(self._study, self._plan.search)
+        names = table.missing_repeats(self._study, self._plan.search)
         if not names:
             return
         self._progress.expect(len(names))
@@ -413,15 +413,3 @@ def crash_reason(error: Exception, folder: Path) -> str:
     if "its worker process has died" in text:
         return "its process was killed, perhaps by the system for want of memory"
     return text.splitlines()[-1]  # Tune's message ends with the trial's own exception
-
-
-def missing_repeats(study: Study, config: SearchConfig) -> dict[str, str]:
-    """Return the repeats that have not ended, as name → the trial that each repeats."""
-    if not config.repeats:
-        return {}
-    found = table.table_lines(study, config)
-    best = table.best(found, config)
-    repeated = dict.fromkeys([trial_name(BASELINE), *([best.trial.name] if best else [])])
-    ended = {line.trial.name for line in found if line.outcome and line.outcome.counts}
-    names = {f"{t}r{k}": t for t in repeated for k in range(1, config.repeats + 1)}
-    return {name: trial for name, trial in names.items() if name not in ended}

@@ -18,7 +18,7 @@ from acgan.run.device import default_device
 from search.nodes.sees import StudyAt
 from search.study import estimate
 from search.study.folder import Study, study_images
-from search.tracking.connection import naming
+from search.tracking.uris import naming
 from selection.augmentation.arms import ARMS, Arm, curve_arm, generated_counts, keep
 from selection.augmentation.fit import Budget
 from selection.augmentation.jobs import ArmJob, Setting

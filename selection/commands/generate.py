@@ -22,7 +22,7 @@ from acgan.generation.folder import (
 from acgan.generation.generator import NotFiniteError, load_generator
 from acgan.generation.request import FolderRequest
 from acgan.run.device import named_device
-from search.tracking import connection
+from search.tracking import connection, uris
 from selection.commands.screening import (
     Filters,
     Request,
@@ -88,13 +88,13 @@ def generate(arguments: argparse.Namespace) -> int:
 
 def _registered(request: GenerateRequest) -> Path | None:
     """Return the registered weights; None, said, where MLflow does not give them."""
-    uri = connection.resolve_uri(request.tracking_uri)
-    connection.check_there(uri)
+    uri = uris.resolve_uri(request.tracking_uri)
+    uris.check_there(uri)
     try:
         return resolve_version(connection.connect(uri), request.model or CHAMPION_URI)
     except connection.FAILURES as error:
         reason = connection.reason(uri, error)
-        place = connection.shown(uri)
+        place = uris.shown(uri)
         print(f"error: cannot get the model from MLflow at {place}: {reason}", file=sys.stderr)
         return None
 

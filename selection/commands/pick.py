@@ -16,7 +16,7 @@ from acgan.files import remove_leftovers, write_json
 from acgan.run.device import default_device
 from search.study import estimate
 from search.study.folder import trial_config
-from search.tracking import connection, notes
+from search.tracking import connection, notes, uris
 from selection.jobs.workers import LostError, Workers, tell_lost
 from selection.ledgers.reviews import looks, read_reviews
 from selection.metrics.wording import counted, interval_text, number
@@ -254,7 +254,7 @@ def _conclude(pick: Pick, plan: PickPlan) -> None:
     if pick.memorisation != "passed":
         print(f"warning: the memorisation check says {pick.memorisation}")
     if not any(look.weights == winner.weights for look in looks(read_reviews(plan.study))):
-        named = connection.naming(plan.study, plan.tracking_uri)
+        named = uris.naming(plan.study, plan.tracking_uri)
         review = typed(["python", "-m", "selection.review", *named])
         print(f"nobody has looked at its images; to do so: {review}")
     print(f"report: {plan.folder / 'report.html'}")
@@ -264,4 +264,4 @@ def _generate_command(plan: PickPlan, standing: versions.Standing) -> str:
     words = ["python", "-m", "selection.generate", "--per-class", "1000", "--out", "generated"]
     if not standing.is_champion:
         words += ["--model", standing.uri]
-    return typed([*words, *connection.uri_flag(plan.tracking_uri)])
+    return typed([*words, *uris.uri_flag(plan.tracking_uri)])

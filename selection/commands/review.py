@@ -11,7 +11,7 @@ from acgan.errors import InputError
 from acgan.run.device import named_device
 from acgan.streams import without_passwords
 from search.study.folder import Study
-from search.tracking import connection, find
+from search.tracking import connection, find, uris
 from selection.jobs.results import without_test
 from selection.ledgers.reviews import check_writable, looks, read_reviews, reviews_path
 from selection.registry.publish import send_reviews
@@ -40,7 +40,7 @@ class Sender(threading.Thread):
 
     def says(self) -> str:
         """Return what MLflow lacks and why in words, "" for nothing."""
-        return f"MLflow at {connection.shown(self.uri)} {self.problem}" if self.problem else ""
+        return f"MLflow at {uris.shown(self.uri)} {self.problem}" if self.problem else ""
 
     def grown(self) -> None:
         """Say that the ledger has a further line."""
@@ -56,7 +56,7 @@ class Sender(threading.Thread):
     def _try(self) -> None:
         self._grown.clear()
         try:
-            connection.check_there(self.uri)
+            uris.check_there(self.uri)
             send_reviews(connection.connect(self.uri), self._study)
         except connection.FAILURES as error:
             self.problem = f"takes no data: {connection.reason(self.uri, error)}"
@@ -84,7 +84,7 @@ def review(arguments: argparse.Namespace, again: str) -> int:
     reviewer = _reviewer(arguments.reviewer)
     device = named_device(arguments.device)
     asked = Request.of(arguments)
-    uri = connection.resolve_uri(asked.named.tracking_uri)
+    uri = uris.resolve_uri(asked.named.tracking_uri)
     study, trial = find.asked_study(asked.named)
     require_idle(study)
     settings, source = settle(asked, study)
@@ -121,7 +121,7 @@ def _conclude(study: Study, reviewer: str, sender: Sender, again: str) -> int:
             file=sys.stderr,
         )
         return 1
-    pick = ["python", "-m", "selection.pick", *connection.naming(study, sender.uri)]
+    pick = ["python", "-m", "selection.pick", *uris.naming(study, sender.uri)]
     print(f"to pick with what was decided: {typed(pick)}")
     return 0
 

@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from acgan.command import typed
 from acgan.errors import InputError
 from search.study.folder import Study
-from search.tracking import connection, find, notes
+from search.tracking import connection, find, notes, uris
 from selection.ledgers.reviews import (
     Entry,
     Look,
@@ -168,7 +168,7 @@ def _summary(pick: Pick) -> str:
 
 def _note(client: connection.Client, pick: Pick, run: Run) -> str:
     """Return what a pick's run is: what was picked, where report and model are, what is next."""
-    flags = connection.uri_flag(client.tracking_uri)
+    flags = uris.uri_flag(client.tracking_uri)
     parts = [
         f"The pick {pick.id} of the study {pick.study}: {pick.winner.name}. "
         f"[Report]({notes.page(run, f'artifacts/{STAGE}/report.html')})"
@@ -197,7 +197,7 @@ def send_reviews(client: connection.Client, study: Study) -> None:
         return
     parent = find.run_of_study(client, study)
     if parent is None:
-        sync = ["python", "-m", "search.sync", *connection.naming(study, client.tracking_uri)]
+        sync = ["python", "-m", "search.sync", *uris.naming(study, client.tracking_uri)]
         raise InputError(f"it does not have the study; send it there: {typed(sync)}")
     if parent.data.tags.get(REVIEWS) == str(len(entries)):
         return

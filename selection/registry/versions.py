@@ -31,7 +31,7 @@ from acgan.config import cache_folder
 from acgan.errors import InputError
 from acgan.files import file_sha256
 from acgan.generation.generator import LoadedGenerator, load_generator
-from search.tracking import connection
+from search.tracking import connection, uris
 
 NAME = "cxr-acgan-generator"
 CHAMPION = "champion"
@@ -278,7 +278,7 @@ def _find(client: connection.Client, uri: str) -> ModelVersion:
         version = connection.if_known(lambda: client.get_model_version(name, number))
     if version is None:
         raise InputError(
-            f"MLflow at {connection.shown(client.tracking_uri)} has no {uri!r}; see --model and "
+            f"MLflow at {uris.shown(client.tracking_uri)} has no {uri!r}; see --model and "
             "--tracking-uri"
         )
     return version

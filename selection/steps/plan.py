@@ -14,7 +14,7 @@ from acgan.errors import InputError
 from acgan.generation.generator import load_generator
 from acgan.plugins import EXTRACTORS, origin, other_versions, versions
 from search.study.folder import BASELINE, Study, trial_name
-from search.tracking import connection
+from search.tracking import uris
 from selection.extractors.choose import check_request, check_weights, settled
 from selection.jobs.results import Weights, without_test
 from selection.ledgers.reviews import Review, read_reviews, review_standing
@@ -128,7 +128,7 @@ def make_pick_plan(request: PickRequest) -> PickPlan:
     data = load_data(study, source, test=request.test)
     records, filtered, candidates = step_1(study, trial, data.val, settings)
     if not any(chosen.competes for chosen in candidates):
-        review = typed(["python", "-m", "selection.review", *connection.naming(study, uri)])
+        review = typed(["python", "-m", "selection.review", *uris.naming(study, uri)])
         raise InputError(
             f"people rejected all {len(filtered.chosen)} candidates; take a rejection back "
             f"({review}), or ask for more candidates with --per-trial and --max-candidates"

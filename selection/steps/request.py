@@ -24,7 +24,7 @@ from search.study.folder import FEWEST_TRAINING, FEWEST_VALIDATION, Study, study
 from search.study.lock import driver_at_work, driver_of
 from search.study.store.lease import leased
 from search.study.store.study_copy import StudyCopy, run_file
-from search.tracking import connection, find
+from search.tracking import connection, find, uris
 from search.tracking.find import StudyNamed
 from selection.settings import SelectionConfig
 
@@ -106,10 +106,10 @@ def find_run(named: StudyNamed) -> tuple[str, Study, str, str | None]:
 
     Raises `InputError` for what is not there.
     """
-    uri = connection.resolve_uri(named.tracking_uri)
+    uri = uris.resolve_uri(named.tracking_uri)
     # Of its name alone: a study that is not there is no matter of MLflow's.
     study = find.asked_study(named)[0] if named.run_id is None else None
-    connection.check_there(uri)
+    uris.check_there(uri)
     try:
         return uri, *_find_run(connection.connect(uri), named, study)
     except connection.FAILURES as error:
@@ -126,9 +126,9 @@ def _find_run(
     if study is not None:
         parent = find.run_of_study(client, study)
         if parent is None:
-            sync = ["python", "-m", "search.sync", *connection.naming(study, client.tracking_uri)]
+            sync = ["python", "-m", "search.sync", *uris.naming(study, client.tracking_uri)]
             raise InputError(
-                f"MLflow at {connection.shown(client.tracking_uri)} does not have the study; "
+                f"MLflow at {uris.shown(client.tracking_uri)} does not have the study; "
                 f"name it with --tracking-uri, or send the study there: {typed(sync)}"
             )
         return study, parent.info.run_id, None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -20,7 +21,7 @@ import acgan.train
 import search.run
 import search.sync
 import selection.generate
-from acgan.command import Parser, command, command_parser, duration, run_command, typed
+from acgan.command import Parser, command, command_parser, duration, loading, run_command, typed
 from acgan.config import TrainConfig
 from acgan.errors import InputError
 from selection.pick import parser as pick_parser
@@ -394,3 +395,17 @@ def test_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) -> N
         pick_parser().parse_args(["--help"])
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "usage: python -m selection.pick [flags] (--run-id ID | --study NAME)"
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_garbage_is_collected_meanwhile_and_then_as_before(collects: bool) -> None:
+    (gc.enable if collects else gc.disable)()
+    try:
+        with loading():
+            assert not gc.isenabled()
+        assert gc.isenabled() is collects
+        with pytest.raises(ImportError), loading():
+            raise ImportError
+        assert gc.isenabled() is collects
+    finally:
+        gc.enable()

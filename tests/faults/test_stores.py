@@ -11,7 +11,7 @@ import pytest
 
 from search.study.folder import Outcome
 from search.tracking import connection
-from search.tracking.recorder import Mirror
+from search.tracking.mirror import Mirror
 from tests import studies
 from tests.clusters import (
     ClusterSearch,

@@ -22,7 +22,7 @@ from acgan.config import TrainConfig
 from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.optuna_ledger import Ledger
-from search.tracking.recorder import sync_study
+from search.tracking.mirror import sync_study
 from tests import studies
 from tests.searches import wait_for
 from tests.studies import by_distance

@@ -13,7 +13,7 @@ import pytest
 from acgan.command import typed
 from search.study.lock import driver_lock
 from search.sync import main
-from search.tracking.recorder import study_links
+from search.tracking.mirror import study_links
 from tests import studies
 from tests.mlflow_server import Server
 

@@ -102,3 +102,11 @@ def test_memory_grows_with_networks_and_images() -> None:
 def test_what_is_not_there_yet_will_be_made_in_the_nearest_folder_that_is(tmp_path: Path) -> None:
     assert estimate.existing(tmp_path / "a" / "b") == tmp_path
     assert estimate.existing(tmp_path) == tmp_path
+
+
+def test_a_place_that_cannot_hold_a_study_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="name another folder with --storage-path"):
+        estimate.check_folder(tmp_path / "file" / "study")
+    estimate.check_folder(tmp_path / "new" / "study")
+    assert not (tmp_path / "new").exists()

@@ -196,3 +196,22 @@ def test_of_the_end_of_a_version_before_the_records_say_how_the_images_varied(
     write_end(study, "t0003", Outcome.FINISHED, "why", epochs=3, value=2.5)
     (line,) = [line for line in table.table_lines(study, CONFIG) if line.trial.name == "t0003"]
     assert (line.value, line.diversity) == (2.5, 0.07)
+
+
+def test_repeats_are_of_the_baseline_and_the_best_trial_and_only_those_missing(
+    tmp_path: Path,
+) -> None:
+    study = write_study(tmp_path / "demo", trials=3, epochs=4)
+    assert table.missing_repeats(study, by_distance()) == {}
+    config = by_distance(repeats=2)
+    # The value falls with (number + 2) / epoch, so the baseline is the best: once is enough.
+    assert table.missing_repeats(study, config) == {"t0000r1": "t0000", "t0000r2": "t0000"}
+    higher = config.model_copy(update={"direction": "maximize"})
+    names = {"t0000r1": "t0000", "t0000r2": "t0000", "t0002r1": "t0002", "t0002r2": "t0002"}
+    assert table.missing_repeats(study, higher) == names
+    done = study.trial("t0002").info.model_copy(update={"origin": "repeat", "repeats": "t0002"})
+    folder = study.path / "t0002r1"
+    folder.mkdir()
+    write_json(folder / "trial.json", done)
+    write_end(study, "t0002r1", Outcome.FINISHED, "", epochs=4, value=1.0)
+    assert table.missing_repeats(study, higher).keys() == names.keys() - {"t0002r1"}

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from acgan.errors import InputError
-from search.tracking import connection, environment, find
-from search.tracking.recorder import SyncReport, sync_study
+from search.tracking import connection, environment, find, uris
+from search.tracking.mirror import SyncReport, sync_study
 from tests.studies import write_study
 
 pytestmark = pytest.mark.process
@@ -29,15 +29,15 @@ def test_a_relative_database_is_made_absolute(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert connection.resolve_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert connection.resolve_uri("sqlite:///a/b.db") == f"sqlite:///{tmp_path}/a/b.db"
-    assert connection.resolve_uri(f"sqlite:///{tmp_path}/c.db") == f"sqlite:///{tmp_path}/c.db"
+    assert uris.resolve_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert uris.resolve_uri("sqlite:///a/b.db") == f"sqlite:///{tmp_path}/a/b.db"
+    assert uris.resolve_uri(f"sqlite:///{tmp_path}/c.db") == f"sqlite:///{tmp_path}/c.db"
 
 
 def test_the_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000/")
-    assert connection.resolve_uri(None) == "http://there:5000"
-    assert connection.resolve_uri("https://here") == "https://here"
+    assert uris.resolve_uri(None) == "http://there:5000"
+    assert uris.resolve_uri("https://here") == "https://here"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatc
 )
 def test_the_form_of_a_servers_address_is_checked_and_its_password_not_shown(uri: str) -> None:
     with pytest.raises(InputError, match="names no host, or no port") as refused:
-        connection.resolve_uri(uri)
+        uris.resolve_uri(uri)
     assert "pa55" not in str(refused.value)
     assert "w0rd" not in str(refused.value)
 
@@ -53,16 +53,16 @@ def test_the_form_of_a_servers_address_is_checked_and_its_password_not_shown(uri
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "sqlite://", "htp://x", "s3://b"])
 def test_what_is_no_database_and_no_server_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match=r"give sqlite:///FILE\.db"):
-        connection.resolve_uri(uri)
+        uris.resolve_uri(uri)
 
 
 def test_the_next_step_is_a_command_for_a_file_and_the_address_of_a_server() -> None:
-    assert connection.next_step("sqlite:////a.db").endswith(
+    assert uris.next_step("sqlite:////a.db").endswith(
         "mlflow ui --backend-store-uri sqlite:////a.db"
     )
-    assert connection.next_step("http://there:5000") == "http://there:5000"
-    assert connection.next_step("http://there:5000", "/#/x") == "http://there:5000/#/x"
-    assert connection.next_step("sqlite:////a.db", "/#/x").endswith(
+    assert uris.next_step("http://there:5000") == "http://there:5000"
+    assert uris.next_step("http://there:5000", "/#/x") == "http://there:5000/#/x"
+    assert uris.next_step("sqlite:////a.db", "/#/x").endswith(
         "sqlite:////a.db, then open http://127.0.0.1:5000/#/x"
     )
 
@@ -85,23 +85,23 @@ def test_the_next_step_is_a_command_for_a_file_and_the_address_of_a_server() -> 
     ],
 )
 def test_a_password_is_not_shown(text: str, expected: str) -> None:
-    assert connection.shown(text) == expected
+    assert uris.shown(text) == expected
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////a b/c.db", "http://127.0.0.1:5000", "databricks"])
 def test_a_uri_without_a_password_is_shown_as_it_is(uri: str) -> None:
-    assert connection.shown(uri) == uri
+    assert uris.shown(uri) == uri
 
 
 def test_of_a_sqlite_address_with_options_the_file_is_known() -> None:
-    uri = connection.resolve_uri("sqlite:////a b/c.db?timeout=60")
+    uri = uris.resolve_uri("sqlite:////a b/c.db?timeout=60")
     assert uri == "sqlite:////a b/c.db?timeout=60"
-    assert connection.sqlite_file(uri) == Path("/a b/c.db")
+    assert uris.sqlite_file(uri) == Path("/a b/c.db")
 
 
 def test_a_path_that_databases_read_otherwise_is_refused() -> None:
     with pytest.raises(InputError, match="takes no % in a path; name another file"):
-        connection.resolve_uri("sqlite:////a%20b/c.db")
+        uris.resolve_uri("sqlite:////a%20b/c.db")
 
 
 def test_a_database_whose_driver_is_missing_is_one_sentence() -> None:
@@ -196,5 +196,5 @@ def test_a_process_that_is_killed_while_it_makes_the_database_leaves_none(tmp_pa
 @pytest.mark.parametrize("uri", ["postgresql://u:pa55@h:port/db", "postgresql://u:pa55@[::1/db"])
 def test_an_address_of_a_database_that_cannot_be_read_is_one_sentence(uri: str) -> None:
     with pytest.raises(InputError, match="cannot be read as the address of a database") as told:
-        connection.resolve_uri(uri)
+        uris.resolve_uri(uri)
     assert "pa55" not in str(told.value)

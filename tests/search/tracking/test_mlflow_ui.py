@@ -17,8 +17,8 @@ import pytest
 
 from acgan.run.records import QUALITY
 from search.study.folder import Outcome, Study
-from search.tracking import connection
-from search.tracking.recorder import Mirror, sync_study
+from search.tracking import connection, uris
+from search.tracking.mirror import Mirror, sync_study
 from search.tracking.view import links
 from tests import studies
 from tests.browser import browser
@@ -120,7 +120,7 @@ def test_in_a_browser_the_page_that_is_linked_shows_all_trials_the_best_first(
     command += ["--virtual-time-budget=60000"]
     mirror = Mirror(served.study, uri=served.uri, experiment="chests")
     mirror.update(driving=False)
-    page = connection.next_step(served.uri, mirror.study_links[0])
+    page = uris.next_step(served.uri, mirror.study_links[0])
     assert page.startswith(f"{served.uri}/#/experiments/{served.experiment_id}/runs?")
     result = subprocess.run(
         [*command, page], capture_output=True, text=True, timeout=120, check=True

@@ -20,13 +20,13 @@ from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.objective import objective_value
 from search.tracking import pictures
+from search.tracking.mirror import FIRST_PICTURES, Mirror, sync_study
 from search.tracking.pictures import (
     FEWEST_FOR_IMPORTANCES,
     MOST_FOR_IMPORTANCES,
     Point,
     SearchPoints,
 )
-from search.tracking.recorder import FIRST_PICTURES, Mirror, sync_study
 from tests import studies
 from tests.studies import by_distance
 

@@ -13,7 +13,7 @@ from search.plan import SearchPlan, SearchRequest, make_search_plan
 from search.study.folder import Outcome, open_or_create
 from search.study.lock import driver_lock
 from search.tracking import connection, find
-from search.tune.carry_out import carry_out, check_folder
+from search.tune.carry_out import carry_out
 from tests import studies
 from tests.searches import write_images
 
@@ -71,11 +71,3 @@ def test_where_all_trials_are_there_ray_is_not_started_and_mlflow_is_brought_up_
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert done.study.last_start() == plan.last_start
     assert done.study.info.train == TrainConfig(**TINY).model_dump(exclude={"seed"})
-
-
-def test_a_place_that_cannot_hold_a_study_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="name another folder with --storage-path"):
-        check_folder(tmp_path / "file" / "study")
-    check_folder(tmp_path / "new" / "study")
-    assert not (tmp_path / "new").exists()

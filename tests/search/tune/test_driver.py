@@ -15,8 +15,8 @@ from acgan.files import write_json
 from acgan.run.records import QUALITY, EpochRecord, Ranking
 from search.flags import search_parser
 from search.plan import SearchRequest, make_search_plan
-from search.study.folder import Outcome, Study, open_or_create
-from search.tune.driver import Driver, ReportWatch, crash_reason, missing_repeats
+from search.study.folder import Study, open_or_create
+from search.tune.driver import Driver, ReportWatch, crash_reason
 from search.tune.progress import Progress
 from tests import studies
 from tests.searches import write_images
@@ -164,22 +164,3 @@ def test_what_forbids_a_scoring_cnn_is_raised_where_it_is_waited_for(
     assert begun is not None
     with pytest.raises(InputError, match=r"restore scorer\.safetensors"):
         begun.result()
-
-
-def test_repeats_are_of_the_baseline_and_the_best_trial_and_only_those_missing(
-    tmp_path: Path,
-) -> None:
-    study = studies.write_study(tmp_path / "demo", trials=3, epochs=4)
-    assert missing_repeats(study, by_distance()) == {}
-    config = by_distance(repeats=2)
-    # The value falls with (number + 2) / epoch, so the baseline is the best: once is enough.
-    assert missing_repeats(study, config) == {"t0000r1": "t0000", "t0000r2": "t0000"}
-    higher = config.model_copy(update={"direction": "maximize"})
-    names = {"t0000r1": "t0000", "t0000r2": "t0000", "t0002r1": "t0002", "t0002r2": "t0002"}
-    assert missing_repeats(study, higher) == names
-    done = study.trial("t0002").info.model_copy(update={"origin": "repeat", "repeats": "t0002"})
-    folder = study.path / "t0002r1"
-    folder.mkdir()
-    write_json(folder / "trial.json", done)
-    studies.write_end(study.trial("t0002r1"), Outcome.FINISHED)
-    assert missing_repeats(study, higher).keys() == names.keys() - {"t0002r1"}

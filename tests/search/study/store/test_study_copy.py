@@ -19,7 +19,8 @@ from search.study.store.runs import StoredRun, in_store
 from search.study.store.study_copy import StudyCopy, is_kept, kept_weights, local_folder, run_file
 from search.tracking import connection
 from search.tracking.find import find_runs
-from search.tracking.recorder import Recorder, sync_study
+from search.tracking.mirror import sync_study
+from search.tracking.recorder import Recorder
 from tests.kit import tiny_config, tiny_dataset
 from tests.s3_server import S3Server
 from tests.search.study.store.conftest import new_place
