@@ -41,7 +41,7 @@ class LookJob(CandidateJob[Seen]):
     @property
     def parts(self) -> tuple[object, ...]:
         """The weights, the extractor and the CNNs."""
-        return self.weights.sha256, self.extractor.sha256, self.numbers
+        return self.weights.sha256, self.extractor.sha256, self.numbers, *self.work.plugin
 
     def compute(self, *, gpu: bool) -> Seen:
         """Train further CNNs and score them, and features of further images, on the test images."""

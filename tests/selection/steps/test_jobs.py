@@ -102,6 +102,11 @@ def test_results_are_kept_apart_by_images_weights_and_features() -> None:
     other = Weights(WEIGHTS.name, WEIGHTS.path, "b" * 64)
     assert moved(WORK, other) == {"utility", "fidelity", "test"}
     assert moved(dataclasses.replace(WORK, plugin_version="mine 1.1")) == {"extractor"}
+    settings = SETTINGS.model_copy(update={"extractor": "mine"})
+    mine = dataclasses.replace(WORK, settings=settings, plugin_version="mine 1.0")
+    later = dataclasses.replace(mine, plugin_version="mine 1.1")
+    assert paths(mine)["fidelity"] != paths(later)["fidelity"] != paths(WORK)["fidelity"]
+    assert paths(mine)["test"] != paths(later)["test"] != paths(WORK)["test"]
     features = INFO.model_copy(update={"sha256": "f" * 64})
     assert moved(WORK, info=features) == {"fidelity", "test"}
     assert len(set(paths(WORK).values())) == 5
@@ -296,6 +301,10 @@ def test_an_error_that_a_user_can_mend_is_not_kept_as_a_candidates_failure(
     with pytest.raises(InputError, match="choose --extractor cnn3"):
         job.run(gpu=False)
     assert not job.done()
+    settings = SETTINGS.model_copy(update={"extractor": "mine"})
+    elsewhere = dataclasses.replace(scene.work, settings=settings, plugin_version="mine 1.0")
+    with pytest.raises(InputError, match="of no package, the pick was begun with mine 1.0"):
+        elsewhere.open_extractor(gpu=False)
 
 
 def test_jobs_see_no_test_image_but_the_last_one_does(scene: Scene) -> None:
