@@ -303,7 +303,7 @@ def test_an_error_that_a_user_can_mend_is_not_kept_as_a_candidates_failure(
     assert not job.done()
     settings = SETTINGS.model_copy(update={"extractor": "mine"})
     elsewhere = dataclasses.replace(scene.work, settings=settings, plugin_version="mine 1.0")
-    with pytest.raises(InputError, match="of no package, the pick was begun with mine 1.0"):
+    with pytest.raises(InputError, match="of no package, the pick was begun with mine"):
         elsewhere.open_extractor(gpu=False)
 
 
