@@ -139,7 +139,8 @@ def how_to_add(source: DataSource, images: Path, labels: Path, *, merged: Path |
             f"each a line of {name} with its file, its class and {GENERATED} in the column source; "
             f"files and classes stand in {_quoted(labels)}"
         ]
-    places = Counter((row.class_name, Path(row.path).parent) for row in table.rows)
+    trained = (row for row in table.rows if row.split == TRAIN)
+    places = Counter((row.class_name, Path(row.path).parent) for row in trained)
     parents = {name: place for (name, place), _ in reversed(places.most_common())}
     copies = (
         f"cp {_quoted(images)}/{shlex.quote(file_stem(name))}{NUMBERS} {_quoted(folder / place)}/"
