@@ -223,6 +223,11 @@ class StoredJob(ABC, Generic[ResultT_co]):
             return cast("ResultT_co | None", result)
         return None
 
+    def forget(self) -> None:
+        """Remove what is stored of the result on this node."""
+        for path in (self.path, *map(self.file, self.files)):
+            path.unlink(missing_ok=True)
+
     def done(self) -> bool:
         """Whether there is a result."""
         return self.result() is not None
