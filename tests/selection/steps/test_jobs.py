@@ -21,12 +21,13 @@ from acgan.generation.generator import generate_all, load_generator
 from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
 from selection.jobs.results import Result, StoredJob, Weights, Work, read_stored, without_test
+from selection.jobs.workers import Results
 from selection.pictures.sheets import sample_grid
 from selection.pictures.walks import WalksJob
 from selection.settings import SelectionConfig
 from selection.steps import utility
 from selection.steps.fidelity import CLOSEST, GRID, ExtractorJob, FidelityJob
-from selection.steps.look_at_test import LookJob
+from selection.steps.look_at_test import LookJob, seen_of
 from selection.steps.utility import CeilingJob, Scored, UtilityJob
 from tests.acgan.test_generate import write_weights
 from tests.kit import tiny_dataset
@@ -286,6 +287,28 @@ def test_step_2_and_step_3_see_different_images(scene: Scene) -> None:
     assert not measured & {
         image.tobytes() for image in generate_all(generator, per_class=16, seed=SETTINGS.seed)[0]
     }
+
+
+def test_a_baseline_that_cannot_be_looked_at_ends_no_pick_and_a_winner_does(
+    scene: Scene, tmp_path: Path
+) -> None:
+    path = write_weights(tmp_path / "constant.safetensors", scale=0.0)
+    constant = Weights("t0000, epoch 3", path, file_sha256(path))
+    jobs = {
+        "winner": LookJob(scene.work, scene.weights, (3, 4, 5), scene.info),
+        "baseline": LookJob(scene.work, constant, (3, 4, 5), scene.info),
+    }
+    for job in jobs.values():
+        job.run(gpu=False)
+    results = Results({job: found for job in jobs.values() if (found := job.result())})
+    said: list[str] = []
+    seen = seen_of(jobs, results, said.append)
+    assert list(seen) == ["winner"]
+    assert len(seen["winner"].hits) == 3
+    (line,) = said
+    assert line.startswith("t0000, epoch 3 is not compared with on the test images: the generator")
+    with pytest.raises(InputError, match="reject it with selection"):
+        seen_of({"winner": jobs["baseline"]}, results, said.append)
 
 
 def test_an_error_that_a_user_can_mend_is_not_kept_as_a_candidates_failure(
