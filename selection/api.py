@@ -103,7 +103,7 @@ class Picked:
         from acgan.run.device import default_device, named_device  # noqa: PLC0415 (takes seconds)
 
         classes = self.pick.classes
-        if isinstance(per_class, int):
+        if not isinstance(per_class, Mapping):  # NumPy's integers are none of Python's
             per_class = dict.fromkeys(classes, per_class)
         check_names(per_class, set(classes), what="class")
         if min(per_class.values(), default=0) < 1:

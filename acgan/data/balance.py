@@ -15,15 +15,18 @@ from acgan.data.dataset import Dataset
 from acgan.data.layouts import read_table
 from acgan.data.pack import load_for
 from acgan.data.source import DataSource
-from acgan.data.table import GENERATED, TRAIN, Row, Table, file_stem
+from acgan.data.table import GENERATED, TEST, TRAIN, Row, Table, file_stem
 from acgan.errors import InputError
+
+NUMBERS = f"-{'[0-9]' * 6}*.png"  # of a class's images, and not of one called `class-other`
 
 
 @dataclass(frozen=True)
 class Lack:
     """What a data folder lacks to have as many training images of each class as of the largest.
 
-    data: its images, of which those of validation patients are training images of the folder, too
+    data: its images, of which those of patients that are set apart here, for validation and for a
+        test that the folder does not have, are training images of the folder, too
     there: usable training images by class, generated ones among them
     missing: how many more, of the classes that lack any
     first: the number of the first generated image to add, by class: higher than that of any there
@@ -60,11 +63,14 @@ def lack_of(
             f"the generator was trained on other images than those of {source}; name its own, or "
             "give --other-data if it may fill up these"
         )
-    train, val = (images.per_class(len(classes)) for images in (data.train, data.val))
-    counts = zip(train, val, data.generated or [0] * len(classes), strict=True)
-    there = dict(zip(classes, map(sum, counts), strict=True))
-    most = max(there.values())
     rows = () if source.is_phantom else _table(source).rows
+    parts = [data.train, data.val]
+    if rows and not any(row.split == TEST for row in rows):
+        parts.append(data.test)
+    counts = [images.per_class(len(classes)) for images in parts]
+    counts.append(data.generated or (0,) * len(classes))
+    there = dict(zip(classes, map(sum, zip(*counts, strict=True)), strict=True))
+    most = max(there.values())
     return Lack(
         data=data,
         there=there,
@@ -133,12 +139,13 @@ def how_to_add(source: DataSource, images: Path, labels: Path, *, merged: Path |
             f"each a line of {name} with its file, its class and {GENERATED} in the column source; "
             f"files and classes stand in {_quoted(labels)}"
         ]
-    places = Counter((row.class_name, Path(row.path).parent) for row in table.rows)
+    trained = (row for row in table.rows if row.split == TRAIN)
+    places = Counter((row.class_name, Path(row.path).parent) for row in trained)
     parents = {name: place for (name, place), _ in reversed(places.most_common())}
     copies = (
-        f"cp {_quoted(images)}/{shlex.quote(file_stem(name))}-*.png {_quoted(folder / place)}/"
+        f"cp {_quoted(images)}/{shlex.quote(file_stem(name))}{NUMBERS} {_quoted(folder / place)}/"
         for name, place in parents.items()
-        if any(images.glob(f"{glob.escape(file_stem(name))}-*.png"))
+        if any(images.glob(f"{glob.escape(file_stem(name))}{NUMBERS}"))
     )
     return [
         f"to add them: {'; '.join(copies)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from acgan.command import FromFlags
@@ -12,7 +13,7 @@ from acgan.data.balance import merged_labels
 from acgan.data.source import DataSource, named_source
 from acgan.errors import InputError
 
-LABEL_FILES = ("train.txt", "test.txt")  # of COVIDx, and of a folder of generated images
+SPLITS = ("train", "test")  # of COVIDx, and of a folder of generated images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class FolderRequest(FromFlags):
     def check(self) -> None:
         """Raise `InputError` for what does not go together, and a place within a data folder."""
         for above in user_path(self.out).parents:
-            if any((above / name).is_file() for name in LABEL_FILES):
+            if any(_has_split(above, name) for name in SPLITS):
                 raise InputError(
                     f"--out {self.out} lies in the data folder {above}; name a folder beside it"
                 )
@@ -64,3 +65,8 @@ class FolderRequest(FromFlags):
             raise InputError(f"--per-class must be at least 1, got {self.per_class}")
         if self.merged_labels:
             raise InputError("--merged-labels needs --balance DATA, whose labels are merged")
+
+
+def _has_split(folder: Path, name: str) -> bool:
+    """Whether a folder has labels and images of a split; a test.txt alone may be anything."""
+    return (folder / f"{name}.txt").is_file() and (folder / name).is_dir()

@@ -16,6 +16,7 @@ from acgan.evaluation.classifier import Classifier, predict, recompute_statistic
 from acgan.gan.adam import Adam
 from acgan.gan.augment import warp
 from selection.augmentation.arms import ArmPool
+from selection.augmentation.result import as_letters
 from selection.steps.result import LAST_EPOCHS
 
 # The published ranges of classical oversampling, but not its mirroring: that is another anatomy.
@@ -120,7 +121,7 @@ def augment_batch(images: Tensor, random: torch.Generator) -> Tensor:
 def answers(
     models: list[Classifier], images: NDArray[np.uint8]
 ) -> tuple[list[str], list[list[float]]]:
-    """Return what each model takes each image for, one digit per image, and how sure it is."""
+    """Return what each model takes each image for (see `as_letters`), and how sure it is."""
     found = [predict(model, images).cpu() for model in models]
-    predicted = ["".join(map(str, each.argmax(dim=1).tolist())) for each in found]
+    predicted = [as_letters(each.argmax(dim=1).tolist()) for each in found]
     return predicted, [[round(p, 6) for p in each.amax(dim=1).tolist()] for each in found]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mlflow.entities import Metric, Param, RunTag
 
+from acgan.data.table import file_stem
 from search.tracking import connection
 from selection.augmentation.result import AugmentationStudy
 from selection.registry.publish import child_run
@@ -27,7 +28,7 @@ def publish(
         return run_id
     moment = connection.milliseconds(study.created)
     settings = {**study.budget, "seeds": study.seeds, "seed": study.seed, "split": study.split}
-    settings |= {f"keep.{name}": share for name, share in study.kept.items()}
+    settings |= {f"keep.{_in_a_key(name)}": share for name, share in study.kept.items()}
     tags = {"sentence": study.sentence} if study.sentence else {"optimistic": "validation images"}
     client.log_batch(
         run_id,
@@ -48,6 +49,16 @@ def study_metrics(study: AugmentationStudy) -> dict[str, float]:
     for arm in study.arms:
         for name, score in arm.scores.items():
             if " of source " not in name:
-                key = name.replace(" of ", "/").replace(" ", "_")
+                measure, of, class_name = name.partition(" of ")
+                key = measure.replace(" ", "_") + (f"/{_in_a_key(class_name)}" if of else "")
                 found[f"{arm.name}/{key}"] = score.value
     return found
+
+
+def _in_a_key(class_name: str) -> str:
+    """Return a class's name, or in its place one that MLflow takes: of letters, digits, _, - and .
+
+    Other classes have other ones.
+    """
+    plain = class_name.replace(" ", "_")
+    return plain if file_stem(plain) == plain else file_stem(class_name)

@@ -5,11 +5,11 @@ Images are named by their place in the split; patients by a number each, never b
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from acgan.files import Stored, read_json
 from selection.augmentation.arms import BOTH, CLASSICAL, GAN, REAL
@@ -36,12 +36,28 @@ COMPARED = (
 class Run(Result):
     """One CNN of one arm, as it was at its three last counted moments.
 
-    predicted: one string per moment, one digit per image; confidence: likewise, of the predicted
-        class
+    predicted: one string per moment, one letter per image, see `as_letters`; confidence: likewise,
+        of the predicted class
     """
 
     predicted: list[str]
     confidence: list[list[float]]
+
+    @model_validator(mode="after")
+    def _of_the_same_images(self) -> Self:
+        if [*map(len, self.predicted)] != [*map(len, self.confidence)]:
+            raise ValueError("every image must have one answer, and how sure it is")
+        return self
+
+
+def as_letters(labels: Sequence[int]) -> str:
+    """Return one letter per label: `0` to `9`, and what follows in Unicode for further classes."""
+    return "".join(chr(ord("0") + label) for label in labels)
+
+
+def from_letters(text: str) -> NDArray[np.int64]:
+    """Return the labels of `as_letters`."""
+    return np.array([ord(letter) - ord("0") for letter in text], np.int64)
 
 
 class ArmResult(Stored):
@@ -141,7 +157,7 @@ def _answers(runs: Sequence[Run], images: Images) -> tuple[Array, Array]:
     labels = np.array(images.labels)
     right, gaps = [], []
     for run in runs:
-        hit = [np.frombuffer(row.encode(), np.uint8) - ord("0") == labels for row in run.predicted]
+        hit = [from_letters(row) == labels for row in run.predicted]
         parts = [
             calibration_gaps(np.array(sure), own)
             for sure, own in zip(run.confidence, hit, strict=True)

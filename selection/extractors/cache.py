@@ -14,12 +14,17 @@ FEATURES_VERSION = 1  # a change makes every cached feature again
 PARTS = ("features", "logits")
 
 
-def cached_views(extractor: Extractor, images: NDArray[np.uint8]) -> tuple[View, ...]:
+def cached_views(
+    extractor: Extractor, images: NDArray[np.uint8], *, version: str = ""
+) -> tuple[View, ...]:
     """Return the views of a set of real images, from the cache if these very bytes are there.
 
-    A cached file that is damaged is made again. Raises `InputError` where none can be written.
+    version: of the package that the extractor comes from, if it is a plug-in, whose code may give
+    other features with the same weights. A cached file that is damaged is made again. Raises
+    `InputError` where none can be written.
     """
     key = f"{FEATURES_VERSION} {extractor.name} {extractor.sha256} {images.shape}"
+    key += f" {version}" if version else ""
     digest = hashlib.sha256(key.encode())
     digest.update(np.ascontiguousarray(images).data)
     path = cache_folder() / "features" / f"{digest.hexdigest()}.safetensors"

@@ -22,6 +22,7 @@ from selection.extractors.cnn3 import CNN3, Cnn3
 from selection.extractors.inception import INCEPTION, load_inception, standard_weights
 
 AUTO = "auto"
+BUILT_IN = (AUTO, INCEPTION, CNN3)
 
 
 def open_extractor(
@@ -65,7 +66,7 @@ def open_extractor(
 def check_request(name: str, weights: Path | None) -> dict[str, EntryPoint]:
     """Return the plug-ins by name; `InputError` for an unknown extractor or one that needs none."""
     plugins = installed(EXTRACTORS)
-    known = (AUTO, INCEPTION, CNN3, *plugins)
+    known = (*BUILT_IN, *plugins)
     if name not in known:
         raise InputError(f"unknown extractor {name!r}{nearest_name(name, known)}")
     if weights is not None and name not in (AUTO, INCEPTION):

@@ -26,10 +26,11 @@ from acgan.data.dataset import Dataset, ImageSet
 from acgan.errors import InputError
 from acgan.files import Stored, write_json
 from acgan.generation.generator import LoadedGenerator, generate_all, load_generator
+from acgan.plugins import EXTRACTORS, origin
 from search.nodes.sees import StudyAt, same_data, same_study, set_aside
 from search.study.store.study_copy import RESULTS, run_file
 from selection.extractors.base import Extractor, ExtractorInfo
-from selection.extractors.choose import open_extractor
+from selection.extractors.choose import BUILT_IN, open_extractor
 from selection.settings import SelectionConfig
 
 RESULT_VERSION = 1
@@ -129,8 +130,24 @@ class Work:
         path = run_file(self.at.here(weights.path))
         return dataclasses.replace(weights, path=path).load(device)
 
+    @property
+    def plugin(self) -> tuple[str, ...]:
+        """The plug-in that gives features and its version; nothing for features of this package.
+
+        The hash of its weights does not tell what its code makes of them.
+        """
+        name = self.settings.extractor
+        return () if name in BUILT_IN else (name, self.plugin_version)
+
     def open_extractor(self, *, gpu: bool, known: ExtractorInfo | None = None) -> Extractor:
         """Open what turns images into features; `InputError` if this node's is not the known."""
+        here = origin(EXTRACTORS, self.settings.extractor)
+        if here != self.plugin_version:
+            raise InputError(
+                f"node {platform.node()} has the features {self.settings.extractor} of "
+                f"{here or 'no package'}, the pick was begun with "
+                f"{self.plugin_version or 'no package'}; install the same plug-in everywhere"
+            )
         extractor = _extractor(self, self.settings.extractor, gpu)
         if known is not None and extractor.sha256 != known.sha256:
             raise InputError(
@@ -205,6 +222,11 @@ class StoredJob(ABC, Generic[ResultT_co]):
         if result is None or result.failed or all(_is_whole(self.file(e)) for e in self.files):
             return cast("ResultT_co | None", result)
         return None
+
+    def forget(self) -> None:
+        """Remove what is stored of the result on this node."""
+        for path in (self.path, *map(self.file, self.files)):
+            path.unlink(missing_ok=True)
 
     def done(self) -> bool:
         """Whether there is a result."""

@@ -74,8 +74,12 @@ class Workers(contextlib.ExitStack):
         results = {job: job.result() for job in jobs}
         missing = [job for job, result in results.items() if result is None]
         if missing:
+            own = missing[0].work.at.copy()
+            if own is not None:
+                for job in missing:
+                    job.forget()  # what is here and damaged, in whose place nothing is fetched
             self.run(missing, what, there=len(results) - len(missing))
-            if (own := missing[0].work.at.copy()) is not None:
+            if own is not None:
                 own.fetch_results()
         results |= {job: job.result() for job in missing}
         return Results({job: result for job, result in results.items() if result is not None})

@@ -33,13 +33,14 @@ class DataFacts:
     """What is known of a data set without its pixels.
 
     sources: the columns of every split's counts; splits: by name, those that have images
-    validation_sources: one a validation image
+    validation_sources: one a validation image; in_colour: whether the images have three channels
     """
 
     classes: tuple[str, ...]
     sources: tuple[str, ...]
     splits: dict[str, SplitFacts]
     validation_sources: tuple[str, ...]
+    in_colour: bool = False
 
     @classmethod
     def of(cls, data: Dataset) -> Self:
@@ -53,7 +54,7 @@ class DataFacts:
             for name, images in sets.items()
             if len(images)
         }
-        return cls(data.classes, sources, splits, data.val.sources)
+        return cls(data.classes, sources, splits, data.val.sources, data.train.in_colour)
 
 
 def count(images: ImageSet, sources: Sequence[str], *, classes: int) -> Counts:

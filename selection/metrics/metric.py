@@ -2,11 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 from selection.metrics.features import FeatureSet
 
-WHOLE, CLASS_MEAN, DEVIATION = "all", "class mean", "deviation"
+
+class Part(Enum):
+    """What a value is of, where it is of no class; no name of a class equals it."""
+
+    WHOLE = "all"
+    CLASS_MEAN = "class mean"
+    DEVIATION = "deviation"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+WHOLE, CLASS_MEAN, DEVIATION = Part.WHOLE, Part.CLASS_MEAN, Part.DEVIATION
 INTRA, STD = "intra_", "_std"  # in stored names: of a mean over classes, of a standard deviation
 
 
@@ -42,12 +55,12 @@ class Key:
     """What a stored value is of, for example `intra_kid_cnn3`, `kid_cnn3/normal` or `is_std`.
 
     network: of the features; "" for Inception with its standard weights
-    part: WHOLE, CLASS_MEAN, DEVIATION, or the name of a class
+    part: or the name of a class, which may be "all", too
     """
 
     metric: Metric
     network: str = ""
-    part: str = WHOLE
+    part: Part | str = WHOLE
 
     @property
     def table(self) -> str:
@@ -58,7 +71,7 @@ class Key:
     @property
     def of_class(self) -> bool:
         """Whether it is of one class alone."""
-        return self.part not in (WHOLE, CLASS_MEAN, DEVIATION)
+        return not isinstance(self.part, Part)
 
     @property
     def meaning(self) -> str:

@@ -1,7 +1,8 @@
 """Whether a pick's winner becomes the champion of the registry: pure functions of picks.
 
-It does not where its images are one picture per class, where they teach a CNN no more than chance,
-or where the present champion was better on the same test images.
+It does not where its images are near-copies of training images, where they are one picture per
+class, where they teach a CNN no more than chance, or where the present champion was better on the
+same test images.
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Verdict:
 def judge_promotion(pick: Pick, champion: Champion | None) -> Verdict:
     """Return whether a pick's winner is to become the champion; champion: the present one."""
     reasons = []
+    if pick.decision.memorisation_failed:
+        reasons.append("its images may show patients of the training set")
     if pick.one_picture:
         reasons.append(f"its images are {ONE_PICTURE}")
     if pick.at_chance:

@@ -23,7 +23,7 @@ from selection.metrics.confounding import (
     right_by_source,
 )
 from selection.metrics.reference import ENOUGH_FOR_FID
-from selection.metrics.wording import interval_text, number
+from selection.metrics.wording import interval_text, number, plain
 from selection.registry.versions import NAME, usage
 from selection.report.page import DATA_CARD, MODEL_CARD, markdown_template
 from selection.report.tables import metrics_by_class
@@ -46,6 +46,7 @@ def cards(
     context = {
         "pick": pick,
         "winner": pick.winner,
+        "classes": [plain(name) for name in pick.classes],
         "facts": facts,
         "train": train,
         "looked": of_weights(reviews, pick.winner.weights),
@@ -124,7 +125,7 @@ def description(pick: Pick, facts: DataFacts) -> str:
     winner, found = pick.winner, confounding(facts)
     score = winner.utility and winner.utility.balanced_accuracy
     lines = [
-        f"Generator of chest X-rays ({', '.join(pick.classes)}), study {pick.study}, "
+        f"Generator of chest X-rays ({', '.join(map(plain, pick.classes))}), study {pick.study}, "
         f"{winner.name}. For research. **Not for diagnosis.**",
         "Balanced accuracy of classifiers trained on its images alone, on real validation images: "
         f"{interval_text(score) if score else 'not measured'} (optimistic: it was picked on them); "

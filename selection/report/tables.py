@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from acgan.evaluation.variety import DIVERSITY, ONE_PICTURE
 from selection.metrics.estimate import Estimate
-from selection.metrics.metric import CLASS_MEAN, WHOLE
+from selection.metrics.metric import CLASS_MEAN, WHOLE, Part
 from selection.metrics.registry import parse
 from selection.metrics.wording import counted
 from selection.report.glossary import KEYS
@@ -126,7 +126,7 @@ class Column:
 
     reference: str
     name: str
-    part: str
+    part: Part | str
     images: int | None
 
 
@@ -211,7 +211,7 @@ def _fidelities(pick: Pick) -> list[Fidelity]:
     return [fidelity for fidelity in found if fidelity]
 
 
-def _images(pick: Pick, reference: str, part: str) -> int | None:
+def _images(pick: Pick, reference: str, part: Part | str) -> int | None:
     counts = reference_counts(pick).get(reference)
     if counts is None:
         return None

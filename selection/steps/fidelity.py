@@ -82,7 +82,7 @@ class FidelityJob(CandidateJob[Measured]):
     def parts(self) -> tuple[object, ...]:
         """The metrics' version, the weights, the extractor, and how many CNNs judge."""
         judges = self.work.settings.cnn_seeds[0]
-        return VERSION, self.weights.sha256, self.extractor.sha256, judges
+        return VERSION, self.weights.sha256, self.extractor.sha256, judges, *self.work.plugin
 
     def compute(self, *, gpu: bool) -> Measured:
         """Measure the candidate and draw its pictures."""
@@ -167,7 +167,8 @@ def _real(work: Work, known: ExtractorInfo, gpu: bool) -> Real:
     data, extractor = work.data(), work.open_extractor(gpu=gpu, known=known)
     classes, limit = len(data.classes), work.settings.reference_limit
     train, val = (
-        features_of(cached_views(extractor, own.images)) for own in (data.train, data.val)
+        features_of(cached_views(extractor, own.images, version=work.plugin_version))
+        for own in (data.train, data.val)
     )
     return Real(
         validation=reference.reference(val, data.val.labels, classes=classes),

@@ -26,7 +26,7 @@ from selection.settings import PLACEMENT
 from selection.steps import draw
 from selection.steps.decide import decide, race, utility, verdict
 from selection.steps.fidelity import ExtractorJob, FidelityJob
-from selection.steps.look_at_test import LookJob, RealLookJob
+from selection.steps.look_at_test import LookJob, RealLookJob, seen_of
 from selection.steps.plan import Chosen, PickPlan
 from selection.steps.result import (
     PICK_FORMAT,
@@ -237,7 +237,7 @@ class Funnel:
         )
         real = [RealLookJob(self.work, n) for n in range(self.settings.cnn_seeds[0])]
         results = self._do([*jobs.values(), *real], "test images")
-        seen = {name: results[job] for name, job in jobs.items()}
+        seen = seen_of(jobs, results, self.workers.say)
         winner, beside = seen["winner"], seen.get("baseline")
         return LookAtTest(
             number=number,

@@ -1,13 +1,17 @@
 """The look at the test images: once per pick, and counted."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from pydantic import Field
 
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
-from acgan.generation.generator import LoadedGenerator, NotFiniteError
+from acgan.generation.generator import LoadedGenerator
 from search.nodes.sees import set_aside
 from selection.extractors.base import ExtractorInfo
 from selection.jobs.results import CandidateJob, Result, StoredJob
+from selection.jobs.workers import Results
 from selection.metrics import reference
 from selection.metrics.estimate import Images
 from selection.steps import utility
@@ -17,10 +21,10 @@ from selection.steps.fidelity import FEATURES, FIDELITY_SETTINGS, FidelityJob, f
 class Seen(Result):
     """What was seen of one candidate on the test images: hits of its CNNs, and metrics."""
 
-    images: Images
-    sources: list[str]
-    hits: list[str]
-    metrics: dict[str, float]
+    images: Images = Images(labels=[], patients=[])
+    sources: list[str] = Field(default_factory=list)
+    hits: list[str] = Field(default_factory=list)
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,22 @@ class LookJob(CandidateJob[Seen]):
     @property
     def parts(self) -> tuple[object, ...]:
         """The weights, the extractor and the CNNs."""
-        return self.weights.sha256, self.extractor.sha256, self.numbers
+        return self.weights.sha256, self.extractor.sha256, self.numbers, *self.work.plugin
 
     def compute(self, *, gpu: bool) -> Seen:
         """Train further CNNs and score them, and features of further images, on the test images."""
-        data = self.work.all_data()
-        generator = self.work.load(self.weights, set_aside(gpu))
         try:
-            settings = self.work.settings
-            cnns = (utility.train_on_generated(generator, settings, number=n) for n in self.numbers)
-            hits = [utility.hits(models, data.test) for models in cnns]
-        except (NotFiniteError, utility.ConstantError) as error:
-            raise InputError(
-                f"{self.name} cannot be looked at on the test images: {error}; reject it with "
-                "selection.review, and pick again"
-            ) from error
+            return self._see(gpu=gpu)
+        except InputError:  # says nothing of the candidate, and can be mended
+            raise
+        except ValueError as error:  # images that are all the same, or not finite
+            return Seen(failed=str(error))
+
+    def _see(self, *, gpu: bool) -> Seen:
+        data, settings = self.work.all_data(), self.work.settings
+        generator = self.work.load(self.weights, set_aside(gpu))
+        cnns = (utility.train_on_generated(generator, settings, number=n) for n in self.numbers)
+        hits = [utility.hits(models, data.test) for models in cnns]
         return Seen(
             images=Images.of(data.test),
             sources=list(data.test.sources),
@@ -106,3 +111,25 @@ class RealLookJob(StoredJob[utility.Scored]):
             data, self.work.settings, number=self.number, device=set_aside(gpu)
         )
         return utility.Scored(hits=utility.hits(models, data.test))
+
+
+def seen_of(
+    jobs: Mapping[str, LookJob], results: Results, say: Callable[[str], None]
+) -> dict[str, Seen]:
+    """Return what was seen of the winner and, where its images could be looked at, the baseline.
+
+    Nobody can reject a baseline that is there for comparison only, so a pick goes on without it.
+    Raises `InputError` for a winner that could not be looked at.
+    """
+    found = {name: results[job] for name, job in jobs.items()}
+    for name, job in jobs.items():
+        failed = found[name].failed
+        if failed and name == "winner":
+            raise InputError(
+                f"{job.name} cannot be looked at on the test images: {failed}; reject it with "
+                "selection.review, and pick again"
+            )
+        if failed:
+            say(f"{job.name} is not compared with on the test images: {failed}")
+            del found[name]
+    return found

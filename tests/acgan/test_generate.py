@@ -446,11 +446,20 @@ def test_images_are_not_made_within_a_data_folder(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
-    data.mkdir()
-    (data / "train.txt").touch()
-    error = refused(tmp_path, capsys, typed(weights, data / "more" / "here"))
-    assert f"lies in the data folder {data}; name a folder beside it" in error
-    assert os.listdir(data) == ["train.txt"]
+    for split in ("train", "test"):
+        (data / split).mkdir(parents=True)
+        (data / f"{split}.txt").touch()
+        error = refused(tmp_path, capsys, typed(weights, data / "more" / "here"))
+        assert f"lies in the data folder {data}; name a folder beside it" in error
+        assert sorted(os.listdir(data)) == [split, f"{split}.txt"]
+        shutil.rmtree(data)
+
+
+def test_a_text_that_happens_to_be_called_test_is_no_data_folder(
+    weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "test.txt").write_text("a user's note\n")
+    assert typed(weights, tmp_path / "more" / "here") == 0
 
 
 @pytest.mark.parametrize(

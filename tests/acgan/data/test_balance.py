@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import subprocess
 from collections import Counter
@@ -202,6 +203,41 @@ def test_class_folders_are_filled_up_too_and_it_is_said_what_that_means(
     assert all(len([*(data / "val" / name.lower()).iterdir()]) == 4 for name in CLASSES)
     assert typed(weights, data, tmp_path / "x", "--merged-labels") == 2
     assert "has no label file that could be merged" in capsys.readouterr().err
+
+
+def test_a_class_whose_name_begins_with_anothers_gets_its_own_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = ("normal", "pneumonia", "pneumonia-viral")
+    named = {"classes": json.dumps(classes)}
+    weights = write_weights(tmp_path / "weights.safetensors", changes=named)
+    data, out = tmp_path / "folders", tmp_path / "out"
+    numbers = iter(range(300))
+    trained = {"normal": 9, "pneumonia": 4, "pneumonia-viral": 6}
+    # More of one class in test than in train: they belong into train all the same.
+    for split, wanted in (("train", trained), ("test", dict.fromkeys(classes, 5))):
+        for name, count in wanted.items():
+            (data / split / name).mkdir(parents=True)
+            for number in itertools.islice(numbers, count):
+                Image.fromarray(PIXELS.images[number]).save(data / split / name / f"{number}.png")
+    assert typed(weights, data, out) == 0
+    *_, command, _ = capsys.readouterr().out.splitlines()
+    subprocess.run(["/bin/sh", "-e", "-c", command.removeprefix("to add them: ")], check=True)
+    assert counts(data) == dict.fromkeys(classes, 9)
+
+
+def test_a_folder_without_test_is_balanced_as_a_whole(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_unbalanced(tmp_path / "data")
+    shutil.rmtree(data / "test")
+    (data / "test.txt").unlink()
+    assert typed(weights, data, tmp_path / "out") == 0
+    assert f"has {', '.join(f'{n} {c}' for c, n in COUNTS.items())} training images" in (
+        capsys.readouterr().out
+    )
+    made = Manifest.model_validate_json((tmp_path / "out/manifest.json").read_bytes())
+    assert made.per_class == MISSING
 
 
 def test_an_output_that_was_begun_for_something_else_is_refused(

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from acgan.evaluation.classifier import fit_last
+from acgan.evaluation.classifier import fit_last, predict
 from acgan.evaluation.fit import FitConfig
 from selection.augmentation.arms import ArmPool
 from selection.augmentation.fit import Budget, _batches, _loss, answers, augment_batch, fit_arm
+from selection.augmentation.result import Run, measured
+from selection.jobs.results import read_stored
+from selection.metrics.estimate import Images
 from tests.kit import tiny_images
 
 CPU = torch.device("cpu")
@@ -98,6 +102,33 @@ def test_a_cnn_that_was_fitted_knows_its_images_and_says_how_sure_it_is() -> Non
     assert np.mean([p == t for p, t in zip(predicted[-1], labels, strict=True)]) > 0.9
     assert np.shape(confidence) == (3, 48)
     assert all(1 / 3 <= sure <= 1 for row in confidence for sure in row)
+
+
+def test_each_image_has_one_answer_of_however_many_classes() -> None:
+    images = tiny_images(24).images
+    labels = np.arange(24) % 12
+    pool = ArmPool(images, labels, np.arange(24))
+    budget = Budget(updates=200, epochs=4, batch_size=24, learning_rate=3e-3)
+    models = fit_arm(pool, budget, augmented=False, classes=12, seed=0, device=CPU)
+    predicted, confidence = answers(models, images)
+    real = Images(labels=labels.tolist(), patients=list(range(24)))
+    names = [f"class {label}" for label in range(12)]
+    run = Run(predicted=predicted, confidence=confidence)
+    found = measured([run, run], None, real, sources=["nih"] * 24, classes=names)
+    right = [(predict(m, images).argmax(1).numpy() == labels) for m in models]
+    for label in (9, 10, 11):
+        recall = np.mean([own[labels == label].mean() for own in right])
+        assert found[f"recall of class {label}"].value == pytest.approx(recall)
+    assert found["accuracy"].value == pytest.approx(np.mean(right))
+    assert found["accuracy"].value > 0.3, "else the test says little"
+
+
+def test_a_stored_run_whose_answers_are_not_one_an_image_counts_as_missing(tmp_path: Path) -> None:
+    path = tmp_path / "study-1.json"
+    path.write_text('{"predicted": ["11110"], "confidence": [[0.5, 0.5, 0.5]]}')
+    assert read_stored(Run, path) is None
+    path.write_text('{"predicted": ["110"], "confidence": [[0.5, 0.5, 0.5]]}')
+    assert read_stored(Run, path) is not None
 
 
 # --- augmentation ----------------------------------------------------------------------------

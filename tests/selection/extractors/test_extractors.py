@@ -395,6 +395,10 @@ def test_features_of_the_same_bytes_are_extracted_once(data: Dataset) -> None:
     for other in (Counting(sha256="1" * 64), Counting(name="other")):
         cached_views(other, images)
         assert other.asked == 1
+    for version in ("mine 1.0", "mine 1.1"):  # other code may make other features of the weights
+        asked = extractor.asked
+        cached_views(extractor, images, version=version)
+        assert extractor.asked == asked + 1
 
 
 def test_a_damaged_cache_file_is_made_again(data: Dataset, tmp_path: Path) -> None:

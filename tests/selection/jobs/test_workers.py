@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import write_json
 from search.nodes.sees import StudyAt
+from search.study.store.study_copy import local_folder
 from selection.jobs import workers as workers_module
 from selection.jobs.results import Result, StoredJob, Work
 from selection.jobs.workers import LostError, Workers, tell_lost
@@ -115,3 +118,30 @@ def test_only_what_is_missing_is_done_and_ray_starts_only_for_that(tmp_path: Pat
     assert "error: a process is lost (" in done.stderr
     assert "to go on, type: the same\n" in done.stderr
     assert not (tmp_path / "d").exists()
+
+
+class Kept(Note):
+    """A job whose result stands where those of a pick do."""
+
+    path = StoredJob.path
+
+
+def test_a_result_that_is_damaged_here_is_taken_from_the_node_that_makes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"file://{tmp_path}/bucket"
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "driver"))
+    at = StudyAt(local_folder(address, "demo"), "uuid", DataSource(folder="/images"), address)
+    job = Kept(dataclasses.replace(WORK, at=at), tmp_path)
+    job.path.parent.mkdir(parents=True)
+    job.path.write_text("{damaged")
+
+    class Elsewhere(Workers):
+        def run(self, jobs: Sequence[StoredJob[Result]], what: str, *, there: int) -> None:
+            with monkeypatch.context() as patch:
+                patch.setenv("ACGAN_CACHE", str(tmp_path / "node"))
+                for each in jobs:
+                    workers_module._run(each, gpu=False)
+
+    with Elsewhere(SelectionConfig()) as workers:
+        assert workers.do([job], "step")[job].text == "gpu: False"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selection.metrics.features import FeatureSet
-from selection.metrics.metric import CLASS_MEAN, DEVIATION, WHOLE, Key
+from selection.metrics.metric import CLASS_MEAN, DEVIATION, WHOLE, Key, Part
 from selection.metrics.registry import METRICS, VERSION, parse
 
 NAMES = {
@@ -23,6 +23,7 @@ NAMES = {
     "is_std": ("is", "", DEVIATION),
     "is_std_cnn3": ("is", "cnn3", DEVIATION),
     "coverage_std-like": ("coverage", "std-like", WHOLE),  # a plug-in of that name
+    "kid/all": ("kid", "", "all"),  # leukaemia's cells in C-NMC
 }
 
 
@@ -36,8 +37,8 @@ def test_a_stored_name_says_what_it_is_of(name: str) -> None:
 
 
 @pytest.mark.parametrize("network", ["", "cnn3", "inception_0123abcd", "plain-mean"])
-@pytest.mark.parametrize("part", [WHOLE, CLASS_MEAN, DEVIATION, "normal", "COVID-19"])
-def test_every_key_comes_back_from_its_stored_name(network: str, part: str) -> None:
+@pytest.mark.parametrize("part", [*Part, *map(str, Part), "normal", "COVID-19"])
+def test_every_key_comes_back_from_its_stored_name(network: str, part: Part | str) -> None:
     for metric in METRICS:
         key = Key(metric, network, part)
         assert parse(str(key)) == key

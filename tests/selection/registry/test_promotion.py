@@ -64,6 +64,14 @@ def test_one_picture_a_class_and_chance_speak_against_it() -> None:
     )
 
 
+def test_copies_of_training_images_speak_against_it() -> None:
+    copies = make_pick(memorised=True)
+    against = "its images may show patients of the training set"
+    assert judge_promotion(copies, None).against == against
+    alike = judge_promotion(winner(copies, diversity=0.07), None).against
+    assert alike == f"{against} and its images are one picture per class"
+
+
 def test_what_is_not_known_does_not_speak_against_it() -> None:
     unknown: dict[str, Any] = {"diversity": None, "utility": None}
     assert judge_promotion(winner(make_pick(), **unknown), None) == Verdict("")

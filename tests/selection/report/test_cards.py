@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -78,6 +79,35 @@ def made(pick: Pick, facts: DataFacts | None = None) -> tuple[str, str]:
 
 def test_every_table_has_as_many_cells_in_each_row() -> None:
     for text in made(changed(make_pick(), test=TOUCH)):
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+            assert len(widths) == 1, table
+
+
+def test_the_images_are_called_grey_or_in_colour_as_they_are() -> None:
+    pick = make_pick()
+    facts = facts_of(pick)
+    model, data = made(pick, facts)
+    assert "trained on grey images" in model
+    assert "Images are grey" in data
+    model, data = made(pick, dataclasses.replace(facts, in_colour=True))
+    assert "trained on colour images" in model
+    assert "Images are in colour" in data
+    shaped = [np.zeros((3, *shape), np.uint8) for shape in ((16, 16), (3, 16, 16))]
+    labels = np.arange(3)
+    for pixels, colour in zip(shaped, (False, True), strict=True):
+        own = ImageSet(pixels, labels, ("a", "b", "c"), ("nih",) * 3)
+        assert DataFacts.of(Dataset("mini", CLASSES, own, own, own, "f")).in_colour == colour
+
+
+def test_names_of_classes_are_shown_as_they_are() -> None:
+    pick = changed(make_pick(), classes=["a|b", "<b>c", "*d*"])
+    facts = dataclasses.replace(facts_of(pick), classes=tuple(pick.classes))
+    model, data = made(pick, facts)
+    for text in (model, data, description(pick, facts)):
+        assert r"a\|b" in text
+        assert not re.search(r"(?<!\\)<b>", text.partition("```")[0])
+    for text in (model, data):
         for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
             widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
             assert len(widths) == 1, table

@@ -16,6 +16,7 @@ from selection.metrics import fid, kid
 from selection.metrics.bootstrap import difference_interval
 from selection.metrics.features import FeatureSet
 from selection.metrics.inception_score import inception_score
+from selection.metrics.metric import Part
 from selection.metrics.neighbourhood import neighbourhood_scores
 from selection.metrics.reference import (
     Reference,
@@ -101,6 +102,17 @@ def test_metrics_of_a_class_are_those_of_its_images_and_intra_is_their_mean() ->
         assert found[f"intra_{metric}_plain"] == pytest.approx(np.mean(of_classes))
     computed = [metric for metric in METRICS if metric.compute]
     assert len(found) == len(computed) * (1 + 3 + 1)
+
+
+def test_a_class_may_be_called_as_a_part_of_a_metric_is() -> None:
+    real, made = features(REAL, seed=0), features(MADE, seed=1, shift=0.5)
+    sets = generated([made]), reference([real], REAL, classes=3)
+    usual = fidelity_metrics(PLAIN, *sets, CLASSES)
+    names = [str(part) for part in Part]
+    found = fidelity_metrics(PLAIN, *sets, names)
+    for name, other in zip(CLASSES, names, strict=True):
+        usual = {key.replace(f"/{name}", f"/{other}"): value for key, value in usual.items()}
+    assert found == usual
 
 
 def test_several_views_are_averaged() -> None:

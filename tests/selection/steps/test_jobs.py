@@ -21,12 +21,13 @@ from acgan.generation.generator import generate_all, load_generator
 from search.nodes.sees import StudyAt
 from selection.extractors.base import ExtractorInfo
 from selection.jobs.results import Result, StoredJob, Weights, Work, read_stored, without_test
+from selection.jobs.workers import Results
 from selection.pictures.sheets import sample_grid
 from selection.pictures.walks import WalksJob
 from selection.settings import SelectionConfig
 from selection.steps import utility
 from selection.steps.fidelity import CLOSEST, GRID, ExtractorJob, FidelityJob
-from selection.steps.look_at_test import LookJob
+from selection.steps.look_at_test import LookJob, seen_of
 from selection.steps.utility import CeilingJob, Scored, UtilityJob
 from tests.acgan.test_generate import write_weights
 from tests.kit import tiny_dataset
@@ -102,6 +103,11 @@ def test_results_are_kept_apart_by_images_weights_and_features() -> None:
     other = Weights(WEIGHTS.name, WEIGHTS.path, "b" * 64)
     assert moved(WORK, other) == {"utility", "fidelity", "test"}
     assert moved(dataclasses.replace(WORK, plugin_version="mine 1.1")) == {"extractor"}
+    settings = SETTINGS.model_copy(update={"extractor": "mine"})
+    mine = dataclasses.replace(WORK, settings=settings, plugin_version="mine 1.0")
+    later = dataclasses.replace(mine, plugin_version="mine 1.1")
+    assert paths(mine)["fidelity"] != paths(later)["fidelity"] != paths(WORK)["fidelity"]
+    assert paths(mine)["test"] != paths(later)["test"] != paths(WORK)["test"]
     features = INFO.model_copy(update={"sha256": "f" * 64})
     assert moved(WORK, info=features) == {"fidelity", "test"}
     assert len(set(paths(WORK).values())) == 5
@@ -283,6 +289,28 @@ def test_step_2_and_step_3_see_different_images(scene: Scene) -> None:
     }
 
 
+def test_a_baseline_that_cannot_be_looked_at_ends_no_pick_and_a_winner_does(
+    scene: Scene, tmp_path: Path
+) -> None:
+    path = write_weights(tmp_path / "constant.safetensors", scale=0.0)
+    constant = Weights("t0000, epoch 3", path, file_sha256(path))
+    jobs = {
+        "winner": LookJob(scene.work, scene.weights, (3, 4, 5), scene.info),
+        "baseline": LookJob(scene.work, constant, (3, 4, 5), scene.info),
+    }
+    for job in jobs.values():
+        job.run(gpu=False)
+    results = Results({job: found for job in jobs.values() if (found := job.result())})
+    said: list[str] = []
+    seen = seen_of(jobs, results, said.append)
+    assert list(seen) == ["winner"]
+    assert len(seen["winner"].hits) == 3
+    (line,) = said
+    assert line.startswith("t0000, epoch 3 is not compared with on the test images: the generator")
+    with pytest.raises(InputError, match="reject it with selection"):
+        seen_of({"winner": jobs["baseline"]}, results, said.append)
+
+
 def test_an_error_that_a_user_can_mend_is_not_kept_as_a_candidates_failure(
     scene: Scene, tmp_path: Path
 ) -> None:
@@ -296,6 +324,10 @@ def test_an_error_that_a_user_can_mend_is_not_kept_as_a_candidates_failure(
     with pytest.raises(InputError, match="choose --extractor cnn3"):
         job.run(gpu=False)
     assert not job.done()
+    settings = SETTINGS.model_copy(update={"extractor": "mine"})
+    elsewhere = dataclasses.replace(scene.work, settings=settings, plugin_version="mine 1.0")
+    with pytest.raises(InputError, match="of no package, the pick was begun with mine"):
+        elsewhere.open_extractor(gpu=False)
 
 
 def test_jobs_see_no_test_image_but_the_last_one_does(scene: Scene) -> None:

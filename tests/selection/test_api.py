@@ -1,0 +1,45 @@
+"""What Python code is given by a pick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acgan.errors import InputError
+from acgan.files import file_sha256
+from selection.api import Picked
+from selection.registry.versions import Standing
+from tests.acgan.test_generate import write_weights
+from tests.selection.report.test_page import make_pick
+from tests.studies import write_study
+
+
+@pytest.fixture
+def picked(tmp_path: Path) -> Picked:
+    weights = write_weights(tmp_path / "generator.safetensors")
+    pick = make_pick()
+    own = pick.winner.model_copy(update={"weights": file_sha256(weights)})
+    pick.candidates[pick.decision.winner] = own
+    study = write_study(tmp_path / "runs" / "demo")
+    return Picked(pick, study, "", tmp_path, weights, Standing(1, 1, ""))
+
+
+def test_a_number_of_images_may_be_numpys(picked: Picked) -> None:
+    images, names = picked.images(3, device="cpu")
+    assert names.tolist() == [name for name in picked.pick.classes for _ in range(3)]
+    found, _ = picked.images(np.int64(3), device="cpu")  # type: ignore[arg-type]
+    assert np.array_equal(found, images)
+    (first,) = picked.pick.classes[:1]
+    found, names = picked.images({first: np.int64(2)}, device="cpu")  # type: ignore[dict-item]
+    assert np.array_equal(found, images[:2])
+    assert names.tolist() == [first] * 2
+
+
+def test_no_images_and_no_class_are_refused(picked: Picked) -> None:
+    for per_class in (0, {"COVID-19": 0}, {}):
+        with pytest.raises(InputError, match="per_class must be 1 or more"):
+            picked.images(per_class, device="cpu")
+    with pytest.raises(InputError, match="there is no class 'COVID'"):
+        picked.images({"COVID": 1}, device="cpu")
