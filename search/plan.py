@@ -305,6 +305,11 @@ def load_images(asked: Asked, source: DataSource) -> Dataset:
     check_networks(asked.train, len(data.classes))
     check_numbers(asked.train, data)
     check_fits(largest(asked.train, asked.space), data)
+    if data.train.in_colour and "grey" in asked.space and True in asked.space["grey"]:
+        raise InputError(
+            "the images are in colour, and trials with grey: true generate none; take grey out of "
+            "the section 'space', or read them with --colour grey"
+        )
     return data
 
 

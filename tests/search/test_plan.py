@@ -101,6 +101,21 @@ def test_the_recipe_generates_colour_where_images_are_in_colour_and_nobody_says_
     assert grey.train.grey
 
 
+def test_grey_is_not_searched_where_images_are_in_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial with grey: true would crash."""
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), dtype=np.uint8)
+    folder = save_images(tmp_path / "d", images, ["a", "b"] * 40)
+    flags = ["--config", "configs/covidx-extended.yaml", "--data", str(folder)]
+    flags += ["--image-size", "16", "--batch-size", "8", "--storage-path", str(tmp_path / "runs")]
+    with pytest.raises(InputError, match="take grey out of the section 'space'"):
+        make_search_plan(request(flags))
+    found = make_search_plan(request([*flags, "--colour", "grey"]))
+    assert True in found.space["grey"]
+
+
 def test_the_largest_trial_has_the_largest_of_each_dimension_that_costs_memory() -> None:
     config = tiny_config(width=0.25, batch_size=8)
     searched = space.read(
