@@ -39,6 +39,7 @@ from search.study.folder import (
     begun_study,
     begun_with,
     new_uuid,
+    started_with,
     study_path,
 )
 from search.study.optuna_ledger import Ledger
@@ -209,7 +210,8 @@ def read_asked(request: SearchRequest) -> Asked:
         folder = _folder(request, configuration)
     there = None if folder is None else begun_study(folder)
     if there is not None:
-        note, content = _going_on(request, there, note, content)
+        assert folder is not None, "the study that was begun is in it"
+        note, content = _going_on(request, there, started_with(folder), note, content)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
     if settings.objective not in (recorded := metric_names(config)):
@@ -225,12 +227,17 @@ def read_asked(request: SearchRequest) -> Asked:
 
 
 def _going_on(
-    request: SearchRequest, there: StudyInfo, note: str, content: Mapping[str, Any]
+    request: SearchRequest,
+    there: StudyInfo,
+    started: LastStart | None,
+    note: str,
+    content: Mapping[str, Any],
 ) -> tuple[str, Mapping[str, Any]]:
     """Return why it is this configuration, and what it says, where the study has been begun.
 
-    Where no configuration is named it is the study's own: recipes change from version to version.
-    An objective that is not named is the study's, too.
+    Where no configuration is named it is the study's own, the settings of its picks among it:
+    recipes change from version to version, and it may not have been begun by one. An objective
+    that is not named is the study's, too.
     """
     if request.config is not None:
         named = content.get("search") or {}
@@ -240,7 +247,8 @@ def _going_on(
         return note, {**content, "search": {**named, **own}}
     search_section = {**(content.get("search") or {}), **there.search}
     note = f"no --config given: study {there.name} goes on with its own configuration"
-    return note, {**content, "train": there.train, "space": there.space, "search": search_section}
+    own = {"train": there.train, "space": there.space, "search": search_section}
+    return note, {**content, **own, "selection": started.selection if started else {}}
 
 
 def _configuration(request: SearchRequest) -> tuple[str, str, Mapping[str, Any]]:

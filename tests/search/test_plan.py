@@ -26,7 +26,7 @@ from search.plan import (
 )
 from search.settings import SearchConfig, identity
 from search.study import space
-from search.study.folder import Study
+from search.study.folder import LastStart, Study
 from tests import studies
 from tests.folders import make_files
 from tests.kit import ROOT, tiny_config
@@ -179,6 +179,19 @@ def test_a_study_goes_on_with_its_own_configuration_where_none_is_named(tmp_path
     assert space.dump(found.space) == study.info.space
     assert identity(found.search) == study.info.search
     assert asked("--study", "other", "--storage-path", str(tmp_path)).search.ranking == RANKING
+
+
+def test_a_study_goes_on_with_its_own_settings_for_picks_where_no_configuration_is_named(
+    tmp_path: Path,
+) -> None:
+    study = begun(tmp_path, QUALITY)
+    words = ["--study", "mine", "--storage-path", str(tmp_path)]
+    assert asked(*words).content["selection"] == {}  # a study that does not say
+    own = {"cnn_images": 5000}
+    write_json(study.path / "start.json", LastStart(source="phantom", selection=own))
+    assert asked(*words).content["selection"] == own
+    named = asked("--config", "configs/demo.yaml", *words)
+    assert named.content["selection"] == read_file(ROOT / "configs" / "demo.yaml")["selection"]
 
 
 def test_a_study_keeps_its_objective_unless_another_is_named(tmp_path: Path) -> None:
