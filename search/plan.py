@@ -86,6 +86,7 @@ class Asked:
     note: why it is this file, "" if it was named
     folder: the study's; None where `study_folder` says what is wrong with its name or place
     images: the fingerprint of those with which the study was begun, "" for a new one
+    source: where these were, of a study that goes on with its own configuration
     """
 
     configuration: str
@@ -96,6 +97,7 @@ class Asked:
     space: space.Space
     folder: Path | None = None
     images: str = ""
+    source: DataSource | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def make_search_plan(
     asked = read_asked(request)
     folder = study_folder(request, asked)
     tracking_uri = resolve_uri(request.tracking_uri)
-    source = named_source(request.values, asked.content)
+    source = named_source(request.values, asked.content, default=asked.source)
     asked = in_colour(request, asked, source)
     if asked.note:
         say(asked.note)
@@ -209,9 +211,9 @@ def read_asked(request: SearchRequest) -> Asked:
     with contextlib.suppress(InputError):  # which is said where the study is opened
         folder = _folder(request, configuration)
     there = None if folder is None else begun_study(folder)
+    started = None if folder is None else started_with(folder)
     if there is not None:
-        assert folder is not None, "the study that was begun is in it"
-        note, content = _going_on(request, there, started_with(folder), note, content)
+        note, content = _going_on(request, there, started, note, content)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
     if settings.objective not in (recorded := metric_names(config)):
@@ -223,7 +225,8 @@ def read_asked(request: SearchRequest) -> Asked:
     searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
     images = "" if there is None else there.fingerprint
-    return Asked(configuration, note, content, config, settings, searched, folder, images)
+    source = started.source if started is not None and request.config is None else None
+    return Asked(configuration, note, content, config, settings, searched, folder, images, source)
 
 
 def _going_on(
@@ -235,9 +238,9 @@ def _going_on(
 ) -> tuple[str, Mapping[str, Any]]:
     """Return why it is this configuration, and what it says, where the study has been begun.
 
-    Where no configuration is named it is the study's own, the settings of its picks among it:
-    recipes change from version to version, and it may not have been begun by one. An objective
-    that is not named is the study's, too.
+    Where no configuration is named it is the study's own, its images and the settings of its picks
+    among it: recipes change from version to version, and it may not have been begun by one. An
+    objective that is not named is the study's, too.
     """
     if request.config is not None:
         named = content.get("search") or {}
@@ -248,7 +251,9 @@ def _going_on(
     search_section = {**(content.get("search") or {}), **there.search}
     note = f"no --config given: study {there.name} goes on with its own configuration"
     own = {"train": there.train, "space": there.space, "search": search_section}
-    return note, {**content, **own, "selection": started.selection if started else {}}
+    if started is not None:
+        own |= {"data": None, "selection": started.selection}
+    return note, {**content, **own}
 
 
 def _configuration(request: SearchRequest) -> tuple[str, str, Mapping[str, Any]]:

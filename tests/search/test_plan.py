@@ -9,6 +9,7 @@ import torch
 
 from acgan.config import TrainConfig, read_file, resolve
 from acgan.data.arrays import save_images
+from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import write_json
 from acgan.plugins import NUMBERS
@@ -186,12 +187,31 @@ def test_a_study_goes_on_with_its_own_settings_for_picks_where_no_configuration_
 ) -> None:
     study = begun(tmp_path, QUALITY)
     words = ["--study", "mine", "--storage-path", str(tmp_path)]
-    assert asked(*words).content["selection"] == {}  # a study that does not say
     own = {"cnn_images": 5000}
     write_json(study.path / "start.json", LastStart(source="phantom", selection=own))
     assert asked(*words).content["selection"] == own
     named = asked("--config", "configs/demo.yaml", *words)
     assert named.content["selection"] == read_file(ROOT / "configs" / "demo.yaml")["selection"]
+
+
+def test_a_study_goes_on_with_its_own_images_where_none_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "images", train=24, test=6)
+    study = begun(tmp_path, QUALITY, image_size=16, batch_size=4)
+    source = DataSource(folder=str(tmp_path / "images"), patient_pattern="(.*)")
+    write_json(study.path / "start.json", LastStart(source=source))
+    words = ["--study", "mine", "--storage-path", str(tmp_path)]
+    found = make_search_plan(request(words))
+    assert found.last_start.source == source
+    assert found.data.name == "images"
+    (tmp_path / "images").rename(tmp_path / "moved")
+    moved = make_search_plan(request([*words, "--data", str(tmp_path / "moved")]))
+    assert moved.last_start.source == source.model_copy(update={"folder": str(tmp_path / "moved")})
+    assert moved.data.fingerprint == found.data.fingerprint
+    named = make_search_plan(request([*words, "--config", "configs/demo.yaml"]))
+    assert named.last_start.source.is_phantom
 
 
 def test_a_study_keeps_its_objective_unless_another_is_named(tmp_path: Path) -> None:
