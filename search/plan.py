@@ -39,6 +39,7 @@ from search.study.folder import (
     begun_study,
     begun_with,
     new_uuid,
+    started_with,
     study_path,
 )
 from search.study.optuna_ledger import Ledger
@@ -85,6 +86,7 @@ class Asked:
     note: why it is this file, "" if it was named
     folder: the study's; None where `study_folder` says what is wrong with its name or place
     images: the fingerprint of those with which the study was begun, "" for a new one
+    source: where these were, of a study that goes on with its own configuration
     """
 
     configuration: str
@@ -95,6 +97,7 @@ class Asked:
     space: space.Space
     folder: Path | None = None
     images: str = ""
+    source: DataSource | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def make_search_plan(
     asked = read_asked(request)
     folder = study_folder(request, asked)
     tracking_uri = resolve_uri(request.tracking_uri)
-    source = named_source(request.values, asked.content)
+    source = named_source(request.values, asked.content, default=asked.source)
     asked = in_colour(request, asked, source)
     if asked.note:
         say(asked.note)
@@ -208,8 +211,9 @@ def read_asked(request: SearchRequest) -> Asked:
     with contextlib.suppress(InputError):  # which is said where the study is opened
         folder = _folder(request, configuration)
     there = None if folder is None else begun_study(folder)
+    started = None if folder is None else started_with(folder)
     if there is not None:
-        note, content = _going_on(request, there, note, content)
+        note, content = _going_on(request, there, started, note, content)
     config = _train_config(content.get("train"), request.values)
     settings = resolve(SearchConfig, "search", content.get("search"), request.values)
     if settings.objective not in (recorded := metric_names(config)):
@@ -221,16 +225,22 @@ def read_asked(request: SearchRequest) -> Asked:
     searched = space.read(named, config)
     space.check_size(searched, settings.num_samples)
     images = "" if there is None else there.fingerprint
-    return Asked(configuration, note, content, config, settings, searched, folder, images)
+    source = started.source if started is not None and request.config is None else None
+    return Asked(configuration, note, content, config, settings, searched, folder, images, source)
 
 
 def _going_on(
-    request: SearchRequest, there: StudyInfo, note: str, content: Mapping[str, Any]
+    request: SearchRequest,
+    there: StudyInfo,
+    started: LastStart | None,
+    note: str,
+    content: Mapping[str, Any],
 ) -> tuple[str, Mapping[str, Any]]:
     """Return why it is this configuration, and what it says, where the study has been begun.
 
-    Where no configuration is named it is the study's own: recipes change from version to version.
-    An objective that is not named is the study's, too.
+    Where no configuration is named it is the study's own, its images and the settings of its picks
+    among it: recipes change from version to version, and it may not have been begun by one. An
+    objective that is not named is the study's, too.
     """
     if request.config is not None:
         named = content.get("search") or {}
@@ -240,7 +250,10 @@ def _going_on(
         return note, {**content, "search": {**named, **own}}
     search_section = {**(content.get("search") or {}), **there.search}
     note = f"no --config given: study {there.name} goes on with its own configuration"
-    return note, {**content, "train": there.train, "space": there.space, "search": search_section}
+    own = {"train": there.train, "space": there.space, "search": search_section}
+    if started is not None:
+        own |= {"data": None, "selection": started.selection}
+    return note, {**content, **own}
 
 
 def _configuration(request: SearchRequest) -> tuple[str, str, Mapping[str, Any]]:
@@ -305,6 +318,11 @@ def load_images(asked: Asked, source: DataSource) -> Dataset:
     check_networks(asked.train, len(data.classes))
     check_numbers(asked.train, data)
     check_fits(largest(asked.train, asked.space), data)
+    if data.train.in_colour and "grey" in asked.space and True in asked.space["grey"]:
+        raise InputError(
+            "the images are in colour, and trials with grey: true generate none; take grey out of "
+            "the section 'space', or read them with --colour grey"
+        )
     return data
 
 

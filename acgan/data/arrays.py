@@ -6,6 +6,7 @@ A folder is what every node of a cluster can read, and what a study can be conti
 from __future__ import annotations
 
 import csv
+import math
 import operator
 import re
 import shutil
@@ -19,6 +20,7 @@ from PIL import Image
 
 from acgan.config import user_path
 from acgan.data.table import SPLIT_OF
+from acgan.data.tabular import SEVERAL
 from acgan.errors import InputError
 
 TABLE = "labels.csv"
@@ -40,7 +42,8 @@ def save_images(
     images: [H, W], [H, W, C] or [C, H, W] with one or three channels each, uint8 or real numbers
         from 0 to 1; arrays, tensors, or what a data loader yields
     labels: a class's name, or its place in `classes`, for each image
-    patients: whose image it is, so that no patient is on both sides of a split
+    patients: whose image it is, so that no patient is on both sides of a split; where it is None
+        or NaN, as in tables of pandas, an image is a patient of its own
     splits: "train", "val" or "test", where the split is yours; else it is cut by patient
 
     An earlier folder of this function is replaced, once the new one is whole. Raises `InputError`
@@ -52,7 +55,7 @@ def save_images(
     for what, given in (("patients", patients), ("splits", splits)):
         if given is not None and len(given) != len(names):
             raise InputError(f"there are {len(names)} labels, but {len(given)} {what}")
-    for split in splits or ():
+    for split in () if splits is None else splits:  # a column of a table says not whether it is
         if split not in SPLIT_OF:
             raise InputError(f"splits must be of {', '.join(SPLIT_OF)}, got {split!r}")
     partial = target.with_name(f"{target.name}.partial")
@@ -84,7 +87,7 @@ def _class_name(label: str | int, classes: Sequence[str] | None) -> str:
     if isinstance(label, str):
         if classes is not None and label not in classes:
             raise InputError(f"the label {label!r} is none of the classes {', '.join(classes)}")
-        return label
+        return _readable(label)
     try:
         place = operator.index(label)
     except TypeError as error:
@@ -96,7 +99,17 @@ def _class_name(label: str | int, classes: Sequence[str] | None) -> str:
         return str(place)
     if not 0 <= place < len(classes):
         raise InputError(f"the label {place} is no place in the {len(classes)} classes")
-    return classes[place]
+    return _readable(classes[place])
+
+
+def _readable(name: str) -> str:
+    """Return a class's name; `InputError` for one that a table of labels would not be read with."""
+    if not name.strip() or SEVERAL in name or not name.isprintable():
+        raise InputError(
+            f"{name!r} can be no class's name: it must be a line of text without {SEVERAL!r}, "
+            "which stands between several labels of one image"
+        )
+    return name
 
 
 def _write_pngs(folder: Path, images: Iterable[ArrayLike], count: int) -> list[str]:
@@ -142,9 +155,15 @@ def _write_table(
     patients: Sequence[str] | None,
     splits: Sequence[str] | None,
 ) -> None:
+    if patients is not None:
+        patients = ["" if _is_nobody(patient) else patient for patient in patients]
     given = [files, names, patients, splits]
     there = [(column, own) for column, own in zip(COLUMNS, given, strict=True) if own is not None]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([column for column, _ in there])
         writer.writerows(zip(*(own for _, own in there), strict=True))
+
+
+def _is_nobody(patient: object) -> bool:
+    return patient is None or (isinstance(patient, float) and math.isnan(patient))

@@ -13,7 +13,7 @@ from pathlib import Path
 from acgan.data.folders import files_below, has_image_ending, stamp, visible
 from acgan.data.label_files import are_covidx, covidx_class
 from acgan.data.misnamed import Mend
-from acgan.data.table import SPLIT_OF, TEST, TRAIN, UNKNOWN, VALIDATION, Labelled, Row
+from acgan.data.table import SPLIT_OF, TEST, TRAIN, UNKNOWN, VALIDATION, Labelled, Row, one_name
 from acgan.errors import InputError
 
 NAME = "class folders"
@@ -127,7 +127,4 @@ def _names(rows: list[Row]) -> dict[str, str]:
     """Return folder name → class, so that letter case makes no other class; train's case counts."""
     folders = list(dict.fromkeys(row.class_name for row in rows))
     known = {name: covidx_class(name) or "" for name in folders}
-    if are_covidx(known.values()):
-        return known
-    first: dict[str, str] = {}
-    return {name: first.setdefault(name.casefold(), name) for name in folders}
+    return known if are_covidx(known.values()) else one_name(folders)

@@ -233,7 +233,8 @@ def examine(
 
     Raises
     ------
-    `InputError`, which names the file, where a package is missing that reads it.
+    `InputError`, which names the file, where a package is missing that reads it, and where the
+    system does not give out its bytes.
 
     """
     sha256 = ""
@@ -271,15 +272,27 @@ def _unidentified(raw: bytes) -> str:
 
 
 def _read_regular(path: str) -> bytes:
-    """Read a file of bounded size; opening a pipe or a device neither waits nor succeeds."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        if status.st_size > FILE_LIMIT_BYTES:
-            raise ValueError("the file is larger than 256 MB")
-        return file.read(FILE_LIMIT_BYTES)
+    """Read a file of bounded size; opening a pipe or a device neither waits nor succeeds.
+
+    Raises `InputError` for a file that is there and is not given out: what is packed once must not
+    depend on a moment's permissions, or on a network's.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("not a regular file")
+            if status.st_size > FILE_LIMIT_BYTES:
+                raise ValueError("the file is larger than 256 MB")
+            return file.read(FILE_LIMIT_BYTES)
+    except OSError as error:
+        if not os.path.isfile(path):
+            raise
+        raise InputError(
+            f"this file is there, but cannot be read ({error.strerror}); mend that, or take the "
+            "file out of the folder, then type the same command again"
+        ) from error
 
 
 def examine_all(

@@ -191,6 +191,7 @@ def read_table(folder: Path, reading: Reading = AS_FOUND) -> Table:
         layout = _layout(root, reading, layouts)
         if layout is None:
             raise InputError(f"{folder} holds no labelled images{_nearby(root, layouts)}; {known}")
+        _check_reading(layout, reading, folder)
         found = layout.read(root, reading)
     except PermissionError as error:
         raise InputError(f"may not read {error.filename}; change its permissions") from error
@@ -206,6 +207,17 @@ def read_table(folder: Path, reading: Reading = AS_FOUND) -> Table:
     test = any(row.split == TEST for row in table.rows)
     require_every_class(table.classes, there, lambda own: why_absent(table, own), test=test)
     return table
+
+
+def _check_reading(layout: Layout, reading: Reading, folder: Path) -> None:
+    """Raise `InputError` for columns that are named of a folder whose labels are in no table."""
+    named = {"--file-column": reading.file_column, "--label-column": reading.label_column}
+    flags = [flag for flag, column in named.items() if column is not None]
+    if flags and layout.name in (label_files.NAME, class_folders.NAME):
+        raise InputError(
+            f"{' and '.join(flags)} name columns of a table, but {folder} is read as "
+            f"{layout.name}; leave them out, or name the table with --labels FILE"
+        )
 
 
 def _layout(root: Path, reading: Reading, layouts: Sequence[Layout]) -> Layout | None:

@@ -96,6 +96,7 @@ def named_source(
     """Return the images named by `--data`, else by a configuration, else the default.
 
     What `--labels` and its like say comes before what the configuration says of the same folder.
+    What the default says of its own holds also where its images lie in another folder now.
     Raises `InputError` where none names any, and for a name that can be no path.
     """
     known: dict[str, Any] = {} if default is None else {"folder": default.folder} | default.hints()
@@ -103,7 +104,8 @@ def named_source(
     if named:
         known = {"folder": named} if isinstance(named, str) else dict(named)
     if flags.get("data"):
-        known = {"folder": flags["data"]}
+        hints = {} if named or default is None else default.hints()
+        known = {"folder": flags["data"], **hints}
     if not known.get("folder"):
         raise InputError("no images are named: give --data DIR, or --data phantom")
     known |= {name: flags[name] for name in HINTS if flags.get(name) is not None}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,16 @@ class Labelled(NamedTuple):
 def classes_of(rows: Iterable[Row]) -> tuple[str, ...]:
     """Return the names of all classes in alphabetical order, whatever their letter case."""
     return tuple(sorted({row.class_name for row in rows}, key=lambda name: (name.casefold(), name)))
+
+
+def one_name(names: Iterable[str]) -> dict[str, str]:
+    """Return name → class: letter case and Unicode form make no other one; the first name counts.
+
+    Two folders that look the same are named differently where one was packed on a Mac.
+    """
+    first: dict[str, str] = {}
+    keys = ((name, unicodedata.normalize("NFC", name).casefold()) for name in names)
+    return {name: first.setdefault(key, name) for name, key in keys}
 
 
 def file_stem(class_name: str) -> str:

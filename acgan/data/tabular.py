@@ -12,13 +12,14 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from acgan.config import nearest_name
 from acgan.data.folders import IMAGE_ENDINGS, files_below, open_text, stamp
 from acgan.data.misnamed import Mend, nearly
-from acgan.data.table import SPLIT_OF, UNKNOWN, Labelled, Reading, Row
+from acgan.data.table import SPLIT_OF, UNKNOWN, Labelled, Reading, Row, one_name
 from acgan.errors import InputError
 
 NAME = "table of labels"
@@ -108,11 +109,15 @@ def read(root: Path, reading: Reading) -> Labelled:
         source = (line[columns.source].strip() if columns.source else "") or UNKNOWN
         patient = (line[columns.patient].strip() if columns.patient else "") or file
         rows.append(Row(file, split, label, patient, source, stamp(root, file, where=where)))
-    told = tuple(
-        f"{path.name}: lines left out: {count:,} ({what})" for what, count in left_out.items()
-    )
+    told = [f"{path.name}: lines left out: {count:,} ({what})" for what, count in left_out.items()]
+    names = one_name(name for name, _ in Counter(row.class_name for row in rows).most_common())
+    if merged := [f"{name!r} as {own!r}" for name, own in names.items() if name != own]:
+        told.append(f"{path.name}: letter case makes no other class: {', '.join(merged)}")
+        rows = [replace(row, class_name=names[row.class_name]) for row in rows]
     inside = os.path.relpath(path, root) if path.is_relative_to(root) else path.name
-    return Labelled(rows, (inside,), files.mends(path.name), told, columns.patient is not None)
+    return Labelled(
+        rows, (inside,), files.mends(path.name), tuple(told), columns.patient is not None
+    )
 
 
 def _only(root: Path, reading: Reading) -> str:

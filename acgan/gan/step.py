@@ -52,16 +52,18 @@ class KerasAdam(Adam):
     """Adam whose epsilon is added before bias correction, as Keras does.
 
     Keras moves a weight by lr·√(1−β2ᵗ)/(1−β1ᵗ) · m/(√v + ε); PyTorch's form equals it when its
-    own epsilon is ε/√(1−β2ᵗ). The step size is the configuration's times `rate`.
+    own epsilon is ε/√(1−β2ᵗ). The step size is the configuration's times `rate`. Weights that a
+    network has frozen (`requires_grad`) are left alone.
     """
 
     def __init__(self, module: nn.Module, config: TrainConfig, *, rate: float = 1.0) -> None:
-        self._names = [name for name, _ in module.named_parameters()]
+        learned = {n: own for n, own in module.named_parameters() if own.requires_grad}
+        self._names = list(learned)
         self._keras_epsilon = config.adam_epsilon
         self._beta2 = config.beta2
         self.updates = 0
         super().__init__(
-            module.parameters(),
+            learned.values(),
             learning_rate=config.learning_rate * rate,
             betas=(config.beta1, config.beta2),
             fused=True,
@@ -74,12 +76,17 @@ class KerasAdam(Adam):
         self.step()
         self.zero_grad()
 
+    def require_gradients(self, wanted: bool) -> None:
+        """Have the weights take part in gradients, or not."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(wanted)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the moments by the parameter's name, and the number of updates."""
         found = {"updates": torch.tensor(self.updates)}
         for name, parameter in zip(self._names, self.parameters, strict=True):
-            found[f"{name}.mean"] = self.state[parameter]["exp_avg"]
-            found[f"{name}.square"] = self.state[parameter]["exp_avg_sq"]
+            own = self.state.get(parameter) or self.begin(parameter)  # one that no loss reaches
+            found[f"{name}.mean"], found[f"{name}.square"] = own["exp_avg"], own["exp_avg_sq"]
         return found
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -231,7 +238,7 @@ def update_generator(
         labels = pair_labels(labels)
     training.generator.train()
     training.discriminator.eval()
-    training.discriminator.requires_grad_(False)
+    training.discriminator_adam.require_gradients(False)
     images = training.generate(latents, labels)
     source, label = training.judge(training.options.augment(images, noise), noise)
     # published: −log D(G(z, c)) and −log P(c | G(z, c))
@@ -241,7 +248,7 @@ def update_generator(
     if reach is not None:
         loss = loss + training.options.variety(images, latents, reach)
     loss.backward()
-    training.discriminator.requires_grad_(True)
+    training.discriminator_adam.require_gradients(True)
     training.generator_adam.update()
     if training.ema is not None:
         training.ema.update(training.generator)

@@ -180,11 +180,12 @@ class RunDir:
     def complete_lines(self) -> bool:
         """Write the last record anew from the state, for a run that has ended with a torn line.
 
-        Returns whether that could be done; else nothing is written.
+        Returns whether that could be done; else nothing is written. It cannot where the state is of
+        an epoch before the last (`state_every`), whose line is whole.
         """
         state = self._read_state(self.state_path)
         records = None if state is None else self._records_up_to(state[0])
-        if records is None:
+        if records is None or len(read_records(self.epochs_path)) >= len(records):
             return False
         self._write_records(records)
         return True

@@ -111,7 +111,7 @@ def _data(
         yield skipped("data", "the configuration")
         return None, None, None
     try:
-        source = named_source(request.values, asked.content)
+        source = named_source(request.values, asked.content, default=asked.source)
         asked = in_colour(request, asked, source)
         data = load_images(asked, source)
     except InputError as error:

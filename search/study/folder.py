@@ -379,12 +379,19 @@ def begun_with(path: Path, plugins: Mapping[str, str]) -> dict[str, str]:
 
     Those of a study that has no trial yet, or does not say, are as given.
     """
-    started = None
-    if _has_trials(path):
-        with contextlib.suppress(InputError):  # damaged: this start writes it anew
-            started = _read(LastStart, path / "start.json")
+    started = started_with(path)
     known = {} if started is None else started.plugins
     return {name: known.get(name, version) for name, version in plugins.items()}
+
+
+def started_with(path: Path) -> LastStart | None:
+    """Return what the study at `path` was last started with; None where none has a trial.
+
+    None, too, where it does not say, or cannot be read: the next start writes it anew.
+    """
+    with contextlib.suppress(InputError):
+        return _read(LastStart, path / "start.json") if _has_trials(path) else None
+    return None
 
 
 def _has_trials(path: Path) -> bool:

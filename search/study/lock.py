@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -41,7 +42,7 @@ def driver_lock(path: Path) -> Iterator[None]:
     """Hold a folder as its one driver; `InputError` names the process that holds it.
 
     On this host the kernel's file lock decides at once; between hosts, where a network file
-    system may not carry that lock, a heartbeat younger than a minute does.
+    system may not carry that lock, a heartbeat younger than a minute does, see `_age`.
     """
     with (path / "lock.json").open("a+") as file:
         _refuse_if_held(path, _take(file))
@@ -147,7 +148,7 @@ def _refuse_if_held(path: Path, free: bool | None) -> None:
         raise InputError(
             f"{path} is being opened by another process; wait for it or end it"
         ) from None
-    fresh = time.time() - holder.heartbeat < STALE_AFTER_S
+    fresh = _age(path, holder) < STALE_AFTER_S
     what = f"process {holder.pid}"
     if holder.host == socket.gethostname():
         what += _command(holder.pid)
@@ -161,6 +162,25 @@ def _refuse_if_held(path: Path, free: bool | None) -> None:
             f"{path} is being worked on by {what} on {holder.host} since {since}; wait for it or "
             "end it"
         )
+
+
+def _age(path: Path, holder: _Holder) -> float:
+    """Return the seconds since the last heartbeat, by the clock of the file system.
+
+    Those of hosts differ: by them a driver that died would hold the folder for an hour, or one at
+    work would be taken over. Where nobody may write here, they are all that there is.
+    """
+    try:
+        with (
+            (path / "lock.json").open("rb") as lock,
+            tempfile.TemporaryFile(dir=path, prefix=".") as now,
+        ):
+            now.write(b"\n")
+            now.flush()
+            os.fsync(now.fileno())
+            return os.fstat(now.fileno()).st_mtime - os.fstat(lock.fileno()).st_mtime
+    except OSError:
+        return time.time() - holder.heartbeat
 
 
 def _command(pid: int) -> str:

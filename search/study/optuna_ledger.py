@@ -187,10 +187,11 @@ class Ledger:
             sampler=self._sampler(len(trials)),
         )
         self._taken += [self._on_grid(trial.params) for trial in trials[len(self._taken) :]]
-        # A Sobol sequence first repeats the points that it gave to the trials before.
+        # Of a Sobol sequence the trials but for the baseline have taken as many points.
+        first = len(trials) - 1 if self._config.sampler == "qmc" else 0
         patience = len(trials) + PATIENT_DRAWS
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            for draw in itertools.count():
+            for draw in itertools.count(first):
                 if draw == patience:
                     draft.sampler = RandomSampler(seed=self._seed(len(trials)))
                 params = self._on_grid(draft.ask(self._distributions).params)
@@ -217,7 +218,7 @@ class Ledger:
                 return RandomSampler(seed=seed)
             case "qmc":
                 with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-                    return QMCSampler(seed=self._seed(), scramble=True)
+                    return _Sobol(seed=self._seed(), begin=number - 1)
 
 
 def _whole_steps(value: Value, distribution: BaseDistribution) -> Value:
@@ -225,6 +226,23 @@ def _whole_steps(value: Value, distribution: BaseDistribution) -> Value:
         return value
     low, step = distribution.low, distribution.step
     return min(low + round((float(value) - low) / step) * step, distribution.high)
+
+
+class _Sobol(QMCSampler):
+    """A Sobol sequence from its point `begin` on.
+
+    Optuna's begins anew for each study in memory: the points that the trials before were given
+    would be drawn again, each in the time that it takes to look at all trials.
+    """
+
+    def __init__(self, *, seed: int, begin: int) -> None:
+        super().__init__(seed=seed, scramble=True)
+        self._begin = begin
+
+    def _find_sample_id(
+        self, study: optuna.Study, search_space: dict[str, BaseDistribution]
+    ) -> int:
+        return self._begin + super()._find_sample_id(study, search_space)
 
 
 class _Draft(InMemoryStorage):

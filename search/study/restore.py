@@ -9,7 +9,15 @@ from pathlib import Path
 from acgan.errors import InputError
 from acgan.files import write_json
 from acgan.run.rundir import RunDir
-from search.study.folder import Outcome, Study, TrialInfo, is_searched, read_end, write_end
+from search.study.folder import (
+    Outcome,
+    Study,
+    TrialInfo,
+    is_searched,
+    is_trial,
+    read_end,
+    write_end,
+)
 from search.study.optuna_ledger import Ledger, Proposal
 from search.study.seeds import trial_seed
 
@@ -49,12 +57,13 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
             (mended if RunDir(folder).complete_lines() else lacking).append(lines)
         elif row.outcome is Outcome.FINISHED and not _size(lines):
             lacking.append(lines)
-        config = folder / "config.json"
-        if config.is_file() and not _readable(partial(json.loads, config.read_bytes())):
+        if (config := _damaged_config(folder)) is not None:
             damaged.append(config)
     for path in damaged:
         if path.name != "trial.json":  # the others are made again where they belong
             path.unlink()
+    repeats = [name for name in sorted(names) if is_trial(name) and not is_searched(name)]
+    damaged += [path for name in repeats for path in _make_way(study, name)]
     write_missing_ends(study, ledger)
     again = [f"{path} was damaged and is made again" for path in (*damaged, *mended)]
     return again + [
@@ -62,6 +71,31 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
         "that the file lacks are in MLflow alone and are no candidates; restore it if you can"
         for path in lacking
     ]
+
+
+def _make_way(study: Study, repeat: str) -> list[Path]:
+    """Remove what is damaged of a repeat, of which the ledger knows nothing; return it.
+
+    If it is still asked for, it is begun again, as it was, and goes on where it is.
+    """
+    folder = study.path / repeat
+    damaged = []
+    if not _readable(partial(study.trial, repeat)):
+        damaged.append(folder / "trial.json")
+    if not _readable(partial(read_end, folder)):
+        damaged.append(folder / "end.json")
+    if (config := _damaged_config(folder)) is not None:
+        damaged.append(config)
+    for path in damaged:
+        path.unlink()
+    return damaged
+
+
+def _damaged_config(folder: Path) -> Path | None:
+    path = folder / "config.json"
+    if path.is_file() and not _readable(partial(json.loads, path.read_bytes())):
+        return path
+    return None
 
 
 def _is_torn(path: Path) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from acgan.files import write_json
 from search.plan import SearchPlan
 from search.study import estimate, table
-from search.study.folder import Study, open_or_create
+from search.study.folder import Outcome, Study, open_or_create
 from search.study.lock import driver_of, require_free
 from search.study.optuna_ledger import Ledger
 from search.study.restore import mark_interrupted, restore, write_missing_ends
@@ -76,6 +76,7 @@ def _drive(
         ended=ledger.ended(),
         epochs=plan.train.epochs,
         ranking=plan.search.ranking,
+        best=_best_finished(plan, ledger),
         out=tell,
     )
     for sentence in repaired:
@@ -120,6 +121,17 @@ def _drive(
         links=tuple(recorder.study_links),
         sync="" if whole else recorder.sync_command,
     )
+
+
+def _best_finished(plan: SearchPlan, ledger: Ledger) -> tuple[float, str] | None:
+    """Return value and name of the best trial that has finished so far."""
+    sign = plan.search.ranking.sign
+    values = [
+        (row.value, row.name)
+        for row in ledger.rows()
+        if row.outcome is Outcome.FINISHED and row.value is not None
+    ]
+    return min(values, key=lambda found: (sign * found[0], found[1]), default=None)
 
 
 def _missing(plan: SearchPlan, ledger: Ledger) -> int:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from acgan.command import duration, significant
 from acgan.evaluation.variety import ONE_PICTURE, is_one_picture
 from acgan.run.records import Ranking
-from search.study.folder import Outcome
+from search.study.folder import Outcome, is_searched
 from search.study.objective import Ended
 
 REFRESH_PER_S = 2.0
@@ -52,7 +52,8 @@ class Progress:
     """Shows the trials under way and tells of each that ends.
 
     `epochs` is what a whole trial has; `asked` how many trials are asked for, `ended` how many of
-    them had ended before this start; `ranking` is the objective. Use it as a context: until its end
+    them had ended before this start, and `best` the best finished one of these, value and name;
+    `ranking` is the objective. Use it as a context: until its end
     the table is on the terminal. `out` is where it is shown (default: stdout), or is called with
     each line, from any thread, one at a time.
     """
@@ -64,6 +65,7 @@ class Progress:
         ended: int,
         epochs: int,
         ranking: Ranking,
+        best: tuple[float, str] | None = None,
         out: TextIO | Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,7 +80,7 @@ class Progress:
         self._over: set[str] = set()
         self._epochs_of_ended = 0
         self._crashed = 0
-        self._best: tuple[float, str] | None = None
+        self._best = None if best is None else (self._sign * best[0], best[1])
         self._lock = threading.RLock()
         self._closed = threading.Event()
         file = sys.stdout if out is None or callable(out) else out
@@ -143,7 +145,7 @@ class Progress:
             self._ended += 1
             self._over.add(name)
             self._epochs_of_ended += ended.epochs
-            if ended.outcome is Outcome.FINISHED:
+            if ended.outcome is Outcome.FINISHED and is_searched(name):
                 found = (self._sign * ended.value, name)
                 self._best = found if self._best is None else min(self._best, found)
         reason = f", {ended.reason}" if ended.reason else ""

@@ -9,6 +9,7 @@ import torch
 
 from acgan.config import TrainConfig, read_file, resolve
 from acgan.data.arrays import save_images
+from acgan.data.source import DataSource
 from acgan.errors import InputError
 from acgan.files import write_json
 from acgan.plugins import NUMBERS
@@ -26,7 +27,7 @@ from search.plan import (
 )
 from search.settings import SearchConfig, identity
 from search.study import space
-from search.study.folder import Study
+from search.study.folder import LastStart, Study
 from tests import studies
 from tests.folders import make_files
 from tests.kit import ROOT, tiny_config
@@ -101,6 +102,21 @@ def test_the_recipe_generates_colour_where_images_are_in_colour_and_nobody_says_
     assert grey.train.grey
 
 
+def test_grey_is_not_searched_where_images_are_in_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial with grey: true would crash."""
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), dtype=np.uint8)
+    folder = save_images(tmp_path / "d", images, ["a", "b"] * 40)
+    flags = ["--config", "configs/covidx-extended.yaml", "--data", str(folder)]
+    flags += ["--image-size", "16", "--batch-size", "8", "--storage-path", str(tmp_path / "runs")]
+    with pytest.raises(InputError, match="take grey out of the section 'space'"):
+        make_search_plan(request(flags))
+    found = make_search_plan(request([*flags, "--colour", "grey"]))
+    assert True in found.space["grey"]
+
+
 def test_the_largest_trial_has_the_largest_of_each_dimension_that_costs_memory() -> None:
     config = tiny_config(width=0.25, batch_size=8)
     searched = space.read(
@@ -164,6 +180,38 @@ def test_a_study_goes_on_with_its_own_configuration_where_none_is_named(tmp_path
     assert space.dump(found.space) == study.info.space
     assert identity(found.search) == study.info.search
     assert asked("--study", "other", "--storage-path", str(tmp_path)).search.ranking == RANKING
+
+
+def test_a_study_goes_on_with_its_own_settings_for_picks_where_no_configuration_is_named(
+    tmp_path: Path,
+) -> None:
+    study = begun(tmp_path, QUALITY)
+    words = ["--study", "mine", "--storage-path", str(tmp_path)]
+    own = {"cnn_images": 5000}
+    write_json(study.path / "start.json", LastStart(source="phantom", selection=own))
+    assert asked(*words).content["selection"] == own
+    named = asked("--config", "configs/demo.yaml", *words)
+    assert named.content["selection"] == read_file(ROOT / "configs" / "demo.yaml")["selection"]
+
+
+def test_a_study_goes_on_with_its_own_images_where_none_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "images", train=24, test=6)
+    study = begun(tmp_path, QUALITY, image_size=16, batch_size=4)
+    source = DataSource(folder=str(tmp_path / "images"), patient_pattern="(.*)")
+    write_json(study.path / "start.json", LastStart(source=source))
+    words = ["--study", "mine", "--storage-path", str(tmp_path)]
+    found = make_search_plan(request(words))
+    assert found.last_start.source == source
+    assert found.data.name == "images"
+    (tmp_path / "images").rename(tmp_path / "moved")
+    moved = make_search_plan(request([*words, "--data", str(tmp_path / "moved")]))
+    assert moved.last_start.source == source.model_copy(update={"folder": str(tmp_path / "moved")})
+    assert moved.data.fingerprint == found.data.fingerprint
+    named = make_search_plan(request([*words, "--config", "configs/demo.yaml"]))
+    assert named.last_start.source.is_phantom
 
 
 def test_a_study_keeps_its_objective_unless_another_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -43,6 +44,24 @@ def test_grey_images_come_back_as_they_were_with_class_patient_and_split(tmp_pat
             for i in range(start, end)
         ]
         assert sorted(found) == sorted(given)
+
+
+def test_the_columns_of_a_table_of_pandas_are_taken_as_they_are(tmp_path: Path) -> None:
+    splits = ["train"] * 60 + ["val"] * 40 + ["test"] * 20
+    table = pd.DataFrame({"label": ["a", "b"] * 60, "split": splits, "patient": "p"})
+    table.loc[:, "patient"] += [str(number // 2) for number in range(120)]
+    table.loc[:3, "patient"] = np.nan
+    folder = save_images(
+        tmp_path / "d",
+        pixels(120),
+        table["label"],
+        splits=table["split"],
+        patients=table["patient"],
+    )
+    data = load(str(folder), image_size=SIZE)
+    assert [len(own) for own in (data.train, data.val, data.test)] == [60, 40, 20]
+    unknown = [f"images/{number:06d}.png" for number in range(4)]
+    assert set(data.train.patients) == {*unknown, *(f"p{number}" for number in range(2, 30))}
 
 
 def test_colour_images_keep_their_channels_wherever_those_stand(tmp_path: Path) -> None:
@@ -93,6 +112,8 @@ def test_a_folder_of_its_own_is_replaced_and_one_of_others_is_not(tmp_path: Path
         (pixels(2, 2), ["a", "b"], {}, r"image 0 has the shape \[16, 16, 2\]"),
         (pixels(2).astype(np.int64), ["a", "b"], {}, "image 0 has values of type int64"),
         (pixels(2) / 200, ["a", "b"], {}, "give uint8, or real numbers from 0 to 1"),
+        (pixels(2), ["a", "b|c"], {}, r"'b\|c' can be no class's name"),
+        (pixels(2), [0, 1], {"classes": ["a", " "]}, "' ' can be no class's name"),
         ([np.full((4, 4), np.nan)] * 2, ["a", "b"], {}, "values of type float64, nan to nan"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,15 @@ def test_a_class_is_one_in_any_letter_case_and_has_trains(tmp_path: Path) -> Non
         ("test", "mel"),
         ("test", "Nevus"),
     ]
+
+
+def test_a_class_is_one_in_any_unicode_form(tmp_path: Path) -> None:
+    here, mac = unicodedata.normalize("NFC", "Neumonía"), unicodedata.normalize("NFD", "Neumonía")
+    assert here != mac
+    files = ["train/Normal/1.png", "test/Normal/2.png", f"train/{here}/3.png", f"test/{mac}/4.png"]
+    table = read_table(make_files(tmp_path, files))
+    assert table.classes == (here, "Normal")
+    assert [row.split for row in table.rows if row.class_name == here] == ["train", "test"]
 
 
 def test_files_beside_the_images_are_no_images(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Every colour mode decodes to the same grey; broken and hostile files are unreadable."""
 
+import errno
 import hashlib
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from acgan.data.decode import (
 )
 from acgan.data.decode import decoded as open_image
 from acgan.data.split import near_duplicates
+from acgan.errors import InputError
 from tests.kit import MINI, needs_mini
 
 # A left-to-right ramp with a dark top left corner: no flip or rotation maps it on itself.
@@ -307,6 +310,26 @@ def test_pipes_devices_folders_and_missing_files_are_unreadable_at_once(tmp_path
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "missing"):
         facts, pixels = examine(str(path), image_size=16)
         assert (bool(facts.problem), facts.sha256, pixels) == (True, "", None)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_that_the_system_does_not_give_out_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Left out, it would stay so: it keeps its size and time when it can be read again."""
+    path = tmp_path / "x.png"
+    path.write_bytes(encode(GREY, "PNG"))
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    why = re.escape(f"{path}: this file is there, but cannot be read ({os.strerror(number)})")
+    with pytest.raises(InputError, match=f"^{why}; mend that"):
+        examine(str(path), image_size=16)
+    path.unlink()
+    facts, _ = examine(str(path), image_size=16)
+    assert facts.problem == os.strerror(number)
 
 
 def test_a_file_over_the_size_limit_is_not_read(tmp_path: Path) -> None:

@@ -78,6 +78,22 @@ def test_a_pattern_of_patients_goes_before_what_is_known(tmp_path: Path) -> None
         read_table(folder, Reading(patient_pattern="x"))
 
 
+def test_columns_are_refused_where_the_labels_are_in_no_table(tmp_path: Path) -> None:
+    folders = make_files(tmp_path / "folders", [f"{name}/{n}.png" for name in "ab" for n in "12"])
+    (folders / "few.csv").write_text("name,dx\n1.png,a\n")
+    covidx = make_files(
+        tmp_path / "covidx",
+        {"train/1.png": "", "train/2.png": "", "train.txt": "p 1.png normal\nq 2.png pneumonia\n"},
+    )
+    for folder, layout in ((folders, "class folders"), (covidx, "COVIDx label files")):
+        read_table(folder)
+        for column in ("file_column", "label_column"):
+            why = rf"name columns of a table, but .* is read as {layout}; leave them out, or name"
+            with pytest.raises(InputError, match=why):
+                read_table(folder, Reading(**{column: "dx"}))
+    assert read_table(folders, Reading(patient_pattern="(.)")).layout == "class folders"
+
+
 def test_a_packages_layout_is_asked_before_those_that_are_built_in(tmp_path: Path) -> None:
     names = [f"{c}-{patient}-{n}.png" for c in "ab" for patient in range(9) for n in range(2)]
     folder = make_files(tmp_path / "data", ["by-name", *(f"images/{name}" for name in names)])

@@ -35,6 +35,13 @@ def test_flags_go_before_the_configuration_and_that_before_the_default(tmp_path:
     assert named_source({"patient_pattern": "(x)"}, {}, default=default).patient_pattern == "(x)"
 
 
+def test_what_is_known_of_a_studys_images_holds_where_they_were_moved() -> None:
+    default = DataSource(folder="/default", patient_pattern="(.)", label_column="dx")
+    moved = named_source({"data": "/moved", "label_column": "class"}, {}, default=default)
+    assert moved == DataSource(folder="/moved", patient_pattern="(.)", label_column="class")
+    assert named_source({"data": "phantom"}, {}, default=default) == DataSource(folder="phantom")
+
+
 def test_labels_lie_beside_the_images_or_where_they_are_named_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

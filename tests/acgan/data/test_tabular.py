@@ -88,6 +88,17 @@ def test_split_and_source_are_used_where_there_are_columns_of_them(tmp_path: Pat
     assert [row.patient for row in table.rows] == ["1", "b.png", "3"]
 
 
+def test_a_class_is_one_in_any_letter_case_and_is_written_as_most_lines_have_it(
+    tmp_path: Path,
+) -> None:
+    text = "file,label\na.png,covid\nb.png,COVID\nc.png,COVID\nd.png,Normal\n"
+    table = table_of(tmp_path, text, images=("a.png", "b.png", "c.png", "d.png"))
+    assert table.classes == ("COVID", "Normal")
+    assert [row.class_name for row in table.rows] == ["COVID"] * 3 + ["Normal"]
+    told = "labels.csv: letter case makes no other class: 'covid' as 'COVID'"
+    assert table.warnings[0] == told
+
+
 def test_columns_and_the_table_can_be_named(tmp_path: Path) -> None:
     make_files(tmp_path / "elsewhere", {"my.tsv": "which\twhat\na\tx\nb\ty\n"})
     folder = make_files(tmp_path / "d", ["a.png", "b.png", "one.csv", "two.csv"])

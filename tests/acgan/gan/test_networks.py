@@ -61,7 +61,17 @@ class Short(Judge):
         source, label = super().forward(images)
         return source, label[:, 1:]
 
+class Partly(Judge):
+    def __init__(self, config, classes):
+        super().__init__(config, classes)
+        self.fixed = nn.Linear(3 * config.image_size**2, 3 * config.image_size**2, bias=False)
+        nn.init.eye_(self.fixed.weight).requires_grad_(False)
+        self.unused = nn.Parameter(torch.ones(2))
+    def forward(self, images, noise=None):
+        return super().forward(self.fixed(images.flatten(1)))
+
 flat = Networks(Flat, Judge)
+partly = Networks(Flat, Partly)
 short = Networks(Flat, Short)
 """
 
@@ -70,7 +80,7 @@ short = Networks(Flat, Short)
 def _plugin(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "installed"
     folder.mkdir()
-    entries = {"flat": "flat", "short": "short", "broken": "Flat"}
+    entries = {"flat": "flat", "partly": "partly", "short": "short", "broken": "Flat"}
     with plugin_installed(folder, NETWORKS, entries, CODE):
         yield folder
 
@@ -99,6 +109,27 @@ def test_a_plug_ins_networks_are_trained_kept_and_read_again(plugin: Path, tmp_p
     loaded = load_generator(path, device=CPU)
     assert type(loaded.generator).__name__ == "Flat"
     assert generate(loaded, 2, count=3, seed=1).shape == (3, 3, 16, 16)
+
+
+def test_weights_that_a_plug_in_freezes_stay_and_those_that_it_does_not_use_do_no_harm(
+    plugin: Path,
+) -> None:
+    assert plugin.is_dir()
+    config = tiny_config(networks="partly")
+    training, twin = (Training(config, classes=3, device=CPU) for _ in range(2))
+    images, labels = torch.rand(8, 3, 16, 16).mul(2).sub(1), torch.arange(8) % 3
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        train_step(training, images, labels, noise)
+        twin.load_tensors(training.tensors())
+    state = training.discriminator.state_dict()
+    assert torch.equal(state["fixed.weight"], torch.eye(768))
+    assert torch.equal(state["unused"], torch.ones(2))
+    same = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    for each, random in zip((training, twin), same, strict=True):
+        train_step(each, images, labels, random)
+    there, own = training.tensors(), twin.tensors()
+    assert all(torch.equal(there[name], own[name]) for name in there)
 
 
 def test_a_plug_ins_networks_are_counted_for_memory_and_disk(plugin: Path) -> None:

@@ -278,6 +278,13 @@ def test_a_torn_line_is_dropped(tmp_path: Path) -> None:
     assert restored_epoch(tmp_path) == 3
 
 
+def test_a_torn_last_line_costs_no_whole_one_where_the_state_is_older(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 5, state_every=3)
+    run.epochs_path.write_bytes(run.epochs_path.read_bytes()[:-5])
+    assert not RunDir(tmp_path).complete_lines()
+    assert [record.epoch for record in read_records(run.epochs_path)] == [1, 2, 3, 4]
+
+
 def test_lines_without_any_state_start_again_and_this_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,9 +130,12 @@ def test_the_heartbeat_goes_on_and_keeps_the_time_of_the_start(
     assert len({since for since, _ in beats}) == 1
 
 
-def lock_of(path: Path, **changes: object) -> None:
+def lock_of(path: Path, *, age: float = 0, **changes: object) -> None:
+    """Write the lock of another host's driver; age: seconds since its heartbeat came here."""
     known = {"host": "another-host", "pid": 1, "since": LONG_AGO, "heartbeat": time.time()}
     (path / "lock.json").write_text(json.dumps(known | changes))
+    beat = time.time() - age
+    os.utime(path / "lock.json", (beat, beat))
 
 
 def test_between_hosts_a_fresh_heartbeat_refuses(tmp_path: Path) -> None:
@@ -146,9 +150,33 @@ def test_between_hosts_a_fresh_heartbeat_refuses(tmp_path: Path) -> None:
 
 
 def test_between_hosts_a_stale_heartbeat_is_taken_over(tmp_path: Path) -> None:
-    lock_of(tmp_path, heartbeat=time.time() - STALE_AFTER_S - 1)
+    lock_of(tmp_path, age=STALE_AFTER_S + 1)
     assert not driver_at_work(tmp_path)
     hold_once(tmp_path)
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+def test_between_hosts_whose_clocks_differ_that_of_the_disk_decides(
+    tmp_path: Path, ahead: float
+) -> None:
+    lock_of(tmp_path, heartbeat=time.time() + ahead)
+    assert driver_at_work(tmp_path)
+    lock_of(tmp_path, heartbeat=time.time() + ahead, age=STALE_AFTER_S + 1)
+    assert not driver_at_work(tmp_path)
+    hold_once(tmp_path)
+
+
+def test_where_nobody_may_write_the_clocks_of_the_hosts_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    lock_of(tmp_path, age=STALE_AFTER_S + 1)
+    assert driver_at_work(tmp_path)
+    lock_of(tmp_path, heartbeat=time.time() - STALE_AFTER_S - 1)
+    assert not driver_at_work(tmp_path)
 
 
 def test_on_this_host_a_free_lock_decides_whatever_the_heartbeat(tmp_path: Path) -> None:
@@ -173,7 +201,7 @@ def test_where_files_cannot_be_locked_the_heartbeat_decides(
         hold_once(tmp_path)
     lock_of(tmp_path, host=socket.gethostname(), pid=os.getpid())
     assert driver_at_work(tmp_path)
-    lock_of(tmp_path, heartbeat=time.time() - STALE_AFTER_S - 1)
+    lock_of(tmp_path, age=STALE_AFTER_S + 1)
     hold_once(tmp_path)
 
 

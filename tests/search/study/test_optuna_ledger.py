@@ -7,12 +7,15 @@ import json
 import math
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import NopPruner
+from optuna.samplers import QMCSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -122,6 +125,28 @@ def test_a_grid_is_used_up_without_a_repetition(sampler: str) -> None:
     assert len(set(rounded)) == count
     assert {smoothing for _, smoothing in rounded} == {0.0, 0.1, 0.2, 0.3, 0.4}
     assert min(float(row.params["label_smoothing"]) for row in ledger.rows()) == 0
+
+
+def test_a_sobol_sequence_goes_on_where_it_was_and_is_not_gone_through_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = open_ledger(None, sampler="qmc")
+    points = [ledger.propose().params for _ in range(12)]
+    anew = open_ledger(None, sampler="qmc")
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        whole = QMCSampler(seed=anew._seed(), scramble=True)
+        monkeypatch.setattr(anew, "_sampler", lambda _: whole)
+        assert [anew.propose().params for _ in range(12)] == points
+    asked = []
+    find = QMCSampler._find_sample_id
+
+    def counted(*own: Any) -> int:
+        asked.append(own)
+        return find(*own)
+
+    monkeypatch.setattr(QMCSampler, "_find_sample_id", counted)
+    ledger.propose()
+    assert len(asked) == 1
 
 
 def test_another_seed_proposes_other_points() -> None:

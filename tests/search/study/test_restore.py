@@ -7,11 +7,13 @@ import pytest
 
 from acgan.config import TrainConfig
 from acgan.errors import InputError
+from acgan.files import write_json
 from acgan.run.weights import checksum, weights_bytes
 from search.study import space
 from search.study.folder import Outcome, Study
 from search.study.optuna_ledger import Ledger
 from search.study.restore import mark_interrupted, restore, trial_info, write_missing_ends
+from search.study.table import missing_repeats
 from tests.studies import by_distance, write_end, write_epochs, write_study, write_trial
 
 CONFIG = TrainConfig()
@@ -68,6 +70,24 @@ def test_a_damaged_file_is_named_and_made_again_or_made_way_for(
         assert study.trial("t0001").info == trial_info(ledger.rows()[1], 0)
     if name in ("config.json", "quality.json"):  # by the trial, or the scoring CNN's task
         assert not path.exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [d for d in DAMAGE if d[0] != "quality.json"])
+def test_a_damaged_file_of_a_repeat_makes_way_and_the_repeat_is_begun_again(
+    study: Study, name: str, content: bytes
+) -> None:
+    config = by_distance(repeats=1)
+    shutil.copytree(study.path / "t0000", study.path / "t0000r1")
+    info = study.trial("t0000").info.model_copy(update={"origin": "repeat", "repeats": "t0000"})
+    write_json(study.path / "t0000r1" / "trial.json", info)
+    (study.path / "t0000r1" / "config.json").write_text("{}")
+    assert missing_repeats(study, config) == {}
+    path = study.path / "t0000r1" / name
+    path.write_bytes(content)
+    assert restore(study, open_ledger(study), seed=0) == [f"{path} was damaged and is made again"]
+    assert not path.exists()
+    again = {} if name == "config.json" else {"t0000r1": "t0000"}
+    assert missing_repeats(study, config) == again
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -208,3 +208,19 @@ def test_a_trial_that_crashed_is_not_waited_for() -> None:
     progress.epoch("t0001", Seen(1, 5.0, 5.0))
     progress.crashed("t0002")
     assert progress.seconds_left() == pytest.approx(80)  # eight epochs of t0001
+
+
+def test_the_best_trial_may_be_of_an_earlier_start_and_is_no_repeat() -> None:
+    progress = Progress(
+        asked=9,
+        ended=2,
+        epochs=9,
+        ranking=Ranking("val/coverage", -1),
+        best=(0.5, "t0003"),
+        out=io.StringIO(),
+    )
+    for name, value in (("t0004", 0.4), ("t0003r1", 0.9)):
+        progress.ended(name, Ended(Outcome.FINISHED, "", 9, value, None))
+    assert progress.summary().endswith("; best finished t0003: 0.5")
+    progress.ended("t0005", Ended(Outcome.FINISHED, "", 9, 0.6, None))
+    assert progress.summary().endswith("; best finished t0005: 0.6")
