@@ -1,7 +1,8 @@
 # make demo   a search of four trials on phantom images and a pick of one, from nothing; at its end
 #             where report, MLflow and review page are
-# make test   lint, types and tests, from nothing
-# make quick  the same without the tests that start processes or browsers, or simulate
+# make test   lint, types and tests, from nothing, but for those of the next line
+# make faults each fault of `make chaos` once: kills, full disks, servers and nodes that go away
+# make quick  lint, types and the tests that start no process and no browser, and do not simulate
 # make chaos  damaged input by the hundred thousand, then every fault at random moments: two to three
 #             hours; the faults go on where they were
 # make setup  the environment alone, in .venv
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test quick lint chaos peers
+.PHONY: setup demo test faults quick lint chaos peers
 
 setup: $(STAMP)
 
@@ -36,7 +37,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
+
+faults: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m faults
 
 quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \

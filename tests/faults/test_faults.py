@@ -13,7 +13,7 @@ from tests.faults import buckets, kills, picks, trainings
 from tests.faults.chaos import FAULTS
 from tests.faults.lab import Fault, Lab, check_no_agent_runs
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.faults]
 
 pytest_plugins = ["tests.mlflow_stores"]
 

@@ -13,7 +13,7 @@ from tests.clusters import ClusterSearch, RayNode, differences, ray_head
 from tests.faults.nodes import Moment, head_dies, node_dies, node_joins
 from tests.searches import write_images
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.faults]
 
 pytest_plugins = ["tests.mlflow_stores"]
 EPOCHS = 10

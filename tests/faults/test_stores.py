@@ -42,7 +42,7 @@ from tests.faults.stores import (
 from tests.mlflow_server import Server
 from tests.searches import write_images
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.faults]
 
 pytest_plugins = ["tests.mlflow_stores"]
 TRIALS = 2
