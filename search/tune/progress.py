@@ -53,9 +53,9 @@ class Progress:
 
     `epochs` is what a whole trial has; `asked` how many trials are asked for, `ended` how many of
     them had ended before this start, and `best` the best finished one of these, value and name;
-    `ranking` is the objective. Use it as a context: until its end
-    the table is on the terminal. `out` is where it is shown (default: stdout), or is called with
-    each line, from any thread, one at a time.
+    `ranking` is the objective. Use it as a context: until its end the table is on the terminal.
+    `out` is where it is shown (default: stdout), or is called with each line, from any thread, one
+    at a time.
     """
 
     def __init__(
