@@ -25,6 +25,7 @@ from acgan.config import (
     resolve,
     user_path,
 )
+from acgan.cores import keep_freed_memory
 from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.pack import load_for
 from acgan.data.source import named_source
@@ -256,6 +257,7 @@ class TrainRequest(FromFlags):
 
 def train_command(request: TrainRequest) -> int:
     """Train one run and print a line for each epoch; return the exit code."""
+    keep_freed_memory()
     content = read_file(find_file(request.config)) if request.config else {}
     config = resolve(TrainConfig, "train", content.get("train"), request.values)
     source = named_source(request.values, content)

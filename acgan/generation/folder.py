@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from acgan.command import typed
 from acgan.config import TrainConfig, nearest_name, user_path
+from acgan.cores import keep_freed_memory
 from acgan.data.balance import Lack, how_to_add, lack_of, merged_labels
 from acgan.data.label_files import are_covidx
 from acgan.data.table import GENERATED, MERGED, file_stem
@@ -88,6 +89,7 @@ def write_folder(request: FolderRequest, weights: Path) -> int:
     that cannot be written or holds anything else.
     """
     request.check()
+    keep_freed_memory()
     loaded = load_generator(weights, device=named_device(request.device))
     if request.per_class is not None:
         names = _named_classes(request.classes, loaded)

@@ -10,6 +10,7 @@ import torch
 from ray import tune
 
 from acgan.config import TrainConfig, validate
+from acgan.cores import keep_freed_memory
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import Evaluation
@@ -36,6 +37,7 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
     that has no new epoch for `hang_after_s` ends its process and leaves in `hang.txt` where it
     hung.
     """
+    keep_freed_memory()
     own, notes = at.copy(), list[str]()
     if own is not None:
         own.store.on_outage = notes.append

@@ -11,6 +11,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from acgan.command import duration, say
+from acgan.cores import keep_freed_memory
 from acgan.errors import InputError
 from search.nodes.cluster import needs, ray_cluster
 from search.study.store.study_copy import RESULTS
@@ -112,6 +113,7 @@ def tell_lost(error: LostError, again: str) -> int:
 
 
 def _run(job: StoredJob[Result], gpu: bool) -> None:
+    keep_freed_memory()
     own = job.work.at.copy()
     if own is None:
         job.run(gpu=gpu)

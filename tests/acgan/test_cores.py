@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,3 +101,22 @@ def test_a_real_quota_of_one_core_bounds_cores_and_threads() -> None:
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout == b"1\n1\n"
+
+
+PAGES_OF_A_ROUND = """
+import resource
+from acgan.cores import keep_freed_memory
+keep_freed_memory()
+count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+bytearray(16384 * resource.getpagesize())
+before = count()
+for _ in range(20):
+    bytearray(16384 * resource.getpagesize())
+print((count() - before) / 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_what_is_freed_is_not_asked_for_again() -> None:
+    pages = float(subprocess.check_output([sys.executable, "-c", PAGES_OF_A_ROUND], text=True))
+    assert pages < 100  # of 16,384 a round, which it is without
