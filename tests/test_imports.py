@@ -247,3 +247,11 @@ def test_a_trials_process_loads_nothing_of_what_the_driver_alone_needs() -> None
     program = f"import sys, search.tune.trial; print([n for n in {names} if n in sys.modules])"
     run = [sys.executable, "-c", program]
     assert subprocess.check_output(run, cwd=ROOT, text=True) == "[]\n"
+
+
+@pytest.mark.process
+def test_the_recorder_loads_scikit_learn_only_for_importances() -> None:
+    names = ["mlflow", "sklearn"]
+    program = f"import sys, search.tracking.mirror; print([n for n in {names} if n in sys.modules])"
+    run = [sys.executable, "-c", program]
+    assert subprocess.check_output(run, cwd=ROOT, text=True) == "['mlflow']\n"

@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from acgan.config import TrainConfig, validate
@@ -209,6 +208,11 @@ def importances(found: SearchPoints) -> dict[str, float]:
         return {}
     if np.ptp(values) <= SAME * max(1.0, *map(abs, values)):
         return {}
+    from optuna.importance import (  # noqa: PLC0415 (scikit-learn, which no small search needs)
+        FanovaImportanceEvaluator,
+        get_param_importances,
+    )
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spread = distributions(found.space)
     study = optuna.create_study(direction="minimize" if found.minimize else "maximize")
