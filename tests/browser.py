@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-WAIT_S = 60
+WAIT_S = 400
 KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 KEY_CODES |= {"Escape": 27, "Tab": 9, "Enter": 13}
 

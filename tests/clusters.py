@@ -29,7 +29,7 @@ from search.study.folder import Study
 from tests.mlflow_server import Server, free_port
 from tests.searches import Search
 
-START_S = 240
+START_S = 400
 STARTED = "Ray runtime started."
 RAY_START = (str(Path(sys.executable).parent / "ray"), "start", "--block")
 SMALL = ("--object-store-memory", "80000000", "--include-log-monitor", "false")
@@ -124,8 +124,8 @@ class RayNode:
 
     def _wait(self, family: list[psutil.Process]) -> None:
         if self.process is not None:
-            self.process.wait(timeout=60)
-        _, alive = psutil.wait_procs(family, timeout=60)
+            self.process.wait(timeout=400)
+        _, alive = psutil.wait_procs(family, timeout=400)
         assert not alive, f"still there: {alive}"
         self.process = None
 

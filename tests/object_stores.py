@@ -20,7 +20,7 @@ import fsspec
 from tests.mlflow_server import free_port
 
 BUCKET = "studies"
-START_S = 120
+START_S = 400
 KEY, SECRET = "reader", "not-to-be-seen"
 BIN = Path(sys.executable).parent
 # Azurite's one account, whose key stands in its manual.

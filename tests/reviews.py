@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-START_S = 120
+START_S = 400
 
 
 class Review:

@@ -87,7 +87,7 @@ class Search:
         for process in self._processes:
             if process.poll() is None:
                 process.terminate()
-                process.communicate(timeout=60)
+                process.communicate(timeout=400)
 
     def run(self, *options: str, code: int = 0) -> str:
         """Type the command, wait, and return what it printed."""

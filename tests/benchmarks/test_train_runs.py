@@ -80,7 +80,7 @@ def test_a_caller_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     words = [sys.executable, str(tmp_path / "caller.py"), str(tmp_path / "run")]
     caller = subprocess.Popen(words, env=environment, start_new_session=True)
     assert caller.wait(timeout=300) == -signal.SIGKILL
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 400
     while (left := processes_of(caller.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for process in left:

@@ -135,7 +135,7 @@ def read_only(lab: Lab, rng: random.Random) -> Findings:
         with mounted(runs, "--bind", str(runs)):
             make_read_only(runs)
             process = search.start(*OPTIONS)
-            output, _ = process.communicate(timeout=100)
+            output, _ = process.communicate(timeout=400)
         found.expect(process.returncode in (1, 2), f"exit {process.returncode}: {output}")
         found.expect("Traceback" not in output and "error: " in output, output)
         search.run(*OPTIONS)

@@ -142,7 +142,7 @@ def _wait_a_while(search: Search, process: subprocess.Popen[str], rng: random.Ra
 
 
 def _check_end(process: subprocess.Popen[str], code: int, found: Findings) -> None:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     if "to train" not in output or (process.returncode == 0 and "to pick one" in output):
         return  # while Python imported, or the last trial had just ended
     found.expect(process.returncode == code, f"exit {process.returncode}: {output[-1500:]}")
@@ -172,7 +172,7 @@ def slow_death(lab: Lab, rng: random.Random) -> Findings:
 
         first = start()
         lines = folder / "epochs.jsonl"
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not (lines.exists() and lines.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.5))
@@ -182,7 +182,7 @@ def slow_death(lab: Lab, rng: random.Random) -> Findings:
         found.expect(second.returncode == 0, output)
         before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*.*")}
         os.kill(first.pid, signal.SIGCONT)
-        output, _ = first.communicate(timeout=100)
+        output, _ = first.communicate(timeout=400)
         found.expect(first.returncode == 1, f"exit {first.returncode}: {output}")
         found.expect("was taken over by process" in output, output)
         after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*.*")}

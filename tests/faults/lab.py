@@ -21,7 +21,7 @@ from tests.searches import MARK, Records, Search, wait_for, write_images
 
 EPOCHS = 6
 AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")  # as far as the system keeps their names
-LEAVES_S = 120  # Ray's two agents of a killed driver end themselves within about a minute
+LEAVES_S = 400  # Ray's two agents of a killed driver end themselves within about a minute
 _ended: set[str] = set()  # folders of searches whose agents may still run
 
 

@@ -218,7 +218,7 @@ def test_before_its_time_is_up_a_slurm_job_ends_and_continues_when_requeued(job:
         (token,) = job.secrets()
         assert token.stat().st_mode & 0o077 == token.parent.stat().st_mode & 0o077 == 0
         process.send_signal(signal.SIGUSR1)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=400)
         assert process.returncode == 130, output
         assert "to continue: " in output
         assert (job.folder / "requeued").read_text() == f"{JOB}\n"
@@ -233,7 +233,7 @@ def test_before_its_time_is_up_a_slurm_job_ends_and_continues_when_requeued(job:
         assert [len(trial.records()) for trial in trials] == [8, 8, 8]
         assert (job.folder / "requeued").read_text() == f"{JOB}\n"
         assert job.secrets() == []
-        _, alive = psutil.wait_procs(session(process.pid), timeout=60)
+        _, alive = psutil.wait_procs(session(process.pid), timeout=400)
         assert alive == []
     finally:
         for left in session(process.pid):

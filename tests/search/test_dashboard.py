@@ -74,7 +74,7 @@ class Dashboard:
         self.address = found[0]
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.address + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.address + path, timeout=400) as answer:
             return json.load(answer)
 
     def study_id(self) -> int:
@@ -87,7 +87,7 @@ class Dashboard:
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=60)
+        output, _ = self.process.communicate(timeout=400)
         return self.process.returncode, output
 
 
@@ -114,8 +114,8 @@ def test_over_http_it_has_the_trials_and_new_ones_soon(served: tuple[Dashboard, 
     names = {p["name"] for p in dashboard.trials()[0]["params"]}
     assert names == {"learning_rate"}
     add_trials(study, [0.25])
-    wait_for(lambda: len(dashboard.trials()) == 4, "the new trial", seconds=30)
-    wait_for(lambda: dashboard.trials()[3].get("values") == [0.25], "its value", seconds=30)
+    wait_for(lambda: len(dashboard.trials()) == 4, "the new trial")
+    wait_for(lambda: dashboard.trials()[3].get("values") == [0.25], "its value")
 
 
 def test_ctrl_c_ends_it_and_removes_the_copy(study: Study, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_nothing_can_be_changed(
         headers={"Content-Type": "application/json"},
     )
     with pytest.raises(urllib.error.HTTPError, match="405") as refused:
-        urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(request, timeout=400)
     refused.value.close()
     assert (copy.read_bytes(), study.ledger_path.read_bytes()) == (before, ledger)
 
@@ -172,7 +172,7 @@ def test_in_a_browser_the_page_shows_the_study(
         [*command, "--virtual-time-budget=60000", "--dump-dom", page],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=True,
     )
     assert "lungs" in result.stdout

@@ -97,7 +97,7 @@ class Typed:
 
     def survivors(self) -> list[psutil.Process]:
         """Return its processes that are still there; Ray's agents have their time."""
-        psutil.wait_procs(self.family, timeout=180)
+        psutil.wait_procs(self.family, timeout=400)
         return [p for p in self.family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -165,7 +165,7 @@ class Page:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        with urllib.request.urlopen(address, timeout=30) as answer:
+        with urllib.request.urlopen(address, timeout=400) as answer:
             found = re.search(r'name="review-token" content="([^"]+)"', answer.read().decode())
         assert found is not None
         self._token = found[1]
@@ -174,7 +174,7 @@ class Page:
         body = json.dumps(content).encode() if content else None
         headers = {TOKEN_HEADER: self._token}
         request = urllib.request.Request(self._address + what, data=body, headers=headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=400) as answer:
             return json.load(answer)
 
     def decide(self, place: int, decision: str) -> Any:

@@ -170,7 +170,7 @@ def test_processes_that_pack_at_once_make_one_pack(folder: Path, tmp_path: Path)
     ]
     for process in processes:
         process.start()
-    marks = {results.get(timeout=50) for _ in processes}
+    marks = {results.get(timeout=400) for _ in processes}
     for process in processes:
         process.join()
     assert marks == {read(folder, cache).fingerprint}

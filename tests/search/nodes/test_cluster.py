@@ -234,7 +234,7 @@ def promoted(picked: Picked) -> Picked:
     command = [sys.executable, "-m", "selection.pick", "--address", place.head.address, "--promote"]
     command += ["--run-id", place.run_of("search").info.run_id, "--tracking-uri", place.mlflow]
     with place.typed(command, MLFLOW_TRACKING_URI="") as process:
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert f"pick {picked.pick.id} is there already" in output
     return picked
@@ -307,7 +307,7 @@ def test_a_ray_client_without_the_clusters_token_is_refused(place: Place) -> Non
         )
         for token in (None, secrets.token_hex(16), place.head.token)
     ]
-    errors = [client.communicate(timeout=200)[1] for client in clients]
+    errors = [client.communicate(timeout=400)[1] for client in clients]
     assert [client.returncode for client in clients] == [1, 1, 0], errors
     assert all("Failed to connect to Ray cluster" in error for error in errors[:2])
 
@@ -317,7 +317,7 @@ def test_a_search_without_the_clusters_token_says_what_to_do(place: Place) -> No
     command += ["--data", str(place.folder / "data"), "--storage-path", str(place.folder / "runs")]
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     with place.typed([*command, "--address", place.head.address], **environment) as process:
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 2, output
     assert "give this command the same RAY_AUTH_TOKEN as 'ray start' had there" in output
 
@@ -325,7 +325,7 @@ def test_a_search_without_the_clusters_token_says_what_to_do(place: Place) -> No
 def test_mlflow_refuses_who_has_no_password(place: Place) -> None:
     request = f"{place.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=acgan-search"
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(request, timeout=400)
 
 
 def test_a_node_whose_folder_is_not_the_shared_one_ends_the_search_with_a_sentence(
@@ -345,7 +345,7 @@ def test_a_node_whose_folder_is_not_the_shared_one_ends_the_search_with_a_senten
         running(RayNode(command, environment, address=place.head.address)),
         place.typed(search) as process,
     ):
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 2, output
     assert "does not see the study's folder" in output
 

@@ -40,7 +40,7 @@ class Served:
     def get(self, endpoint: str, **query: str) -> dict[str, Any]:
         """Return the answer to a GET request."""
         address = f"{self.uri}/api/2.0/mlflow/{endpoint}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(address, timeout=30) as answer:
+        with urllib.request.urlopen(address, timeout=400) as answer:
             content: dict[str, Any] = json.load(answer)
         return content
 
@@ -52,7 +52,7 @@ class Served:
             data=body,
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=400) as answer:
             runs: list[dict[str, Any]] = json.load(answer)["runs"]
         return runs
 
@@ -123,7 +123,7 @@ def test_in_a_browser_the_page_that_is_linked_shows_all_trials_the_best_first(
     page = uris.next_step(served.uri, mirror.study_links[0])
     assert page.startswith(f"{served.uri}/#/experiments/{served.experiment_id}/runs?")
     result = subprocess.run(
-        [*command, page], capture_output=True, text=True, timeout=120, check=True
+        [*command, page], capture_output=True, text=True, timeout=400, check=True
     )
     text = _Text()
     text.feed(result.stdout)

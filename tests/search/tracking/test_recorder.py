@@ -26,7 +26,7 @@ def study(tmp_path: Path) -> Study:
     return studies.write_study(tmp_path / "runs" / "demo")
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], limit_s: float = 400) -> None:
     deadline = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < deadline, "it did not come about"

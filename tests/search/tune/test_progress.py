@@ -111,7 +111,7 @@ def test_a_pipe_gets_a_line_at_times_with_what_is_being_done(
     progress = show(out)
     progress.doing("starting Ray")
     with progress:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 400
         while "starting Ray: 0 s" not in out.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
     assert out.getvalue().startswith("starting Ray\n")

@@ -91,7 +91,7 @@ class Served:
         host: str | None = "",
     ) -> Reply:
         """Send a request as it is, with no more headers than these and a Host."""
-        connection = http.client.HTTPConnection(self.host, timeout=30)
+        connection = http.client.HTTPConnection(self.host, timeout=400)
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         if host is not None:
             connection.putheader("Host", host or self.host)

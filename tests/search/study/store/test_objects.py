@@ -144,11 +144,11 @@ def test_an_outage_is_waited_for_and_told_once(
     store = ObjectStore(new_place(server.address), on_outage=hear)
     with ThreadPoolExecutor(4) as pool:
         writing = [pool.submit(store.write, key, b"late") for key in "abcd"]
-        assert heard.wait(60)
+        assert heard.wait(400)
         wait_for(lambda: all(tried[key] > 1 for key in "abcd"), "each to be tried again")
         monkeypatch.setattr(server, "fault", lambda environ: "")
         for each in writing:
-            each.result(timeout=60)
+            each.result(timeout=400)
     assert [store.read(key) for key in "abcd"] == [b"late"] * 4
     assert [sentence.partition(" (")[0] for sentence in told] == [
         f"{store.address} does not do what it is asked for",
@@ -166,7 +166,7 @@ def test_an_interrupted_call_does_not_wait_for_those_beside_it(
 
     def do(key: str) -> None:
         if key == "interrupted":
-            assert heard.wait(60)
+            assert heard.wait(400)
             raise KeyboardInterrupt
         store.write(key, b"never")
 
