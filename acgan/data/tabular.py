@@ -1,7 +1,8 @@
 """A table of labels: a CSV or TSV file with a header, and the images anywhere below its folder.
 
-One class a line in a column, or one-hot columns (as ISIC's ground truth). A line with several
-labels (ChestX-ray14's `Finding Labels`, `A|B`), or with none, is left out and counted.
+One class a line in a column, or one-hot columns (as ISIC's ground truth), of which a patient's sex
+is none. A line with several labels (ChestX-ray14's `Finding Labels`, `A|B`), or with none, is left
+out and counted.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ COLUMNS = {
     "split": ("split", "subset", "partition", "set"),
     "source": ("source", "site", "hospital", "institution", "center", "centre"),
 }
+_NO_CLASSES = frozenset(
+    ("sex", "gender", "patientsex", "patientgender", "male", "female", "ismale", "isfemale")
+)
 _ZERO_OR_ONE = {"0": 0, "0.0": 0, "": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
@@ -110,6 +114,11 @@ def read(root: Path, reading: Reading) -> Labelled:
         patient = (line[columns.patient].strip() if columns.patient else "") or file
         rows.append(Row(file, split, label, patient, source, stamp(root, file, where=where)))
     told = [f"{path.name}: lines left out: {count:,} ({what})" for what, count in left_out.items()]
+    if told and columns.hot:
+        told.append(
+            f"{path.name}: classes are its columns of 0 and 1, {', '.join(columns.hot)} "
+            "(--label-column names one column in their place)"
+        )
     names = one_name(name for name, _ in Counter(row.class_name for row in rows).most_common())
     if merged := [f"{name!r} as {own!r}" for name, own in names.items() if name != own]:
         told.append(f"{path.name}: letter case makes no other class: {', '.join(merged)}")
@@ -202,7 +211,11 @@ def _choose(
     hot: tuple[str, ...] = ()
     if label is None:
         free = [column for column in header if column not in {file, *others}]
-        hot = tuple(column for column in free if _is_hot(header.index(column), lines))
+        hot = tuple(
+            column
+            for column in free
+            if _plain(column) not in _NO_CLASSES and _is_hot(header.index(column), lines)
+        )
         if len(hot) < 2:
             raise NotLabelsError(
                 f"{name} has no column that is known to name classes, nor a column of 0 and 1 for "
@@ -216,8 +229,12 @@ def _column(header: Sequence[str], what: str, named: str | None, name: str) -> s
         if named not in header:
             raise InputError(f"{name} has no column {named!r}{nearest_name(named, header)}")
         return named
-    plain = {re.sub(r"[\W_]", "", column).lower(): column for column in header}
+    plain = {_plain(column): column for column in header}
     return next((plain[known] for known in COLUMNS[what] if known in plain), None)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\W_]", "", column).lower()
 
 
 def _is_hot(place: int, lines: Iterable[Sequence[str]]) -> bool:

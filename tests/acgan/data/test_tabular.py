@@ -65,6 +65,28 @@ def test_one_hot_columns_are_classes_as_in_isics_ground_truth(tmp_path: Path) ->
     )
 
 
+def test_which_columns_of_0_and_1_are_the_classes_is_said_where_lines_have_not_one(
+    tmp_path: Path,
+) -> None:
+    images = tuple(f"{name}.png" for name in "abc")
+    text = "image,Smoker,TB\na,1,0\nb,0,1\nc,1,1\n"
+    told = "labels.csv: classes are its columns of 0 and 1, Smoker, TB (--label-column"
+    assert any(told in warning for warning in table_of(tmp_path, text, images=images).warnings)
+    text = "image,healthy,TB\na,1,0\nb,0,1\nc,0,1\n"
+    assert not any("0 and 1" in warning for warning in table_of(tmp_path, text).warnings)
+
+
+@pytest.mark.parametrize("sex", ["Sex", "Patient Gender", "is_male"])
+def test_a_patients_sex_is_no_class(tmp_path: Path, sex: str) -> None:
+    images = tuple(f"{name}.png" for name in "abcd")
+    two = f"image,{sex},TB\na,0,0\nb,0,1\nc,1,0\nd,1,1\n"
+    assert "say which with --label-column" in refusal(tmp_path, two, images=images)
+    assert table_of(tmp_path, two, label_column="TB").classes == ("0", "1")
+    three = f"image,{sex},healthy,TB\na,0,1,0\nb,0,0,1\nc,1,1,0\nd,1,0,1\n"
+    table = table_of(tmp_path, three)
+    assert (table.classes, len(table.rows)) == (("healthy", "TB"), 4)
+
+
 def test_chestxray14s_findings_leave_out_lines_with_several(tmp_path: Path) -> None:
     text = (
         "Image Index,Finding Labels,Follow-up #,Patient ID\n"
