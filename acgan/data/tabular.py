@@ -12,7 +12,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +87,9 @@ def _names_files(root: Path, name: str, reading: Reading) -> bool:
 def read(root: Path, reading: Reading) -> Labelled:
     """Return the images that a table names.
 
-    A file is named by its path below the folder, or by its own name, with or without its ending.
+    A file is named by its path below the folder, or by its own name, with or without its ending. A
+    path into a folder that is not there means the file of this name only where no other line means
+    it: else an image of another class would be read for a missing one.
     Raises `InputError` for columns that cannot be told, a name that several files have, and a
     split or a number of cells that is none.
     """
@@ -98,7 +100,8 @@ def read(root: Path, reading: Reading) -> Labelled:
         stamp(root, path.name, where=path.name)  # it is no link that leads out
     header, lines = _read(path)
     columns = _choose(header, [cells for _, cells in lines], reading, path.name)
-    files = _Files(root)
+    place = header.index(columns.file)
+    files = _Files(root, {cells[place].strip() for _, cells in lines})
     left_out: Counter[str] = Counter()
     rows: list[Row] = []
     for number, cells in lines:
@@ -268,49 +271,82 @@ def _split(line: Mapping[str, str], columns: _Columns, where: str) -> str:
 
 
 class _Files:
-    """The files below a folder, by what a line may call them."""
+    """The files below a folder, by what the lines of a table may call them.
 
-    def __init__(self, root: Path) -> None:
+    named: what they call all of them
+    """
+
+    def __init__(self, root: Path, named: Collection[str]) -> None:
         self._root = root
-        self._mended: list[tuple[str, str]] = []
+        self._mended: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._names: defaultdict[str, list[str]] = defaultdict(list)
         self._nearly: defaultdict[str, list[str]] = defaultdict(list)
         self._stems: defaultdict[str, list[str]] = defaultdict(list)
-        for path in files_below(root):
+        there = list(files_below(root))
+        for path in there:
             name = os.path.basename(path)
             stem, ending = os.path.splitext(name)
             self._names[name].append(path)
             self._nearly[nearly(name)].append(path)
             if ending.lower() in IMAGE_ENDINGS - {""}:
                 self._stems[stem].append(path)
+        paths = {_normal(name) for name in named}
+        self._exact = paths.intersection(there)
+        claimed = (self._alike(path) for path in paths - self._exact)
+        self._claims = Counter(found[0] for found in claimed if len(found) == 1)
 
     def find(self, name: str, where: str) -> str:
         """Return the path of the file that a line names; as it is named where there is none.
 
         Raises `InputError` for a path that leads out of the folder, and for several such files.
         """
-        path = os.path.normpath(name.replace("\\", "/"))
+        path = _normal(name)
         if not name or path.startswith(("/", "..")):
             raise InputError(f"{where}: the file {name!r} must lie in the data folder")
         if (self._root / path).is_file():
             return path
-        own = os.path.basename(path)
-        found = self._names.get(own) or self._stems.get(own) or []
-        if not found and (found := self._nearly.get(nearly(own), [])):
-            self._mended.append((name, found[0]))
+        found = self._alike(path)
         if len(found) > 1:
             raise InputError(
                 f"{where}: {name!r} can mean {found[0]!r} or {found[1]!r}; write the path below "
                 "the data folder"
             )
-        return found[0] if found else path
+        if not found or (self._has_no_folder(path) and self._claims[found[0]] > 1):
+            return path
+        how = self._how(path, found[0])
+        if how:
+            self._mended[how][name] = found[0]
+        return found[0]
+
+    def _alike(self, path: str) -> list[str]:
+        """Return the files that a path to none can mean, by its last part."""
+        folder, own = os.path.split(path)
+        found = self._names.get(own) or self._stems.get(own) or self._nearly.get(nearly(own), [])
+        if self._has_no_folder(path):
+            return [each for each in found if each not in self._exact]
+        return [each for each in found if each.startswith(os.path.join(folder, ""))]
+
+    def _has_no_folder(self, path: str) -> bool:
+        """Whether a path names a folder that is not there."""
+        return not (self._root / os.path.dirname(path)).is_dir()
+
+    def _how(self, path: str, found: str) -> str:
+        """Say in what a path differs from the file that it means, "" where it is its own name."""
+        folder, own = os.path.split(path)
+        if own not in self._names and own not in self._stems:
+            return "letter case of the ending or Unicode form"
+        return "" if found.startswith(os.path.join(folder, "")) else "another folder"
 
     def mends(self, where: str) -> tuple[Mend, ...]:
         """Return what was mended in the names of a table."""
-        if not self._mended:
-            return ()
-        how = "letter case of the ending or Unicode form"
-        return (Mend(where, how, len(self._mended), *self._mended[0]),)
+        return tuple(
+            Mend(where, how, len(own), *next(iter(own.items())))
+            for how, own in self._mended.items()
+        )
+
+
+def _normal(name: str) -> str:
+    return os.path.normpath(name.replace("\\", "/"))
 
 
 def write_table(rows: Iterable[Sequence[str]]) -> str:

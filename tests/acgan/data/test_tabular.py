@@ -140,6 +140,41 @@ def test_a_byte_order_mark_crlf_and_blank_lines_are_read(tmp_path: Path) -> None
     assert [row.path for row in table.rows] == ["a.png", "b.PNG"]
 
 
+@pytest.mark.parametrize("folder", ["covid", "covid/more", ""])
+def test_no_file_is_read_for_a_missing_one_of_the_same_name_that_another_line_names(
+    tmp_path: Path, folder: str
+) -> None:
+    there = ("normal/0.png", "normal/1.png", *((f"{folder}/9.png",) if folder else ()))
+    lines = ["covid/0.png,covid", "covid/9.png,covid", "normal/0.png,normal", "normal/1.png,normal"]
+    lines += ["other/1.png,covid", "other/2.png,covid"]
+    text = "\n".join(["file,label", *lines, ""])
+    if not folder:
+        assert "class 'covid' has no image in train" in refusal(tmp_path, text, images=there)
+        return
+    table = table_of(tmp_path, text, images=there)
+    assert [(row.path, row.class_name) for row in table.rows if row.stamp] == [
+        (f"{folder}/9.png", "covid"),
+        ("normal/0.png", "normal"),
+        ("normal/1.png", "normal"),
+    ]
+
+
+def test_a_folder_that_is_another_one_on_the_disk_is_said(tmp_path: Path) -> None:
+    text = "file,label\ndata/a,x\ndata/b.PNG,x\nin/c,y\n"
+    table = table_of(tmp_path, text, images=("in/a.png", "in/b.png", "in/c.png"))
+    assert [row.path for row in table.rows] == ["in/a.png", "in/b.png", "in/c.png"]
+    assert [(mend.how, mend.count) for mend in table.mends] == [
+        ("another folder", 1),
+        ("letter case of the ending or Unicode form", 1),
+    ]
+
+
+def test_two_lines_of_one_file_keep_their_classes(tmp_path: Path) -> None:
+    text = "file,label\na.png,x\nb.png,y\na.png,y\n"
+    table = table_of(tmp_path, text, images=("a.png", "b.png"))
+    assert [row.class_name for row in table.rows] == ["x", "y", "y"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
