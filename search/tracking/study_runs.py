@@ -68,7 +68,7 @@ def parent_run(client: MlflowClient, study: Study, *, experiment: str) -> Run:
     run = run_of_study(client, study) or _create_parent(client, study, experiment)
     there = run.data.tags.get("study_dir", "")
     if there != study.place:
-        if there and _is_copy(study, Path(there)):
+        if there and _is_copy(study, Path(there)) and not _is_copied(client, run):
             raise InputError(
                 f"{study.place} is a copy of the study at {there}, which MLflow has: remove one of "
                 "the two, or send the copy to another MLflow with --tracking-uri"
@@ -86,6 +86,20 @@ def _is_copy(study: Study, of: Path) -> bool:
         return open_study(of).info.uuid == study.info.uuid and not of.samefile(study.path)
     except (InputError, OSError):
         return False
+
+
+def _is_copied(client: MlflowClient, run: Run) -> bool:
+    """Whether a database was copied, or moved, too: its files are not where it would have them."""
+    database = sqlite_file(client.tracking_uri)
+    return database is not None and not run.info.artifact_uri.startswith(_artifacts(database))
+
+
+def _artifacts(database: Path) -> str:
+    """Return where files go whose runs are in a sqlite file: beside it.
+
+    MLflow's own choice is relative to the directory it happens to be started in.
+    """
+    return (database.parent / "mlartifacts").as_uri()
 
 
 def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
@@ -113,8 +127,7 @@ def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
 def _experiment_id(client: MlflowClient, name: str) -> str:
     if client.get_experiment_by_name(name) is None:
         database = sqlite_file(client.tracking_uri)
-        # MLflow's own choice is relative to the directory it happens to be started in.
-        location = None if database is None else (database.parent / "mlartifacts").as_uri()
+        location = None if database is None else _artifacts(database)
         try:
             client.create_experiment(name, artifact_location=location)
         except MlflowException as error:

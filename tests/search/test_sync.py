@@ -51,6 +51,10 @@ def test_a_copy_of_a_study_does_not_send_into_its_runs_and_a_study_that_was_move
     assert main([*words, "again"]) == 2
     assert f"{copy} is a copy of the study at {study.path}" in capsys.readouterr().err
     assert main([*words[:-2], f"sqlite:///{tmp_path / 'own.db'}", "--study", "again"]) == 0
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", whole)
+    assert main([*words[:-2], f"sqlite:///{whole}/mlflow.db", "--study", "again"]) == 0
     (tmp_path / "runs" / "linked").symlink_to(study.path)
     assert main([*words, "linked"]) == 0  # the same one
     shutil.rmtree(study.path)  # so it was moved
