@@ -63,7 +63,9 @@ class SearchConfig(Section):
     hang_after_s: float = Field(
         3600, gt=0, description="seconds without an epoch after which a trial counts as crashed"
     )
-    experiment: str = Field("acgan-search", min_length=1, description="MLflow experiment")
+    experiment: str = Field(
+        "acgan-search", min_length=1, description="MLflow experiment of a new study"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,6 @@ A folder is what every node of a cluster can read, and what a study can be conti
 from __future__ import annotations
 
 import csv
-import math
 import operator
 import re
 import shutil
@@ -42,8 +41,8 @@ def save_images(
     images: [H, W], [H, W, C] or [C, H, W] with one or three channels each, uint8 or real numbers
         from 0 to 1; arrays, tensors, or what a data loader yields
     labels: a class's name, or its place in `classes`, for each image
-    patients: whose image it is, so that no patient is on both sides of a split; where it is None
-        or NaN, as in tables of pandas, an image is a patient of its own
+    patients: whose image it is, so that no patient is on both sides of a split; where it is None,
+        NaN or what else pandas has for a missing one, an image is a patient of its own
     splits: "train", "val" or "test", where the split is yours; else it is cut by patient
 
     An earlier folder of this function is replaced, once the new one is whole. Raises `InputError`
@@ -166,4 +165,4 @@ def _write_table(
 
 
 def _is_nobody(patient: object) -> bool:
-    return patient is None or (isinstance(patient, float) and math.isnan(patient))
+    return patient is None or str(patient) in ("nan", "NaT", "<NA>")  # of NumPy and pandas

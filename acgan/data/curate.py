@@ -254,13 +254,15 @@ def _table_warnings(
             f"sources are hardly shared with the other classes ({', '.join(apart)}): a score may "
             "measure the hospital instead of the disease"
         )
-    across = sum((uses[a] == Use.TEST) != (uses[b] == Use.TEST) for a, b in alike)
-    if across:
-        pairs = "1 pair" if across == 1 else f"{across} pairs"
-        yield (
-            f"train and test share identical or near-duplicate images ({pairs} of different "
-            "patients)"
-        )
+    for use in (Use.TEST, Use.VALIDATION):  # the folder's own: one that is cut is not cut yet
+        across = sum((uses[a] == use) != (uses[b] == use) for a, b in alike)
+        if across:
+            pairs = "1 pair" if across == 1 else f"{across} pairs"
+            yield (
+                f"train and {use} share identical or near-duplicate images ({pairs} of different "
+                "patients)"
+            )
+        alike = [(a, b) for a, b in alike if use not in (uses[a], uses[b])]
 
 
 def _source_overlap(rows: Sequence[Row], class_name: str) -> float:

@@ -238,8 +238,8 @@ def _table(root: Path, layout: str, found: Labelled, reading: Reading) -> Table:
     if reading.patient_pattern is not None or not found.patients:
         real = [row for row in rows if row.source != GENERATED]
         named, how = name_patients(real, reading.patient_pattern)
-        by_path = {row.path: row for row in named}
-        rows = [by_path.get(row.path, row) for row in rows]
+        following = iter(named)
+        rows = [row if row.source == GENERATED else next(following) for row in rows]
         warnings.append(how)
     rows, joined = _join_small_validation(rows)
     return Table(

@@ -72,7 +72,7 @@ def load(  # noqa: PLR0913 - one for each thing that decides a pack
     """
     source = DataSource.of(source)
     if source.is_phantom:
-        return _phantom(Settings(image_size, split_seed, val_fraction))
+        return _phantom(Settings(image_size, split_seed, val_fraction, colour))
     table = read_table(user_path(source.folder), source.reading)
     settings = Settings(image_size, split_seed, val_fraction, colour)
     folder = cache or cache_folder() / "packed"
@@ -166,6 +166,8 @@ def _phantom(settings: Settings) -> Dataset:
     )
     train, val = made.where(~in_validation), made.where(in_validation)
     warnings = validation_warnings(val.labels, val.patients, classes=classes)
+    if settings.colour == "rgb":
+        warnings += (f"the {PHANTOM} is drawn in grey: colour rgb has no effect on it",)
     mark = fingerprint(classes, (train, val, test))
     return Dataset(PHANTOM, classes, train, val, test, mark, warnings)
 

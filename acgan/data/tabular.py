@@ -1,7 +1,8 @@
 """A table of labels: a CSV or TSV file with a header, and the images anywhere below its folder.
 
-One class a line in a column, or one-hot columns (as ISIC's ground truth). A line with several
-labels (ChestX-ray14's `Finding Labels`, `A|B`), or with none, is left out and counted.
+One class a line in a column, or one-hot columns (as ISIC's ground truth), of which a patient's sex
+is none. A line with several labels (ChestX-ray14's `Finding Labels`, `A|B`), or with none, is left
+out and counted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,9 @@ COLUMNS = {
     "split": ("split", "subset", "partition", "set"),
     "source": ("source", "site", "hospital", "institution", "center", "centre"),
 }
+_NO_CLASSES = frozenset(
+    ("sex", "gender", "patientsex", "patientgender", "male", "female", "ismale", "isfemale")
+)
 _ZERO_OR_ONE = {"0": 0, "0.0": 0, "": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
@@ -83,7 +87,9 @@ def _names_files(root: Path, name: str, reading: Reading) -> bool:
 def read(root: Path, reading: Reading) -> Labelled:
     """Return the images that a table names.
 
-    A file is named by its path below the folder, or by its own name, with or without its ending.
+    A file is named by its path below the folder, or by its own name, with or without its ending. A
+    path into a folder that is not there means the file of this name only where no other line means
+    it: else an image of another class would be read for a missing one.
     Raises `InputError` for columns that cannot be told, a name that several files have, and a
     split or a number of cells that is none.
     """
@@ -94,7 +100,8 @@ def read(root: Path, reading: Reading) -> Labelled:
         stamp(root, path.name, where=path.name)  # it is no link that leads out
     header, lines = _read(path)
     columns = _choose(header, [cells for _, cells in lines], reading, path.name)
-    files = _Files(root)
+    place = header.index(columns.file)
+    files = _Files(root, {cells[place].strip() for _, cells in lines})
     left_out: Counter[str] = Counter()
     rows: list[Row] = []
     for number, cells in lines:
@@ -110,6 +117,11 @@ def read(root: Path, reading: Reading) -> Labelled:
         patient = (line[columns.patient].strip() if columns.patient else "") or file
         rows.append(Row(file, split, label, patient, source, stamp(root, file, where=where)))
     told = [f"{path.name}: lines left out: {count:,} ({what})" for what, count in left_out.items()]
+    if told and columns.hot:
+        told.append(
+            f"{path.name}: classes are its columns of 0 and 1, {', '.join(columns.hot)} "
+            "(--label-column names one column in their place)"
+        )
     names = one_name(name for name, _ in Counter(row.class_name for row in rows).most_common())
     if merged := [f"{name!r} as {own!r}" for name, own in names.items() if name != own]:
         told.append(f"{path.name}: letter case makes no other class: {', '.join(merged)}")
@@ -202,7 +214,11 @@ def _choose(
     hot: tuple[str, ...] = ()
     if label is None:
         free = [column for column in header if column not in {file, *others}]
-        hot = tuple(column for column in free if _is_hot(header.index(column), lines))
+        hot = tuple(
+            column
+            for column in free
+            if _plain(column) not in _NO_CLASSES and _is_hot(header.index(column), lines)
+        )
         if len(hot) < 2:
             raise NotLabelsError(
                 f"{name} has no column that is known to name classes, nor a column of 0 and 1 for "
@@ -216,8 +232,12 @@ def _column(header: Sequence[str], what: str, named: str | None, name: str) -> s
         if named not in header:
             raise InputError(f"{name} has no column {named!r}{nearest_name(named, header)}")
         return named
-    plain = {re.sub(r"[\W_]", "", column).lower(): column for column in header}
+    plain = {_plain(column): column for column in header}
     return next((plain[known] for known in COLUMNS[what] if known in plain), None)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\W_]", "", column).lower()
 
 
 def _is_hot(place: int, lines: Iterable[Sequence[str]]) -> bool:
@@ -251,49 +271,82 @@ def _split(line: Mapping[str, str], columns: _Columns, where: str) -> str:
 
 
 class _Files:
-    """The files below a folder, by what a line may call them."""
+    """The files below a folder, by what the lines of a table may call them.
 
-    def __init__(self, root: Path) -> None:
+    named: what they call all of them
+    """
+
+    def __init__(self, root: Path, named: Collection[str]) -> None:
         self._root = root
-        self._mended: list[tuple[str, str]] = []
+        self._mended: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._names: defaultdict[str, list[str]] = defaultdict(list)
         self._nearly: defaultdict[str, list[str]] = defaultdict(list)
         self._stems: defaultdict[str, list[str]] = defaultdict(list)
-        for path in files_below(root):
+        there = list(files_below(root))
+        for path in there:
             name = os.path.basename(path)
             stem, ending = os.path.splitext(name)
             self._names[name].append(path)
             self._nearly[nearly(name)].append(path)
             if ending.lower() in IMAGE_ENDINGS - {""}:
                 self._stems[stem].append(path)
+        paths = {_normal(name) for name in named}
+        self._exact = paths.intersection(there)
+        claimed = (self._alike(path) for path in paths - self._exact)
+        self._claims = Counter(found[0] for found in claimed if len(found) == 1)
 
     def find(self, name: str, where: str) -> str:
         """Return the path of the file that a line names; as it is named where there is none.
 
         Raises `InputError` for a path that leads out of the folder, and for several such files.
         """
-        path = os.path.normpath(name.replace("\\", "/"))
+        path = _normal(name)
         if not name or path.startswith(("/", "..")):
             raise InputError(f"{where}: the file {name!r} must lie in the data folder")
         if (self._root / path).is_file():
             return path
-        own = os.path.basename(path)
-        found = self._names.get(own) or self._stems.get(own) or []
-        if not found and (found := self._nearly.get(nearly(own), [])):
-            self._mended.append((name, found[0]))
+        found = self._alike(path)
         if len(found) > 1:
             raise InputError(
                 f"{where}: {name!r} can mean {found[0]!r} or {found[1]!r}; write the path below "
                 "the data folder"
             )
-        return found[0] if found else path
+        if not found or (self._has_no_folder(path) and self._claims[found[0]] > 1):
+            return path
+        how = self._how(path, found[0])
+        if how:
+            self._mended[how][name] = found[0]
+        return found[0]
+
+    def _alike(self, path: str) -> list[str]:
+        """Return the files that a path to none can mean, by its last part."""
+        folder, own = os.path.split(path)
+        found = self._names.get(own) or self._stems.get(own) or self._nearly.get(nearly(own), [])
+        if self._has_no_folder(path):
+            return [each for each in found if each not in self._exact]
+        return [each for each in found if each.startswith(os.path.join(folder, ""))]
+
+    def _has_no_folder(self, path: str) -> bool:
+        """Whether a path names a folder that is not there."""
+        return not (self._root / os.path.dirname(path)).is_dir()
+
+    def _how(self, path: str, found: str) -> str:
+        """Say in what a path differs from the file that it means, "" where it is its own name."""
+        folder, own = os.path.split(path)
+        if own not in self._names and own not in self._stems:
+            return "letter case of the ending or Unicode form"
+        return "" if found.startswith(os.path.join(folder, "")) else "another folder"
 
     def mends(self, where: str) -> tuple[Mend, ...]:
         """Return what was mended in the names of a table."""
-        if not self._mended:
-            return ()
-        how = "letter case of the ending or Unicode form"
-        return (Mend(where, how, len(self._mended), *self._mended[0]),)
+        return tuple(
+            Mend(where, how, len(own), *next(iter(own.items())))
+            for how, own in self._mended.items()
+        )
+
+
+def _normal(name: str) -> str:
+    return os.path.normpath(name.replace("\\", "/"))
 
 
 def write_table(rows: Iterable[Sequence[str]]) -> str:

@@ -113,9 +113,11 @@ def scorer_fit(images: int) -> FitConfig:
 
 
 def cached_scorer(data: Dataset, config: TrainConfig, device: torch.device) -> Path:
-    """Return the file of this data set's scorer, training it if it is not in the cache."""
+    """Return the file of this data set's scorer, training it where the cache has no whole one."""
     path = cache_folder() / "scorers" / scorer_name(data, config)
-    if not path.exists():
+    try:
+        Scorer.load(path, classes=len(data.classes), image_size=config.image_size, device=device)
+    except (FileNotFoundError, InputError):
         Scorer.train(data, config, device).save(path)
     return path
 

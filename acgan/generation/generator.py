@@ -15,7 +15,7 @@ from pydantic import BaseModel, Json, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from acgan.config import TrainConfig, derive_seed
+from acgan.config import PUBLISHED, TrainConfig, derive_seed
 from acgan.errors import InputError
 from acgan.evaluation.grids import to_uint8
 from acgan.gan.interface import GeneratorNetwork
@@ -107,10 +107,11 @@ def _content(path: Path) -> bytes:
 def _fit(tensors: Mapping[str, Tensor], metadata: _Metadata) -> bool:
     """Whether the tensors are those of a generator of this configuration.
 
-    Found without the memory of one: a damaged configuration may ask for any amount.
+    Found without the memory of one: a damaged configuration may ask for any amount. But a plug-in's
+    may look at its numbers when it is made.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta" if metadata.config.networks == PUBLISHED else "cpu"):
             wanted = build_generator(metadata.config, len(metadata.classes)).state_dict()
     except RuntimeError:  # more numbers than a tensor can have
         return False

@@ -115,10 +115,9 @@ def _missing_repeats(plan: SearchPlan, missing: int) -> int:
 def _places(plan: SearchPlan) -> int:
     """Return how many trials this machine holds at once."""
     search = plan.search
-    places = int(usable_cores() / search.cpus_per_trial)
     gpus = torch.cuda.device_count()
-    if gpus and search.gpus_per_trial != 0:
-        places = min(places, int(gpus / (search.gpus_per_trial or 1)))
+    each = float(gpus > 0) if search.gpus_per_trial is None else search.gpus_per_trial
+    places = estimate.places(usable_cores(), gpus, cpus_each=search.cpus_per_trial, gpus_each=each)
     return min(places, search.max_concurrent or places)
 
 

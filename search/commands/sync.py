@@ -46,6 +46,8 @@ def sync(options: argparse.Namespace) -> int:
         print(f"error: {connection.not_taken(uri, error)}", file=sys.stderr)
         print("when it does, type the same command again", file=sys.stderr)
         return 1
+    for warning in sorted(report.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
     for problem in sorted(report.problems):
         print(f"not sent: {problem}", file=sys.stderr)
     print(

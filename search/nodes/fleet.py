@@ -228,14 +228,8 @@ def room_and_time(
 
 
 def room(node: Node, aside: Mapping[str, float]) -> int:
-    """Return how many trials a node holds at once, by its CPUs and GPUs.
-
-    A trial's part of a GPU is of one and the same GPU.
-    """
-    own = [int(node.cpus / aside["cpu"])] if aside["cpu"] else []
-    if gpus := aside["gpu"]:
-        own.append(int(node.gpus / gpus) if gpus >= 1 else int(node.gpus) * int(1 / gpus + 1e-9))
-    return min(own)
+    """Return how many trials a node holds at once, by its CPUs and GPUs."""
+    return estimate.places(node.cpus, node.gpus, cpus_each=aside["cpu"], gpus_each=aside["gpu"])
 
 
 def memory_finding(node: Node, trials: int, *, free: int, a_trial: int) -> Finding:

@@ -156,6 +156,19 @@ def generate_seconds(config: TrainConfig, images: int, device: torch.device) -> 
     return flop / (matrix_rate(device) * SHARE_OF_PEAK)
 
 
+def places(cpus: float, gpus: float, *, cpus_each: float, gpus_each: float) -> int:
+    """Return how many trials a machine holds at once, by its CPUs and GPUs and what each takes.
+
+    A trial's part of a GPU is of one and the same GPU.
+    """
+    own = [int(cpus / cpus_each + 1e-9)] if cpus_each else []
+    if gpus_each:
+        own.append(
+            int(gpus / gpus_each) if gpus_each >= 1 else int(gpus) * int(1 / gpus_each + 1e-9)
+        )
+    return min(own)
+
+
 def search_seconds(
     trials: int, speeds: Sequence[tuple[int, float]], *, most: int | None = None
 ) -> float:

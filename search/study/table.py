@@ -3,6 +3,7 @@
 import contextlib
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -191,14 +192,17 @@ def _verdict(
     """Compare values of fresh seeds; of_all: every repeat of the best trial has one."""
     from scipy.stats import ttest_ind  # noqa: PLC0415 (half a second, for a few)
 
-    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    means = f"{_spread(ours)} against {_spread(theirs)}"
+    if len({*ours}) == len({*theirs}) == 1:  # as of shares that are all 1
+        return f"Over fresh seeds: {means}; without any spread nothing can be told"
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of one without spread
+        interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     lower, upper = sorted([config.ranking.sign * interval.low, config.ranking.sign * interval.high])
     word = "not told apart"
     if upper < 0:
         word = "better than the baseline" + ("" if of_all else " where it comes to an end")
     if lower > 0:
         word = "worse than the baseline"
-    means = f"{_spread(ours)} against {_spread(theirs)}"
     return (
         f"Over fresh seeds: {means}; difference {interval.low:.4g} to {interval.high:.4g} "
         f"(95 %): {word}"

@@ -125,6 +125,7 @@ def open_study_of(run: StudyRun, storage: str | None) -> Study:
         folders = [Path(run.study_dir)]
     else:
         folders = [path.parent for path in sorted(user_path(storage).glob("*/study.json"))]
+        folders.sort(key=lambda folder: folder != Path(run.study_dir))  # a copy has the same id
     for folder in folders:
         with contextlib.suppress(InputError):  # another study, of another version or damaged
             study = open_study(folder)

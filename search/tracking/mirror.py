@@ -42,6 +42,7 @@ class SyncReport:
     """What passes did; `complete`: all that they read in the directories is in MLflow.
 
     `problems` are the sentences on files that could not be read; their trials were passed over.
+    `warnings` are those on what was asked for and has no effect.
     """
 
     runs: int = 0
@@ -49,6 +50,7 @@ class SyncReport:
     images: int = 0
     complete: bool = True
     problems: frozenset[str] = frozenset()
+    warnings: frozenset[str] = frozenset()
 
     def __add__(self, other: Self) -> Self:
         return type(self)(
@@ -57,6 +59,7 @@ class SyncReport:
             self.images + other.images,
             self.complete and other.complete,
             self.problems | other.problems,
+            self.warnings | other.warnings,
         )
 
 
@@ -244,6 +247,7 @@ class Mirror:
         self._parent: Run | None = None
         self._parent_status = ""
         self._config = SearchConfig.model_validate(study.info.search)
+        self._warnings: frozenset[str] = frozenset()
         self._best: float | None = None
         self._best_trial = ""
         self._has_quality = False
@@ -270,7 +274,7 @@ class Mirror:
 
     def _update(self, driving: bool) -> SyncReport:
         client, parent = self._open()
-        report, changed = SyncReport(), []
+        report, changed = SyncReport(warnings=self._warnings), []
         for name, stamp in self._changed(driving):
             try:
                 if name not in self._copies:
@@ -332,9 +336,19 @@ class Mirror:
             self._has_quality = "quality/floor" in parent.data.metrics
             self._drawn = int(parent.data.tags.get(study_runs.PICTURES, "0"))
             self._parent_status = parent.info.status
+            self._warnings = frozenset(self._elsewhere(self._client, parent))
             view.send(self._client, parent.info.experiment_id, self.study.info)
             self._parent = parent
         return self._client, self._parent
+
+    def _elsewhere(self, client: MlflowClient, parent: Run) -> Iterator[str]:
+        """Yield that the study is in another experiment than the one that is named."""
+        there = client.get_experiment(parent.info.experiment_id).name
+        if self.experiment not in (there, SearchConfig().experiment):
+            yield (
+                f"{self.study.info.name} stays in the MLflow experiment {there!r}; --experiment is "
+                "for a study that MLflow does not have yet"
+            )
 
     def _open_names(self) -> list[str]:
         names = set(os.listdir(self.study.path)) - self._whole.keys()

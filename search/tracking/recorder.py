@@ -104,5 +104,7 @@ class Recorder(threading.Thread):
         self._reachable = True
         for problem in sorted(report.problems - self._said):
             self._say(f"not sent to MLflow: {problem}")
-        self._said |= report.problems
+        for warning in sorted(report.warnings - self._said):
+            self._say(f"warning: {warning}")
+        self._said |= report.problems | report.warnings
         return report

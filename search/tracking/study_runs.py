@@ -35,6 +35,7 @@ from search.study.folder import (
     StudyInfo,
     Trial,
     TrialEnd,
+    open_study,
     trial_name,
 )
 from search.study.objective import Ended
@@ -62,14 +63,43 @@ def epoch_key(record: EpochRecord) -> EpochKey:
 def parent_run(client: MlflowClient, study: Study, *, experiment: str) -> Run:
     """Return the study's run wherever it is, else a new one in the named experiment.
 
-    Raises `InputError` if that experiment was deleted.
+    Raises `InputError` if that experiment was deleted, and for a copy of the study whose run it is.
     """
     run = run_of_study(client, study) or _create_parent(client, study, experiment)
-    if run.data.tags.get("study_dir") != study.place:  # it was moved
+    there = run.data.tags.get("study_dir", "")
+    if there != study.place:
+        if there and _is_copy(study, Path(there)) and not _is_copied(client, run):
+            raise InputError(
+                f"{study.place} is a copy of the study at {there}, which MLflow has: remove one of "
+                "the two, or send the copy to another MLflow with --tracking-uri"
+            )
+        # Else it was moved.
         client.set_tag(run.info.run_id, "study_dir", study.place)
     if run.inputs is None or not run.inputs.dataset_inputs:  # a crash lost this, written last
         _describe_parent(client, run.info.run_id, study.info)
     return run
+
+
+def _is_copy(study: Study, of: Path) -> bool:
+    """Whether the study of this id is still in another folder, too."""
+    try:
+        return open_study(of).info.uuid == study.info.uuid and not of.samefile(study.path)
+    except (InputError, OSError):
+        return False
+
+
+def _is_copied(client: MlflowClient, run: Run) -> bool:
+    """Whether a database was copied, or moved, too: its files are not where it would have them."""
+    database = sqlite_file(client.tracking_uri)
+    return database is not None and not run.info.artifact_uri.startswith(_artifacts(database))
+
+
+def _artifacts(database: Path) -> str:
+    """Return where files go whose runs are in a sqlite file: beside it.
+
+    MLflow's own choice is relative to the directory it happens to be started in.
+    """
+    return (database.parent / "mlartifacts").as_uri()
 
 
 def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
@@ -97,8 +127,7 @@ def _create_parent(client: MlflowClient, study: Study, experiment: str) -> Run:
 def _experiment_id(client: MlflowClient, name: str) -> str:
     if client.get_experiment_by_name(name) is None:
         database = sqlite_file(client.tracking_uri)
-        # MLflow's own choice is relative to the directory it happens to be started in.
-        location = None if database is None else (database.parent / "mlartifacts").as_uri()
+        location = None if database is None else _artifacts(database)
         try:
             client.create_experiment(name, artifact_location=location)
         except MlflowException as error:

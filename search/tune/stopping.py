@@ -12,10 +12,13 @@ from optuna.pruners import SuccessiveHalvingPruner
 
 from acgan.evaluation.variety import DIVERSITY, ONE_PICTURE
 from acgan.run.records import EpochRecord, metric
+from acgan.training import METRIC_NAMES
 from search.settings import SearchConfig
 from search.study.folder import BASELINE, Outcome
 from search.study.objective import Ended, objective_value
 from search.study.optuna_ledger import Ledger
+
+LOSSES = frozenset(name for name in METRIC_NAMES if "_loss" in name)  # and no plug-in's number
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def diverged(records: Sequence[EpochRecord], config: SearchConfig) -> str | None
     """
     last = records[-1]
     for name, value in last.metrics.items():
-        if "_loss" in name and not (math.isfinite(value) and value <= config.diverged_above):
+        if name in LOSSES and not (math.isfinite(value) and value <= config.diverged_above):
             return f"{name} is {value:.4g} in epoch {last.epoch}"
     return None
 
@@ -130,8 +133,7 @@ class TrialStopper:
 
     `records_of` reads a trial's records from disk, where an earlier start has left some. `on_end`
     is called with each name and how it ended after the ledger has them. `grace` is `grace_epochs`
-    of
-    the trial with the fewest steps per epoch: all trials have the same rungs.
+    of the trial with the fewest steps per epoch: all trials have the same rungs.
     """
 
     def __init__(

@@ -220,6 +220,22 @@ def test_near_duplicates_across_train_and_test_are_a_warning(folder: Folder) -> 
     assert folder.uses()["train/x.png"] != Use.DUPLICATE
 
 
+def test_near_duplicates_across_train_and_the_folders_own_validation_are_a_warning(
+    folder: Folder,
+) -> None:
+    (folder.root / "val").mkdir()
+    for class_name in CLASSES:
+        for number in range(FEW_PATIENTS):
+            folder.add("val", f"v{class_name}{number}", f"{class_name}{number}.png", class_name)
+    twin = folder.add("train", "x", "x.png")
+    Image.open(folder.root / "val" / "normal0.png").resize((96, 96)).save(twin)
+    same = folder.add("train", "y", "y.png")
+    same.write_bytes((folder.root / "val" / "normal1.png").read_bytes())
+    told = [text for text in folder.curate().warnings if "near-duplicate" in text]
+    assert len(told) == 1
+    assert told[0].startswith("train and validation share identical or near-duplicate images (2 p")
+
+
 def test_patients_with_one_and_the_same_file_stay_together_also_through_a_third(
     folder: Folder,
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from acgan.command import typed
 from search.study.lock import driver_lock
 from search.sync import main
+from search.tracking import connection
 from search.tracking.mirror import study_links
 from tests import studies
 from tests.mlflow_server import Server
@@ -36,6 +37,41 @@ def test_it_sends_a_study_and_says_what_to_type_next(
     assert study_links(study, uri)[0] in look
     assert main(words) == 0
     assert "sent 0 new runs, 0 epochs and 0 sample images" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_study_does_not_send_into_its_runs_and_a_study_that_was_moved_does(
+    tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=1)
+    words = ["--storage-path", str(tmp_path / "runs"), "--tracking-uri", uri, "--study"]
+    assert main([*words, "demo"]) == 0
+    copy = tmp_path / "runs" / "again"
+    shutil.copytree(study.path, copy)
+    capsys.readouterr()
+    assert main([*words, "again"]) == 2
+    assert f"{copy} is a copy of the study at {study.path}" in capsys.readouterr().err
+    assert main([*words[:-2], f"sqlite:///{tmp_path / 'own.db'}", "--study", "again"]) == 0
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", whole)
+    assert main([*words[:-2], f"sqlite:///{whole}/mlflow.db", "--study", "again"]) == 0
+    (tmp_path / "runs" / "linked").symlink_to(study.path)
+    assert main([*words, "linked"]) == 0  # the same one
+    shutil.rmtree(study.path)  # so it was moved
+    assert main([*words, "again"]) == 0
+
+
+def test_a_study_that_mlflow_has_stays_in_its_experiment_and_this_is_said(
+    tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies.write_study(tmp_path / "runs" / "demo", trials=1, epochs=1)
+    words = ["--study", "demo", "--storage-path", str(tmp_path / "runs"), "--tracking-uri", uri]
+    assert main([*words, "--experiment", "chests"]) == 0
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+    assert main([*words, "--experiment", "others"]) == 0
+    assert "demo stays in the MLflow experiment 'chests'" in capsys.readouterr().err
+    assert connection.connect(uri).get_experiment_by_name("others") is None
 
 
 def test_a_dead_server_ends_with_1(

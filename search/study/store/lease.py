@@ -39,11 +39,6 @@ class _Holder(Stored):
     since: float
     heartbeat: float
 
-    @property
-    def at_work(self) -> bool:
-        gone = self.machine == _machine() and not Path(f"/proc/{self.pid}").exists()
-        return not gone and time.time() - self.heartbeat < STALE_AFTER_S
-
 
 class TakenOverError(InputError):
     """Another process drives the study now; this one must end without writing."""
@@ -60,7 +55,7 @@ class Lease:
         self._store, self.kind = store, kind
         keys = _keys(store, kind)
         before = _holder(store, keys[-1]) if keys else None
-        if before is not None and before.at_work:
+        if before is not None and _at_work(store, keys[-1], before):
             raise _held(store, before)
         self.number = _number(keys[-1]) if keys else 0
         self._own = _Holder(
@@ -83,7 +78,7 @@ class Lease:
             if self._store.write_if_absent(key, self._own.model_dump_json().encode()):
                 return key
             other = _holder(self._store, key)  # not listed: the listing is behind
-            if other is None or other.at_work:
+            if other is None or _at_work(self._store, key, other):
                 raise _held(self._store, other or self._own)
 
     def check(self, store: ObjectStore | None = None) -> None:
@@ -127,7 +122,7 @@ def is_held(store: ObjectStore, kind: str) -> bool:
     """Whether a process drives the study, or picks from it, now."""
     keys = _keys(store, kind)
     holder = _holder(store, keys[-1]) if keys else None
-    return holder is not None and holder.at_work
+    return holder is not None and _at_work(store, keys[-1], holder)
 
 
 def _keep_beating(lease: Lease, stop: threading.Event) -> None:
@@ -156,6 +151,25 @@ def _holder(store: ObjectStore, key: str) -> _Holder | None:
         return _Holder.model_validate_json(store.read(key))
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def _at_work(store: ObjectStore, key: str, holder: _Holder) -> bool:
+    """Whether the process that wrote an object still holds what it stands for.
+
+    How old its heartbeat is, the store's clock says, since those of hosts differ. Where nobody may
+    write here, they are all that there is.
+    """
+    if not holder.heartbeat or (
+        holder.machine == _machine() and not Path(f"/proc/{holder.pid}").exists()
+    ):
+        return False
+    try:
+        age = store.age(key)
+    except FileNotFoundError:  # another process has taken it over meanwhile
+        return True
+    except StoreError:
+        age = time.time() - holder.heartbeat
+    return age < STALE_AFTER_S
 
 
 def _held(store: ObjectStore, holder: _Holder) -> InputError:

@@ -126,6 +126,21 @@ class ObjectStore:
             raise self._no_bucket() from error
         return True
 
+    def age(self, key: str) -> float:
+        """Return the seconds since an object was written, by the clock of the store.
+
+        A further object, which is removed again, tells what that says now. Raises
+        `FileNotFoundError` where there is none.
+        """
+        written = self._ask(self._files.modified, self._path(key))
+        now = f"now/{secrets.token_hex(16)}"
+        self.write(now, b"")
+        try:
+            at = self._ask(self._files.modified, self._path(now))
+        finally:
+            self.delete([now])
+        return float((at - written).total_seconds())
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are not there are passed over."""
         self.side_by_side(self._delete, keys)

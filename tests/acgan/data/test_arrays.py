@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,6 +64,18 @@ def test_the_columns_of_a_table_of_pandas_are_taken_as_they_are(tmp_path: Path) 
     assert [len(own) for own in (data.train, data.val, data.test)] == [60, 40, 20]
     unknown = [f"images/{number:06d}.png" for number in range(4)]
     assert set(data.train.patients) == {*unknown, *(f"p{number}" for number in range(2, 30))}
+
+
+@pytest.mark.parametrize("kind", [object, "string", "category", "datetime64[ns]"])
+def test_whoever_a_column_of_any_kind_does_not_name_is_a_patient_of_its_own(
+    tmp_path: Path, kind: Any
+) -> None:
+    days = ["2020-01-01", None, None, "2020-01-02"]
+    patients = pd.Series(days, dtype=kind)
+    folder = save_images(tmp_path / "d", pixels(4), ["a", "b"] * 2, patients=patients)
+    with (folder / "labels.csv").open() as file:
+        cells = [line["patient"] for line in csv.DictReader(file)]
+    assert [cell[:10] for cell in cells] == ["2020-01-01", "", "", "2020-01-02"]
 
 
 def test_colour_images_keep_their_channels_wherever_those_stand(tmp_path: Path) -> None:

@@ -386,3 +386,12 @@ def test_images_that_were_packed_before_are_found_by_their_fingerprint(
     assert unknown.fingerprint == now.fingerprint
     assert first in packs(cache)
     assert len(packs(cache)) == 2
+
+
+@pytest.mark.parametrize(("colour", "told"), [("auto", False), ("grey", False), ("rgb", True)])
+def test_that_the_phantom_has_no_colours_is_said_where_they_are_asked_for(
+    colour: str, told: bool
+) -> None:
+    loaded = load("phantom", image_size=SIZE, colour=colour)
+    assert any("rgb has no effect" in warning for warning in loaded.warnings) is told
+    assert loaded.fingerprint == load("phantom", image_size=SIZE).fingerprint

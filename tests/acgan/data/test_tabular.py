@@ -65,6 +65,28 @@ def test_one_hot_columns_are_classes_as_in_isics_ground_truth(tmp_path: Path) ->
     )
 
 
+def test_which_columns_of_0_and_1_are_the_classes_is_said_where_lines_have_not_one(
+    tmp_path: Path,
+) -> None:
+    images = tuple(f"{name}.png" for name in "abc")
+    text = "image,Smoker,TB\na,1,0\nb,0,1\nc,1,1\n"
+    told = "labels.csv: classes are its columns of 0 and 1, Smoker, TB (--label-column"
+    assert any(told in warning for warning in table_of(tmp_path, text, images=images).warnings)
+    text = "image,healthy,TB\na,1,0\nb,0,1\nc,0,1\n"
+    assert not any("0 and 1" in warning for warning in table_of(tmp_path, text).warnings)
+
+
+@pytest.mark.parametrize("sex", ["Sex", "Patient Gender", "is_male"])
+def test_a_patients_sex_is_no_class(tmp_path: Path, sex: str) -> None:
+    images = tuple(f"{name}.png" for name in "abcd")
+    two = f"image,{sex},TB\na,0,0\nb,0,1\nc,1,0\nd,1,1\n"
+    assert "say which with --label-column" in refusal(tmp_path, two, images=images)
+    assert table_of(tmp_path, two, label_column="TB").classes == ("0", "1")
+    three = f"image,{sex},healthy,TB\na,0,1,0\nb,0,0,1\nc,1,1,0\nd,1,0,1\n"
+    table = table_of(tmp_path, three)
+    assert (table.classes, len(table.rows)) == (("healthy", "TB"), 4)
+
+
 def test_chestxray14s_findings_leave_out_lines_with_several(tmp_path: Path) -> None:
     text = (
         "Image Index,Finding Labels,Follow-up #,Patient ID\n"
@@ -116,6 +138,41 @@ def test_a_byte_order_mark_crlf_and_blank_lines_are_read(tmp_path: Path) -> None
     text = "\ufefffile,label\r\na.png,x\r\n\r\n ,\r\nb.PNG,y\r\n"
     table = table_of(tmp_path, text, images=("a.png", "b.PNG"))
     assert [row.path for row in table.rows] == ["a.png", "b.PNG"]
+
+
+@pytest.mark.parametrize("folder", ["covid", "covid/more", ""])
+def test_no_file_is_read_for_a_missing_one_of_the_same_name_that_another_line_names(
+    tmp_path: Path, folder: str
+) -> None:
+    there = ("normal/0.png", "normal/1.png", *((f"{folder}/9.png",) if folder else ()))
+    lines = ["covid/0.png,covid", "covid/9.png,covid", "normal/0.png,normal", "normal/1.png,normal"]
+    lines += ["other/1.png,covid", "other/2.png,covid"]
+    text = "\n".join(["file,label", *lines, ""])
+    if not folder:
+        assert "class 'covid' has no image in train" in refusal(tmp_path, text, images=there)
+        return
+    table = table_of(tmp_path, text, images=there)
+    assert [(row.path, row.class_name) for row in table.rows if row.stamp] == [
+        (f"{folder}/9.png", "covid"),
+        ("normal/0.png", "normal"),
+        ("normal/1.png", "normal"),
+    ]
+
+
+def test_a_folder_that_is_another_one_on_the_disk_is_said(tmp_path: Path) -> None:
+    text = "file,label\ndata/a,x\ndata/b.PNG,x\nin/c,y\n"
+    table = table_of(tmp_path, text, images=("in/a.png", "in/b.png", "in/c.png"))
+    assert [row.path for row in table.rows] == ["in/a.png", "in/b.png", "in/c.png"]
+    assert [(mend.how, mend.count) for mend in table.mends] == [
+        ("another folder", 1),
+        ("letter case of the ending or Unicode form", 1),
+    ]
+
+
+def test_two_lines_of_one_file_keep_their_classes(tmp_path: Path) -> None:
+    text = "file,label\na.png,x\nb.png,y\na.png,y\n"
+    table = table_of(tmp_path, text, images=("a.png", "b.png"))
+    assert [row.class_name for row in table.rows] == ["x", "y", "y"]
 
 
 @pytest.mark.parametrize(

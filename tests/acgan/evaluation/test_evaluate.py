@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -321,6 +322,18 @@ def test_the_cached_scorer_is_trained_once_a_data_set_size_and_evaluation_seed(
     assert path.stat().st_mtime_ns == written
     assert cached_scorer(data, tiny_config(evaluation_seed=1), CPU) != path
     assert cached_scorer(tiny_dataset(train=45), tiny_config(), CPU) != path
+
+
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_scorer_of_the_cache_that_was_cut_is_made_again(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    monkeypatch.setenv("ACGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr("acgan.evaluation.scorer.scorer_fit", lambda images: FitConfig(5e-4, 1, 32))
+    path = cached_scorer(data, tiny_config(), CPU)
+    os.truncate(path, left)
+    assert cached_scorer(data, tiny_config(), CPU) == path
+    Scorer.load(path, classes=len(data.classes), image_size=16, device=CPU)
 
 
 # --- an epoch's evaluation -------------------------------------------------------------------

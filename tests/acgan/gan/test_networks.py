@@ -46,6 +46,16 @@ class Flat(GeneratorNetwork):
         x = torch.tanh(self.layer(torch.cat([latents, one_hot], 1)))
         return x.unflatten(1, (3, self.side, self.side))
 
+class Deep(Flat):
+    def __init__(self, config, classes):
+        super().__init__(config, classes)
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]  # as timm's
+
+class Counted(Flat):
+    def __init__(self, config, classes):
+        super().__init__(config, classes)
+        self.mean = self.layer.weight.detach().numpy().mean()
+
 class Judge(DiscriminatorNetwork):
     def __init__(self, config, classes):
         super().__init__()
@@ -71,6 +81,7 @@ class Partly(Judge):
         return super().forward(self.fixed(images.flatten(1)))
 
 flat = Networks(Flat, Judge)
+deep, counted = Networks(Deep, Judge), Networks(Counted, Judge)
 partly = Networks(Flat, Partly)
 short = Networks(Flat, Short)
 """
@@ -80,7 +91,8 @@ short = Networks(Flat, Short)
 def _plugin(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "installed"
     folder.mkdir()
-    entries = {"flat": "flat", "partly": "partly", "short": "short", "broken": "Flat"}
+    names = ("flat", "deep", "counted", "partly", "short")
+    entries = {**{name: name for name in names}, "broken": "Flat"}
     with plugin_installed(folder, NETWORKS, entries, CODE):
         yield folder
 
@@ -109,6 +121,17 @@ def test_a_plug_ins_networks_are_trained_kept_and_read_again(plugin: Path, tmp_p
     loaded = load_generator(path, device=CPU)
     assert type(loaded.generator).__name__ == "Flat"
     assert generate(loaded, 2, count=3, seed=1).shape == (3, 3, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["deep", "counted"])
+def test_networks_that_look_at_their_numbers_when_they_are_made_are_read_again(
+    plugin: Path, tmp_path: Path, name: str
+) -> None:
+    assert plugin.is_dir()
+    training = Training(tiny_config(networks=name), classes=3, device=CPU)
+    path = tmp_path / "epoch-0001.safetensors"
+    path.write_bytes(generator_bytes(training, tiny_dataset(), RunDir(tmp_path / "t0000"), 1))
+    assert type(load_generator(path, device=CPU).generator).__name__ == name.capitalize()
 
 
 def test_weights_that_a_plug_in_freezes_stay_and_those_that_it_does_not_use_do_no_harm(

@@ -83,6 +83,20 @@ def test_bytes_are_shown_in_a_fitting_unit() -> None:
     assert estimate.gigabytes(1_450_000_000) == "1.4 GB"
 
 
+@pytest.mark.parametrize(
+    ("cpus_each", "gpus_each", "wanted"),
+    [(1, 0, 8), (0.1, 0, 80), (0.14, 0, 57), (1, 0.6, 2), (1, 0.4, 4), (1, 0.3, 6), (4, 1, 2)],
+)
+def test_a_trials_part_of_a_gpu_is_of_one_of_the_two(
+    cpus_each: float, gpus_each: float, wanted: int
+) -> None:
+    assert estimate.places(8, 2, cpus_each=cpus_each, gpus_each=gpus_each) == wanted
+
+
+def test_the_places_are_whole_where_parts_of_cores_are_rounded() -> None:
+    assert estimate.places(7, 0, cpus_each=0.14, gpus_each=0) == 50  # 7 / 0.14 < 50
+
+
 def test_all_trials_take_as_long_as_the_places_need_one_after_another() -> None:
     assert estimate.search_seconds(10, [(1, 60.0)]) == 600
     assert estimate.search_seconds(10, [(2, 60.0)]) == 300

@@ -110,12 +110,15 @@ def test_one_seed_each_is_never_called_better(study: Study) -> None:
     assert "--repeats" in text
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("ours", "theirs", "verdict"),
     [
         ([4.0, 4.1, 3.9], [9.0, 9.1, 8.9], "better than the baseline"),
         ([9.0, 9.1, 8.9], [4.0, 4.1, 3.9], "worse than the baseline"),
         ([4.0, 9.0, 6.0], [5.0, 8.0, 7.0], "not told apart"),
+        ([4.0, 4.0, 4.0], [9.0, 9.1, 8.9], "better than the baseline"),
+        ([4.0, 4.0, 4.0], [9.0, 9.0, 9.0], "without any spread nothing can be told"),
     ],
 )
 def test_fresh_seeds_of_both_decide(

@@ -100,6 +100,11 @@ def test_a_quality_score_that_is_not_finite_is_no_divergence() -> None:
     assert first_end(records_of(9, val__fd_cnn=lambda _: math.inf)) is None
 
 
+@pytest.mark.parametrize("value", [math.nan, 1e9])
+def test_a_plug_ins_number_that_is_called_a_loss_is_no_divergence(value: float) -> None:
+    assert first_end(records_of(9, val__perceptual_loss=lambda _: value)) is None
+
+
 def test_one_picture_a_class_ends_a_trial_in_its_second_half_after_patience() -> None:
     records = records_of(30, val__diversity=lambda _: 0.07)
     assert first_end(records, patience=3) == (18, Outcome.COLLAPSED)

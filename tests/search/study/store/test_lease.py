@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from acgan.errors import InputError
 from search.study.store import lease
-from search.study.store.lease import Lease, TakenOverError, is_held, leased
+from search.study.store.lease import STALE_AFTER_S, Lease, TakenOverError, is_held, leased
 from search.study.store.objects import ObjectStore
 from tests.s3_server import S3Server
 from tests.search.study.store.conftest import new_place
@@ -63,11 +66,44 @@ def test_a_driver_on_another_machine_holds_it_until_its_heartbeat_is_old(
     monkeypatch.setattr(lease, "_machine", lambda: "this one")
     with pytest.raises(InputError, match="worked on"):
         Lease(any_address, "study")
-    first.beat(1.0)
+    assert is_held(ObjectStore(any_address), "study")
+    monkeypatch.setattr(lease, "STALE_AFTER_S", 0.0)
+    assert not is_held(ObjectStore(any_address), "study")
     second = Lease(any_address, "study")
     second.check()
     with pytest.raises(TakenOverError):
         first.check()
+    assert not ObjectStore(any_address).list("now/")
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_between_machines_whose_clocks_differ_that_of_the_store_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    address = f"file://{tmp_path}/bucket"
+    monkeypatch.setattr(lease, "_machine", lambda: "another")
+    Lease(address, "study").beat(time.time() + ahead_s)
+    monkeypatch.setattr(lease, "_machine", lambda: "this one")
+    with pytest.raises(InputError, match="worked on"):
+        Lease(address, "study")
+    (written,) = (tmp_path / "bucket" / "drivers").iterdir()
+    before = time.time() - STALE_AFTER_S - 1
+    os.utime(written, (before, before))
+    assert Lease(address, "study").number == 2
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_where_nobody_may_write_the_clocks_of_the_machines_decide(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    address = new_place(server.address)
+    monkeypatch.setattr(lease, "_machine", lambda: "another")
+    Lease(address, "study").beat(time.time() - (0 if held else STALE_AFTER_S + 1))
+    monkeypatch.setattr(lease, "_machine", lambda: "this one")
+    monkeypatch.setattr(
+        server, "fault", lambda environ: "expired" if environ["REQUEST_METHOD"] == "PUT" else ""
+    )
+    assert is_held(ObjectStore(address), "study") is held
 
 
 def test_a_driver_that_is_not_yet_listed_is_seen(
