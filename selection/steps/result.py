@@ -225,7 +225,15 @@ class Pick(Stored):
     def at_chance(self) -> bool:
         """CNNs trained on the winner's images cannot be told from one constant answer."""
         utility = self.winner.utility
-        return utility is not None and utility.balanced_accuracy.low <= 1 / len(self.classes)
+        return utility is not None and self._is_chance(utility.balanced_accuracy)
+
+    @property
+    def at_chance_on_test(self) -> bool:
+        """They cannot be told from it on the test images, where these were looked at."""
+        return bool(self.test and self.test.rows) and self._is_chance(self.test.rows[0].winner)
+
+    def _is_chance(self, score: Estimate) -> bool:
+        return score.low <= 1 / len(self.classes)
 
     def is_one_picture(self, candidate: Candidate) -> bool:
         """Return whether a candidate's images are one picture per class."""
