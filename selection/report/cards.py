@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from acgan.data import phantom
+from acgan.data import label_files, phantom
 from acgan.files import replace_text
 from selection.ledgers.reviews import Entry, looks, of_weights
 from selection.metrics.confounding import (
@@ -53,7 +53,8 @@ def cards(
         "train": train,
         "looked": of_weights(reviews, pick.winner.weights),
         "against": _against(pick, reviews),
-        "drawn": set(facts.sources) <= set(phantom.SOURCES),
+        "drawn": _drawn(facts),
+        "kind": images_of(facts),
         "created": f"{datetime.fromtimestamp(pick.created, UTC):%Y-%m-%d}",
         "confounding": confounding(facts),
         "on_validation": validation_rows(pick, facts),
@@ -65,6 +66,15 @@ def cards(
         "code": usage(pick.classes[0], uri),
     }
     return {name: markdown_template(path).render(context) for name, path in TEMPLATES.items()}
+
+
+def images_of(facts: DataFacts) -> str:
+    """Return what the images are called: chest X-rays only where they are known to be some."""
+    return "chest X-rays" if _drawn(facts) or facts.layout == label_files.NAME else "images"
+
+
+def _drawn(facts: DataFacts) -> bool:
+    return set(facts.sources) <= set(phantom.SOURCES)
 
 
 def write_cards(folder: Path, texts: Mapping[str, str]) -> None:
@@ -134,7 +144,8 @@ def description(pick: Pick, facts: DataFacts, reviews: Sequence[Entry] = ()) -> 
     against = _against(pick, reviews)
     score = winner.utility and winner.utility.balanced_accuracy
     lines = [
-        f"Generator of chest X-rays ({', '.join(map(plain, pick.classes))}), study {pick.study}, "
+        f"Generator of {images_of(facts)} ({', '.join(map(plain, pick.classes))}), study "
+        f"{pick.study}, "
         f"{winner.name}. For research. **Not for diagnosis.**",
         "Balanced accuracy of classifiers trained on its images alone, on real validation images: "
         f"{interval_text(score) if score else 'not measured'} (optimistic: it was picked on them); "

@@ -101,6 +101,21 @@ def test_the_images_are_called_grey_or_in_colour_as_they_are() -> None:
         assert DataFacts.of(Dataset("mini", CLASSES, own, own, own, "f")).in_colour == colour
 
 
+def test_images_are_called_chest_x_rays_where_they_are_known_to_be_some() -> None:
+    pick = make_pick()
+    facts = facts_of(pick)
+    for layout, known in (("COVIDx label files", True), ("class folders", False), ("", False)):
+        own = dataclasses.replace(facts, layout=layout)
+        model, data = made(pick, own)
+        told = (model, data, description(pick, own))
+        for text in (each.lower() for each in told):
+            assert bool(re.search("x-ray|chest", text)) == known
+        assert ("generator of chest X-rays" in model) == known
+    assert load("phantom", image_size=16).layout == ""
+    drawn = DataFacts.of(load("phantom", image_size=16))
+    assert description(pick, drawn).startswith("Generator of chest X-rays (COVID-19, normal, ")
+
+
 def test_names_of_classes_are_shown_as_they_are() -> None:
     pick = changed(make_pick(), classes=["a|b", "<b>c", "*d*"])
     facts = dataclasses.replace(facts_of(pick), classes=tuple(pick.classes))
