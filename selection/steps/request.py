@@ -64,11 +64,13 @@ def require_idle(study: Study) -> None:
 def at_work(study: Study) -> Iterator[None]:
     """Keep every other search and pick away from a study; `InputError` while there is one.
 
-    Of a study in an object store, what was made is there at the end.
+    A search that began since `require_idle` was asked is seen: it holds the study before it looks
+    whether anybody picks from it. Of a study in an object store, what was made is there at the end.
     """
     folder = study.path / "selection"
     folder.mkdir(exist_ok=True)
     with driver_of(folder, print):
+        require_idle(study)
         yield
 
 
