@@ -69,10 +69,11 @@ class Picked:
         """
         import pandas as pd  # noqa: PLC0415 (half a second, for Python code alone)
 
-        rows = []
+        rows, metric = [], self.pick.decision.rank_metric
         for candidate in self.pick.candidates:
             score = candidate.utility.balanced_accuracy if candidate.utility else None
             fidelity = candidate.fidelity
+            measured = fidelity and fidelity.metrics["validation"].get(metric)
             rows.append(
                 {
                     "trial": candidate.trial,
@@ -80,8 +81,7 @@ class Picked:
                     self.pick.objective: candidate.quality,
                     "diversity": candidate.diversity,
                     **_interval("balanced_accuracy", score),
-                    self.pick.decision.rank_metric: fidelity
-                    and fidelity.metrics["validation"].get(fidelity.rank_metric),
+                    **({metric: measured} if metric else {}),
                     "memorised": None if fidelity is None else bool(fidelity.memorised),
                     "baseline": candidate.baseline,
                     "winner": candidate is self.pick.winner,

@@ -28,7 +28,7 @@ from selection.report.page import TrackingLinks, write_report
 from selection.steps.funnel import Funnel
 from selection.steps.objections import objections
 from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
-from selection.steps.request import at_work
+from selection.steps.request import at_work, naming
 from selection.steps.result import Pick, read_pick
 
 
@@ -258,7 +258,7 @@ def _conclude(pick: Pick, plan: PickPlan) -> None:
     for objection in objections(pick, seen)[:1]:
         print(objection.advice)
     if not any(look.weights == winner.weights for look in seen):
-        named = uris.naming(plan.study, plan.tracking_uri)
+        named = naming(plan.study, plan.tracking_uri, plan.trial_run)
         review = typed(["python", "-m", "selection.review", *named])
         print(f"nobody has looked at its images; to do so: {review}")
     print(f"report: {plan.folder / 'report.html'}")

@@ -179,7 +179,8 @@ def _note(client: connection.Client, pick: Pick, run: Run) -> str:
         f"The pick {pick.id} of the study {pick.study}: {pick.winner.name}. "
         f"[Report]({notes.page(run, f'artifacts/{STAGE}/report.html')})"
     ]
-    following = ["--run-id", run.data.tags["mlflow.parentRunId"], *flags]
+    known = run.data.tags["mlflow.parentRunId"] if pick.scope == "study" else pick.run_id
+    following = ["--run-id", known, *flags]
     look = "To look at its candidates: " + notes.command("selection.review", *following)
     found = client.search_model_versions(f"run_id = '{run.info.run_id}'")
     if found:

@@ -1,6 +1,5 @@
 """The first screen of a pick's report: its score beside what it is measured by, and what to do."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -102,6 +101,6 @@ def advice(pick: Pick, looks: Sequence[Look]) -> Advice:
     look = "" if seen else "Look at its images; then ask"
     return Advice(
         f"{look or 'Ask'} whether they help a classifier beside real images:",
-        shlex.join(["python", "-m", "selection.study", "--study", pick.study, "--test"]),
+        f"python -m selection.study {pick.flags} --pick {pick.id} --test",
         usable=True,
     )

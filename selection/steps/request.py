@@ -103,6 +103,17 @@ def settle(
     return settings, source
 
 
+def naming(study: Study, uri: str, trial_run: str | None) -> list[str]:
+    """Return the flags by which any command finds a study and its MLflow, or one trial of it.
+
+    trial_run: the trial's MLflow run; None: all of the study
+    """
+    words = uris.naming(study, uri)
+    if trial_run is not None:
+        words[:2] = ["--run-id", trial_run]
+    return words
+
+
 def find_run(named: StudyNamed) -> tuple[str, Study, str, str | None]:
     """Return MLflow's address, and there the study, its run, and the trial if it is one's run.
 

@@ -3,6 +3,7 @@
 Images are named by their place in the validation set; patients by a number each, never by name.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,12 @@ class LookAtTest(Stored):
 
 
 class Pick(Stored):
-    """`pick.json`; objective: the study's, the recorded metric by which step 1 ranked epochs."""
+    """`pick.json`.
+
+    run_id: the MLflow run that was picked from, the study's or that of the trial which `scope`
+        names; in picks of earlier versions always the study's
+    objective: the study's, the recorded metric by which step 1 ranked epochs
+    """
 
     format: int
     id: str
@@ -204,6 +210,12 @@ class Pick(Stored):
         return self.candidates[self.decision.winner]
 
     @property
+    def flags(self) -> str:
+        """What names the study to a command, or its one trial that was picked from."""
+        named = ["--study", self.study] if self.scope == "study" else ["--run-id", self.run_id]
+        return shlex.join(named)
+
+    @property
     def unjudged(self) -> dict[str, str]:
         """Classes that the winner's memorisation check could not judge, and why not."""
         found = self.winner.fidelity.memorisation if self.winner.fidelity else []
@@ -230,7 +242,8 @@ class Pick(Stored):
     @property
     def at_chance_on_test(self) -> bool:
         """They cannot be told from it on the test images, where these were looked at."""
-        return bool(self.test and self.test.rows) and self._is_chance(self.test.rows[0].winner)
+        rows = self.test.rows if self.test is not None else []
+        return bool(rows) and self._is_chance(rows[0].winner)
 
     def _is_chance(self, score: Estimate) -> bool:
         return score.low <= 1 / len(self.classes)

@@ -391,9 +391,13 @@ def test_a_trial_is_picked_from_by_its_own_run(
     assert (baseline.trial, baseline.baseline) == ("t0000", True)
     assert found.winner.trial == "t0001"
     assert pick.main(options) == 0
-    assert "starting Ray" not in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "starting Ray" not in output
+    assert found.run_id == run.info.run_id
+    assert re.search(rf"selection\.review --run-id {run.info.run_id} --storage-path", output)
     tags = selection_runs(repicked)[0].data.tags
     assert tags["mlflow.parentRunId"] == parent_run(repicked).info.run_id
+    assert f"selection.review --run-id {run.info.run_id}" in tags["mlflow.note.content"]
 
 
 def review(place: Place, candidate: Candidate, action: str) -> None:

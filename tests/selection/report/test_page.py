@@ -971,3 +971,13 @@ def test_charts_of_an_earlier_version_are_not_beside_the_new_ones(tmp_path: Path
 def test_a_long_table_of_candidates_is_folded_and_a_short_one_is_not() -> None:
     assert "<details open>" in page(make_pick(4), {})
     assert "<details open>" not in page(make_pick(24), {})
+
+
+def test_where_step_3_measured_nobody_no_metric_is_said_to_rank() -> None:
+    pick = make_pick()
+    unmeasured = [one.model_copy(update={"fidelity": None}) for one in pick.candidates]
+    decision = pick.decision.model_copy(update={"rank_metric": ""})
+    shown = report(changed(pick, candidates=unmeasured, decision=decision)).text
+    assert "The rank uses" not in shown
+    assert "No candidate of the tie set could be measured" in shown
+    assert "The rank uses intra_kid_cnn3 on validation" in report(pick).text
