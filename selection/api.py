@@ -65,7 +65,8 @@ class Picked:
 
         Columns: the study's objective, diversity, balanced_accuracy of CNNs trained on its images
         alone with low and high (95 %), the rank metric of step 3 where it was measured, memorised
-        (a class failed the check for copies), baseline, winner, verdict.
+        (a class failed the check for copies; None where none was judged), baseline, winner,
+        verdict.
         """
         import pandas as pd  # noqa: PLC0415 (half a second, for Python code alone)
 
@@ -82,7 +83,7 @@ class Picked:
                     "diversity": candidate.diversity,
                     **_interval("balanced_accuracy", score),
                     **({metric: measured} if metric else {}),
-                    "memorised": None if fidelity is None else bool(fidelity.memorised),
+                    "memorised": bool(fidelity.memorised) if fidelity and fidelity.judged else None,
                     "baseline": candidate.baseline,
                     "winner": candidate is self.pick.winner,
                     "verdict": candidate.verdict,

@@ -58,6 +58,20 @@ class Fidelity(Stored):
     memorisation: list[CopyCheck]
     memorised: list[str]
 
+    @property
+    def judged(self) -> int:
+        """In how many spaces and classes there were images enough to look for copies."""
+        return sum(check.share is not None for check in self.memorisation)
+
+    @property
+    def copies(self) -> str:
+        """What the check for copies says: "failed: …", "passed", or that it could not judge."""
+        if self.memorised:
+            return f"failed: {'; '.join(self.memorised)}"
+        if self.judged < len(self.memorisation):
+            return "passed where it could judge" if self.judged else "not judged"
+        return "passed"
+
 
 class Candidate(Stored):
     """One epoch of one trial, how far it came, and why.

@@ -37,8 +37,8 @@ def test_interrupted_runs_go_on_to_the_same_curves(
     monkeypatch.setattr(module, "SAY_EVERY_S", 0.1)
     write_images(tmp_path / "images")
     source, config = str(tmp_path / "images"), tiny_config(epochs=EPOCHS, batch_size=16)
-    data, run = images(source, config.image_size), RunDir(tmp_path / "straight")
-    straight = list(train(config, data, run, ranking=LEAST))
+    data, alone = images(source, config.image_size), RunDir(tmp_path / "straight")
+    straight = list(train(config, data, alone, ranking=LEAST))
     runs = [Run(tmp_path / "runs" / name, source, config, LEAST) for name in "ab"]
     runs[0].path.parent.mkdir()
 
