@@ -75,11 +75,15 @@ Values = Mapping[str, Sequence[float]]  # by the number's name, one value per se
 
 
 def cell(values: Sequence[float]) -> str:
-    """Return mean and standard deviation over the seeds, and how many have no finite value."""
+    """Return mean and standard deviation over the seeds, and how many have no finite value.
+
+    Of a single seed its value alone.
+    """
     finite = [value for value in values if math.isfinite(value)]
-    if len(finite) < 2:
+    if len(finite) < min(len(values), 2):
         return f"no value of {len(values) - len(finite)} in {len(values)} seeds"
-    text = f"{_short(statistics.mean(finite))} ± {_short(statistics.stdev(finite))}"
+    text = _short(statistics.mean(finite))
+    text += f" ± {_short(statistics.stdev(finite))}" if len(finite) > 1 else ""
     return text if len(finite) == len(values) else f"{text} ({len(values) - len(finite)} lost)"
 
 

@@ -23,13 +23,20 @@ from acgan.config import derive_seed
 from acgan.data.dataset import Dataset
 from acgan.evaluation.classifier import fit_last, predict
 from acgan.evaluation.fit import FitConfig
+from acgan.evaluation.grids import as_grey
 from acgan.files import replace_bytes
-from acgan.generation.generator import NotFiniteError, generate, generate_all, load_generator
+from acgan.generation.generator import (
+    LoadedGenerator,
+    NotFiniteError,
+    generate,
+    generate_all,
+    load_generator,
+)
 from benchmarks.train_runs import images
 
 CNNS = 2
 BATCH = 16
-RARE = 0  # COVID-19: the class that is made rare
+RARE = 0  # the class that is made rare: COVID-19 of COVIDx
 KEPT = 0.2  # of its training patients
 
 Pixels = NDArray[np.uint8]
@@ -87,14 +94,22 @@ def _alone(asked: Asked, data: Dataset) -> tuple[float, ...]:
 
 def _gain(asked: Asked, data: Dataset) -> tuple[float, ...]:
     """Return what filling up the rare class to the largest one adds, one per CNN."""
-    pixels, labels = rare(data)
     loaded = load_generator(asked.weights, device=torch.device("cpu"))
-    missing = int(np.bincount(labels).max() - (labels == RARE).sum())
-    made = generate(loaded, RARE, count=missing, seed=2)[:, 0]  # grey, as the real ones are
-    both = np.concatenate([pixels, made]), np.concatenate([labels, np.full(missing, RARE)])
-    filled = accuracies(*both, data, updates=asked.updates)
+    both = accuracies(*filled(loaded, data), data, updates=asked.updates)
     alone = _rare_alone(asked.source, asked.image_size, asked.updates)
-    return tuple(a - b for a, b in zip(filled, alone, strict=True))
+    return tuple(a - b for a, b in zip(both, alone, strict=True))
+
+
+def filled(loaded: LoadedGenerator, data: Dataset) -> tuple[Pixels, Labels]:
+    """Return the images of `rare`, and generated ones, which fill the rare class up.
+
+    They are grey where the real ones are, as they would be read from a folder of them.
+    """
+    pixels, labels = rare(data)
+    missing = int(np.bincount(labels).max() - (labels == RARE).sum())
+    made = generate(loaded, RARE, count=missing, seed=2)
+    made = made if data.train.in_colour else as_grey(made)
+    return np.concatenate([pixels, made]), np.concatenate([labels, np.full(missing, RARE)])
 
 
 @functools.cache

@@ -120,7 +120,8 @@ def _runs(arm: Arm, config: TrainConfig, source: str, folder: Path, seeds: int) 
     for number in range(seeds):
         own = dict(arm.changes) | {"seed": derive_seed("options", number)}
         path = folder / "runs" / arm.folder / f"seed-{number}"
-        found.append(Run(path, source, validate(TrainConfig, "train", config.model_dump() | own)))
+        own_config = validate(TrainConfig, "train", config.model_dump() | own)
+        found.append(Run(path, source, own_config, BY_QUALITY))  # by which it is measured
     return found
 
 

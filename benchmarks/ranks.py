@@ -29,10 +29,11 @@ def spearman(a: Sequence[float], b: Sequence[float], *, runs: Sequence[object]) 
     """Return the rank correlation of two numbers of the same generators.
 
     runs: which run each generator is of. Runs are resampled with all their generators (percentile
-    bootstrap): epochs of one run resemble each other. Values that are not finite rank last.
+    bootstrap): epochs of one run resemble each other. More is better in both: an infinite value
+    ranks by its sign, and NaN lowest.
     """
     values = np.array([a, b], dtype=float)
-    values[~np.isfinite(values)] = np.finfo(float).max
+    values[np.isnan(values)] = -np.inf
     value = _rho(values)
     if np.isnan(value):
         return Correlation(value, value, value)

@@ -41,8 +41,8 @@ from acgan.errors import InputError
 from acgan.files import replace_bytes
 from acgan.run.records import RANKING, EpochRecord, best_epochs
 from acgan.run.rundir import RunDir
-from benchmarks.arms import Arm
-from benchmarks.generators import CNNS, Asked, Worth, accuracies, measure
+from benchmarks.arms import Arm, cell
+from benchmarks.generators import CNNS, RARE, Asked, Worth, accuracies, measure
 from benchmarks.ranks import correlations
 from benchmarks.report import benchmark_parser, publish, table
 from benchmarks.train_curves import check_judged
@@ -279,7 +279,8 @@ def setting(options: argparse.Namespace, recipe: TrainConfig, data: Dataset, see
         f"{recipe.batch_size}, {recipe.epochs * steps:,} updates, up to {seeds} seeds, the same "
         f"for all. CNN: balanced accuracy on the validation images of {CNNS} CNNs trained on "
         f"{options.per_class} generated images per class with {options.cnn_updates} updates; gain: "
-        "what images of COVID-19 add to the balanced accuracy of CNNs on real images with a fifth "
+        f"what images of {data.classes[RARE]} add to the balanced accuracy of CNNs on real images "
+        "with a fifth "
         "of its patients. The other numbers are recorded ones, within classes, in the score's 32 "
         "components. Of each run the measured epoch of the largest `val/coverage`; mean ± standard "
         "deviation over the seeds:"
@@ -295,11 +296,11 @@ def part_table(found: Sequence[Generator], real: Sequence[float]) -> str:
     rows = []
     for arm in dict.fromkeys(each.arm for each in found):
         own = _best_of_runs([each for each in found if each.arm == arm])
-        cells = [_cell([each.metrics[name] for each in own]) for name in names]
-        worth = [_cell([each.accuracy for each in own]), _cell([each.gain for each in own])]
-        updates = _cell([each.updates for each in own])
+        cells = [cell([each.metrics[name] for each in own]) for name in names]
+        worth = [cell([each.accuracy for each in own]), cell([each.gain for each in own])]
+        updates = cell([each.updates for each in own])
         rows.append([arm, str(len(own)), updates, *cells, *worth])
-    rows.append(["real images", "", "", *[""] * len(names), _cell(real), ""])
+    rows.append(["real images", "", "", *[""] * len(names), cell(real), ""])
     return table(["", "seeds", "update", *(f"`{name}`" for name in names), "CNN", "gain"], rows)
 
 
@@ -345,16 +346,6 @@ def time_table(found: Sequence[Generator], real: float) -> str:
 
 def _count(updates: int | None) -> str:
     return "never" if updates is None else f"{updates:,}"
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = statistics.mean(values)
-    spread = f" ± {_short(statistics.stdev(values))}" if len(values) > 1 else ""
-    return f"{_short(mean)}{spread}"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def rank_table(found: Sequence[Generator]) -> str:

@@ -25,7 +25,7 @@ from acgan.command import duration
 from acgan.config import TrainConfig
 from acgan.data.dataset import Dataset
 from acgan.data.pack import load
-from acgan.run.records import EpochRecord, read_records
+from acgan.run.records import RANKING, EpochRecord, Ranking, read_records
 from acgan.run.rundir import RunDir
 from acgan.training import train
 
@@ -34,11 +34,15 @@ SAY_EVERY_S = 60.0
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its directory, its images ("phantom", or their folder) and its configuration."""
+    """One run: its directory, its images ("phantom", or their folder) and its configuration.
+
+    ranking: by which it keeps weights
+    """
 
     path: Path
     source: str
     config: TrainConfig
+    ranking: Ranking = RANKING
 
     def records(self) -> list[EpochRecord]:
         """Return the epochs that are there."""
@@ -95,7 +99,8 @@ def _end_with_caller() -> None:
 
 
 def _train(run: Run) -> None:
-    for _ in train(run.config, images(run.source, run.config.image_size), RunDir(run.path)):
+    data, directory = images(run.source, run.config.image_size), RunDir(run.path)
+    for _ in train(run.config, data, directory, ranking=run.ranking):
         if _Worker.stop.is_set():
             return
 

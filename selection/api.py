@@ -65,14 +65,16 @@ class Picked:
 
         Columns: the study's objective, diversity, balanced_accuracy of CNNs trained on its images
         alone with low and high (95 %), the rank metric of step 3 where it was measured, memorised
-        (a class failed the check for copies), baseline, winner, verdict.
+        (a class failed the check for copies; None where none was judged), baseline, winner,
+        verdict.
         """
         import pandas as pd  # noqa: PLC0415 (half a second, for Python code alone)
 
-        rows = []
+        rows, metric = [], self.pick.decision.rank_metric
         for candidate in self.pick.candidates:
             score = candidate.utility.balanced_accuracy if candidate.utility else None
             fidelity = candidate.fidelity
+            measured = fidelity and fidelity.metrics["validation"].get(metric)
             rows.append(
                 {
                     "trial": candidate.trial,
@@ -80,9 +82,8 @@ class Picked:
                     self.pick.objective: candidate.quality,
                     "diversity": candidate.diversity,
                     **_interval("balanced_accuracy", score),
-                    self.pick.decision.rank_metric: fidelity
-                    and fidelity.metrics["validation"].get(fidelity.rank_metric),
-                    "memorised": None if fidelity is None else bool(fidelity.memorised),
+                    **({metric: measured} if metric else {}),
+                    "memorised": bool(fidelity.memorised) if fidelity and fidelity.judged else None,
                     "baseline": candidate.baseline,
                     "winner": candidate is self.pick.winner,
                     "verdict": candidate.verdict,

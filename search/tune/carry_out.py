@@ -50,9 +50,11 @@ def carry_out(
     Raises `InputError` where another process is at work on the study or the disk is too small.
     """
     estimate.check_folder(plan.folder)
-    require_free(plan.folder / "selection")  # of picks and studies, which read the weights
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_of(plan.folder, tell or print) as own:
+        # Of picks and studies, which read the weights. They look for us once they hold this one, so
+        # of two that begin at the same time one sees the other.
+        require_free(plan.folder / "selection")
         study = open_or_create(plan.folder, plan.info)
         write_json(study.path / "start.json", plan.last_start)
         return _drive(plan, study, own, tell, bar)

@@ -18,15 +18,23 @@ from acgan.run.device import default_device
 from search.nodes.sees import StudyAt
 from search.study import estimate
 from search.study.folder import Study, study_images
-from search.tracking.uris import naming
 from selection.augmentation.arms import ARMS, Arm, curve_arm, generated_counts, keep
 from selection.augmentation.fit import Budget
 from selection.augmentation.jobs import ArmJob, Setting
 from selection.augmentation.result import AUGMENTATION_FORMAT, Split
 from selection.jobs.results import Weights, Work, without_test
+from selection.ledgers.reviews import looks, read_reviews
 from selection.metrics.estimate import Images
 from selection.settings import SelectionConfig
-from selection.steps.request import Request, find_run, require_idle, settle, weights_path
+from selection.steps.objections import objections
+from selection.steps.request import (
+    Request,
+    find_run,
+    naming,
+    require_idle,
+    settle,
+    weights_path,
+)
 from selection.steps.result import Pick, read_picks
 
 FEWEST_SEEDS = 5
@@ -138,7 +146,10 @@ class StudyPlan:
     def notes(self) -> list[str]:
         """What a reader must know of how the question was asked."""
         before, after = self.train_images
-        found = [
+        seen = looks(read_reviews(self.study))
+        against = "; ".join(objection.reason for objection in objections(self.pick, seen))
+        found = [f"against using this generator: {against}"] if against else []
+        found += [
             f"only {after[label]} of the {before[label]} training images of {name} are given to "
             f"the CNNs (--keep), but the generator was trained on all {before[label]}: that "
             "favours the arms with generated images; a fair answer needs a search on a data set "
@@ -218,9 +229,7 @@ def _find_pick(study: Study, trial: str | None, uri: str, request: StudyRequest)
     what = f"pick {named}" if named else f"pick of {trial or 'the study'}"
     own = [pick for pick in found if pick.id == named or (not named and pick.scope == scope)]
     if not own:
-        words = naming(study, uri)
-        if request.named.run_id:
-            words[:2] = ["--run-id", request.named.run_id]
+        words = naming(study, uri, request.named.run_id)
         command = typed(["python", "-m", "selection.pick", *words])
         there = f"; there are: {', '.join(pick.id for pick in found)}" if named and found else ""
         raise InputError(f"there is no {what} in {study.path}{there}; to make one, type: {command}")

@@ -124,6 +124,11 @@ class AugmentationStudy(Stored):
         return [self.arm(REAL.name), *sorted(plain, key=lambda arm: arm.amount)]
 
     @property
+    def chance(self) -> float:
+        """The balanced accuracy of one constant answer, over the classes that have images."""
+        return 1 / len(set(self.images.labels))
+
+    @property
     def where(self) -> str:
         """`159 validation images of 119 patients`."""
         people = len(set(self.images.patients))

@@ -26,8 +26,9 @@ from selection.registry.promotion import Verdict, judge_promotion
 from selection.report.cards import cards, description, write_cards
 from selection.report.page import TrackingLinks, write_report
 from selection.steps.funnel import Funnel
+from selection.steps.objections import objections
 from selection.steps.plan import PickPlan, PickRequest, make_pick_plan
-from selection.steps.request import at_work
+from selection.steps.request import at_work, naming
 from selection.steps.result import Pick, read_pick
 
 
@@ -151,8 +152,8 @@ def publish(plan: PickPlan, pick: Pick, *, promote: bool = False) -> Published:
     try:
         client = connection.connect(plan.tracking_uri)
         run_id = of_pick.selection_run(client, pick, plan.parent_id)
-        about = versions.About(description(pick, plan.facts), texts)
-        verdict = judge_promotion(pick, of_pick.champion(client))
+        about = versions.About(description(pick, plan.facts, reviews), texts)
+        verdict = judge_promotion(pick, of_pick.champion(client, reviews), looks(reviews))
         held_back = "" if promote else verdict.against
         version = of_pick.register_pick(
             client, pick, run_id, weights, reviews=reviews, about=about, held_back=held_back
@@ -235,12 +236,10 @@ def _conclude(pick: Pick, plan: PickPlan) -> None:
         alike = ", like those of every candidate," if pick.none_varies else ""
         print(
             f"warning: its images{alike} are {ONE_PICTURE}: they spread "
-            f"{number(winner.diversity)} times as far as real ones; search with more --epochs or "
-            "--num-samples before you use them"
+            f"{number(winner.diversity)} times as far as real ones"
         )
     if pick.at_chance:
-        print("warning: that is not told from chance: its images teach a CNN nothing yet; search")
-        print("with more --epochs or --num-samples before you use them")
+        print("warning: that is not told from chance: its images teach a CNN nothing yet")
     if winner.baseline:
         print("the picked one is the baseline's own best epoch")
     elif baseline is not None:
@@ -251,10 +250,15 @@ def _conclude(pick: Pick, plan: PickPlan) -> None:
     for row in pick.test.rows[:1] if pick.test else ():
         beside = f", the baseline's {interval_text(row.baseline)}" if row.baseline else ""
         print(f"  on the test images, its images alone: {interval_text(row.winner)}{beside}")
+    if pick.at_chance_on_test:
+        print("warning: on the test images that is not told from chance")
     if pick.memorisation != "passed":
         print(f"warning: the memorisation check says {pick.memorisation}")
-    if not any(look.weights == winner.weights for look in looks(read_reviews(plan.study))):
-        named = uris.naming(plan.study, plan.tracking_uri)
+    seen = looks(read_reviews(plan.study))
+    for objection in objections(pick, seen)[:1]:
+        print(objection.advice)
+    if not any(look.weights == winner.weights for look in seen):
+        named = naming(plan.study, plan.tracking_uri, plan.trial_run)
         review = typed(["python", "-m", "selection.review", *named])
         print(f"nobody has looked at its images; to do so: {review}")
     print(f"report: {plan.folder / 'report.html'}")

@@ -5,6 +5,7 @@ import getpass
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 
 from acgan.command import typed
 from acgan.errors import InputError
@@ -19,7 +20,14 @@ from selection.reviewing.finalists import find_finalists, make_images
 from selection.reviewing.quiz import draw_real
 from selection.reviewing.server import ReviewServer, check_host
 from selection.reviewing.session import Session
-from selection.steps.request import Request, load_data, one_reviewer, require_idle, settle
+from selection.steps.request import (
+    Request,
+    load_data,
+    naming,
+    one_reviewer,
+    require_idle,
+    settle,
+)
 
 AGAIN_S = 15.0  # until MLflow is asked again
 LAST_TRY_S = 30.0
@@ -105,10 +113,12 @@ def review(arguments: argparse.Namespace, again: str) -> int:
         except KeyboardInterrupt:
             print()
     sender.finish()
-    return _conclude(study, reviewer, sender, again)
+    named = naming(study, uri, asked.named.run_id if trial else None)
+    return _conclude(study, reviewer, sender, again, named)
 
 
-def _conclude(study: Study, reviewer: str, sender: Sender, again: str) -> int:
+def _conclude(study: Study, reviewer: str, sender: Sender, again: str, named: Sequence[str]) -> int:
+    """Say what was decided, and what to type now; named: the flags of the study or its trial."""
     own = [look for look in looks(read_reviews(study)) if look.reviewer == reviewer]
     counts = Counter(look.decision or "undecided" for look in own)
     what = ", ".join(f"{count} {decision}" for decision, count in counts.items())
@@ -121,8 +131,8 @@ def _conclude(study: Study, reviewer: str, sender: Sender, again: str) -> int:
             file=sys.stderr,
         )
         return 1
-    pick = ["python", "-m", "selection.pick", *uris.naming(study, sender.uri)]
-    print(f"to pick with what was decided: {typed(pick)}")
+    pick = typed(["python", "-m", "selection.pick", *named])
+    print(f"to pick with what was decided: {pick}")
     return 0
 
 

@@ -34,6 +34,7 @@ class DataFacts:
 
     sources: the columns of every split's counts; splits: by name, those that have images
     validation_sources: one a validation image; in_colour: whether the images have three channels
+    layout: as which their folder was read, "" for none
     """
 
     classes: tuple[str, ...]
@@ -41,6 +42,7 @@ class DataFacts:
     splits: dict[str, SplitFacts]
     validation_sources: tuple[str, ...]
     in_colour: bool = False
+    layout: str = ""
 
     @classmethod
     def of(cls, data: Dataset) -> Self:
@@ -54,7 +56,14 @@ class DataFacts:
             for name, images in sets.items()
             if len(images)
         }
-        return cls(data.classes, sources, splits, data.val.sources, data.train.in_colour)
+        return cls(
+            classes=data.classes,
+            sources=sources,
+            splits=splits,
+            validation_sources=data.val.sources,
+            in_colour=data.train.in_colour,
+            layout=data.layout,
+        )
 
 
 def count(images: ImageSet, sources: Sequence[str], *, classes: int) -> Counts:

@@ -21,7 +21,7 @@ from acgan.generation.generator import BLOCK, generate, load_generator
 
 
 class RegisteredGenerator(PythonModel):
-    """Chest X-rays by class, index and seed."""
+    """Images by class, index and seed."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the weights; their SHA-256 must be the one that was registered."""

@@ -1,15 +1,16 @@
 """Whether a pick's winner becomes the champion of the registry: pure functions of picks.
 
-It does not where its images are near-copies of training images, where they are one picture per
-class, where they teach a CNN no more than chance, or where the present champion was better on the
-same test images.
+It does not where anything speaks against using it (`selection.steps.objections`), or where the
+present champion was better on the same test images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acgan.evaluation.variety import ONE_PICTURE
+from selection.ledgers.reviews import Look
 from selection.metrics.intervals import difference
 from selection.metrics.wording import interval_text
+from selection.steps.objections import objections
 from selection.steps.result import Difference, LookAtTest, Pick, as_shares
 from selection.steps.scores import BALANCED
 
@@ -21,11 +22,13 @@ class Champion:
     """The registry's present champion.
 
     pick: the one that it is of; None where MLflow has none that can be read
+    rejected: by a person who looked at it in the study that is picked from
     """
 
     version: str
     weights: str
     pick: Pick | None
+    rejected: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,12 @@ class Verdict:
     compared: str = ""
 
 
-def judge_promotion(pick: Pick, champion: Champion | None) -> Verdict:
-    """Return whether a pick's winner is to become the champion; champion: the present one."""
-    reasons = []
-    if pick.decision.memorisation_failed:
-        reasons.append("its images may show patients of the training set")
-    if pick.one_picture:
-        reasons.append(f"its images are {ONE_PICTURE}")
-    if pick.at_chance:
-        reasons.append("its images teach a CNN no more than chance")
+def judge_promotion(pick: Pick, champion: Champion | None, looks: Sequence[Look] = ()) -> Verdict:
+    """Return whether a pick's winner is to become the champion.
+
+    champion: the present one; looks: who looked at what by now
+    """
+    reasons = [objection.reason for objection in objections(pick, looks)]
     compared, worse = _compared(pick, champion)
     if worse and champion is not None:
         reasons.append(f"the champion (version {champion.version}) is better on the test images")
@@ -60,7 +60,8 @@ def _compared(pick: Pick, champion: Champion | None) -> tuple[str, bool]:
     if champion is None or champion.weights == pick.winner.weights:
         return "", False
     who = f"the champion so far (version {champion.version})"
-    if reason := incomparable(pick, champion.pick):
+    rejected = "a person rejected its images" if champion.rejected else ""
+    if reason := rejected or incomparable(pick, champion.pick):
         return f"not compared with {who}: {reason}", False
     assert pick.test is not None  # they are comparable
     assert champion.pick is not None

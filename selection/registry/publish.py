@@ -18,6 +18,7 @@ from selection.ledgers.reviews import (
     looks,
     of_weights,
     read_reviews,
+    review_standing,
     reviews_path,
 )
 from selection.metrics.registry import parse
@@ -104,8 +105,11 @@ def register_pick(
     )
 
 
-def champion(client: connection.Client) -> Champion | None:
-    """Return the registry's present champion, with the pick that its run holds."""
+def champion(client: connection.Client, reviews: Sequence[Entry] = ()) -> Champion | None:
+    """Return the registry's present champion, with the pick that its run holds.
+
+    reviews: what people saw and decided by now
+    """
     version = versions.champion(client)
     if version is None:
         return None
@@ -115,7 +119,9 @@ def champion(client: connection.Client) -> Champion | None:
         if path is not None:
             with contextlib.suppress(InputError):  # damaged, or of a later version
                 pick = read_pick(path)
-    return Champion(str(version.version), version.tags.get("weights_sha256", ""), pick)
+    weights = version.tags.get("weights_sha256", "")
+    rejected = review_standing(reviews).get(weights) == "rejected"
+    return Champion(str(version.version), weights, pick, rejected)
 
 
 def scores(pick: Pick) -> dict[str, float]:
@@ -173,7 +179,8 @@ def _note(client: connection.Client, pick: Pick, run: Run) -> str:
         f"The pick {pick.id} of the study {pick.study}: {pick.winner.name}. "
         f"[Report]({notes.page(run, f'artifacts/{STAGE}/report.html')})"
     ]
-    following = ["--run-id", run.data.tags["mlflow.parentRunId"], *flags]
+    known = run.data.tags["mlflow.parentRunId"] if pick.scope == "study" else pick.run_id
+    following = ["--run-id", known, *flags]
     look = "To look at its candidates: " + notes.command("selection.review", *following)
     found = client.search_model_versions(f"run_id = '{run.info.run_id}'")
     if found:

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from acgan.data import phantom
-from acgan.evaluation.variety import ONE_PICTURE
+from acgan.data import label_files, phantom
 from acgan.files import replace_text
-from selection.ledgers.reviews import Entry, of_weights
+from selection.ledgers.reviews import Entry, looks, of_weights
 from selection.metrics.confounding import (
     DataFacts,
     cramers_v,
@@ -26,7 +25,8 @@ from selection.metrics.reference import ENOUGH_FOR_FID
 from selection.metrics.wording import interval_text, number, plain
 from selection.registry.versions import NAME, usage
 from selection.report.page import DATA_CARD, MODEL_CARD, markdown_template
-from selection.report.tables import metrics_by_class
+from selection.report.tables import metrics_by_class, reference_counts
+from selection.steps.objections import objections
 from selection.steps.result import Difference, Pick
 from selection.steps.scores import rows
 
@@ -43,6 +43,8 @@ def cards(
     train: the configuration with which the winner's trial was trained
     reviews: what people saw and decided by now
     """
+    # Which version it becomes is not known yet, and whether it is the champion may change.
+    uri = f"models:/{NAME}/VERSION"
     context = {
         "pick": pick,
         "winner": pick.winner,
@@ -50,16 +52,29 @@ def cards(
         "facts": facts,
         "train": train,
         "looked": of_weights(reviews, pick.winner.weights),
-        "drawn": set(facts.sources) <= set(phantom.SOURCES),
+        "against": _against(pick, reviews),
+        "drawn": _drawn(facts),
+        "kind": images_of(facts),
         "created": f"{datetime.fromtimestamp(pick.created, UTC):%Y-%m-%d}",
         "confounding": confounding(facts),
         "on_validation": validation_rows(pick, facts),
         "by_class": metrics_by_class(pick),
         "enough": ENOUGH_FOR_FID,
+        "real": reference_counts(pick)["validation"],
         "model": NAME,
-        "code": usage(pick.classes[0]),
+        "uri": uri,
+        "code": usage(pick.classes[0], uri),
     }
     return {name: markdown_template(path).render(context) for name, path in TEMPLATES.items()}
+
+
+def images_of(facts: DataFacts) -> str:
+    """Return what the images are called: chest X-rays only where they are known to be some."""
+    return "chest X-rays" if _drawn(facts) or facts.layout == label_files.NAME else "images"
+
+
+def _drawn(facts: DataFacts) -> bool:
+    return set(facts.sources) <= set(phantom.SOURCES)
 
 
 def write_cards(folder: Path, texts: Mapping[str, str]) -> None:
@@ -120,17 +135,22 @@ def validation_rows(pick: Pick, facts: DataFacts) -> list[Difference]:
     )
 
 
-def description(pick: Pick, facts: DataFacts) -> str:
-    """Return what stands at the registered version: the cards' gist, at most 5,000 characters."""
+def description(pick: Pick, facts: DataFacts, reviews: Sequence[Entry] = ()) -> str:
+    """Return what stands at the registered version: the cards' gist, at most 5,000 characters.
+
+    reviews: what people saw and decided by now
+    """
     winner, found = pick.winner, confounding(facts)
+    against = _against(pick, reviews)
     score = winner.utility and winner.utility.balanced_accuracy
     lines = [
-        f"Generator of chest X-rays ({', '.join(map(plain, pick.classes))}), study {pick.study}, "
+        f"Generator of {images_of(facts)} ({', '.join(map(plain, pick.classes))}), study "
+        f"{pick.study}, "
         f"{winner.name}. For research. **Not for diagnosis.**",
         "Balanced accuracy of classifiers trained on its images alone, on real validation images: "
         f"{interval_text(score) if score else 'not measured'} (optimistic: it was picked on them); "
         f"trained on real images: {interval_text(pick.ceiling.balanced_accuracy)}.",
-        *_one_picture(pick),
+        *([f"**Against using it**: {against}."] if against else []),
         _on_test(pick),
         f"Check for copies of training images: {pick.memorisation}.",
         _confounded(found),
@@ -141,11 +161,9 @@ def description(pick: Pick, facts: DataFacts) -> str:
     return "\n\n".join(lines)[:DESCRIPTION_LIMIT]
 
 
-def _one_picture(pick: Pick) -> list[str]:
-    if not pick.one_picture:
-        return []
-    spread = number(pick.winner.diversity)
-    return [f"**Its images are {ONE_PICTURE}**: they spread {spread} times as far as real ones."]
+def _against(pick: Pick, reviews: Sequence[Entry]) -> str:
+    """Return what speaks against using the winner, "" for nothing."""
+    return "; ".join(objection.reason for objection in objections(pick, looks(reviews)))
 
 
 def _on_test(pick: Pick) -> str:

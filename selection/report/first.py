@@ -1,12 +1,12 @@
 """The first screen of a pick's report: its score beside what it is measured by, and what to do."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from selection.ledgers.reviews import Look
 from selection.metrics.estimate import Estimate
 from selection.metrics.wording import counted
+from selection.steps.objections import objections
 from selection.steps.result import LookAtTest, Pick
 
 
@@ -93,32 +93,14 @@ class Advice:
     usable: bool = False
 
 
-SEARCH_ON = "Search with more epochs or trials, and pick again."
-
-
 def advice(pick: Pick, looks: Sequence[Look]) -> Advice:
     """Return what to do with the winner; what speaks most against it comes first."""
-    own = [look for look in looks if look.weights == pick.winner.weights]
-    if any(look.decision == "rejected" for look in own):
-        return Advice("Do not use it: a person rejected its images. Pick again; it will be out.")
-    if pick.decision.memorisation_failed:
-        return Advice(
-            "Do not share its images: they may show patients of the training set. Judge the "
-            "closest pairs first."
-        )
-    if pick.one_picture:
-        return Advice(f"Do not use it: its images of a class hardly differ. {SEARCH_ON}")
-    if pick.at_chance:
-        return Advice(f"Do not use it: its images teach a CNN nothing yet. {SEARCH_ON}")
-    scores = first_scores(pick)
-    score = scores.lines[0].estimate
-    if score is not None and score.low <= scores.chance:
-        return Advice(
-            f"Do not use it yet: on {scores.where} its score is not told from chance. {SEARCH_ON}"
-        )
-    look = "" if own else "Look at its images; then ask"
+    if against := objections(pick, looks):
+        return Advice(against[0].advice)
+    seen = any(look.weights == pick.winner.weights for look in looks)
+    look = "" if seen else "Look at its images; then ask"
     return Advice(
         f"{look or 'Ask'} whether they help a classifier beside real images:",
-        shlex.join(["python", "-m", "selection.study", "--study", pick.study, "--test"]),
+        f"python -m selection.study {pick.flags} --pick {pick.id} --test",
         usable=True,
     )

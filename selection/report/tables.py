@@ -58,7 +58,7 @@ def funnel(pick: Pick) -> list[Stage]:
         Stage(usable, "of these have weights", tuple(_weights_notes(pick))),
         Stage(len(competing), "candidates, scored in step 2", tuple(_cap_notes(pick))),
         Stage(len(ties), "in the tie set, measured in step 3", tuple(_left_notes(competing))),
-        Stage(len(passed), "passed the memorisation check"),
+        Stage(len(passed), "passed the memorisation check", tuple(_unjudged_notes(passed))),
         *_narrowing(pick),
         Stage(1, "picked", (f"rule: {pick.decision.rule}",)),
     ]
@@ -105,6 +105,13 @@ def _left_notes(competing: Sequence[Candidate]) -> Iterator[str]:
     left = Counter(c.left_at for c in competing if c.left_at is not None)
     for rung, total in sorted(left.items()):
         yield f"{total:,} told apart from the best with {rung} CNNs each"
+
+
+def _unjudged_notes(passed: Sequence[Candidate]) -> Iterator[str]:
+    found = [c.fidelity for c in passed if c.fidelity]
+    unjudged = sum(fidelity.judged < len(fidelity.memorisation) for fidelity in found)
+    if unjudged:
+        yield f"{unjudged:,} of them could not be judged in every class"
 
 
 def reference_counts(pick: Pick) -> dict[str, list[int]]:
@@ -304,7 +311,8 @@ def _utility_cells(pick: Pick, utility: Utility) -> dict[str, object]:
 
 
 def _fidelity_cells(pick: Pick, fidelity: Fidelity) -> dict[str, object]:
-    cells: dict[str, object] = {"memorised": "; ".join(fidelity.memorised) or "no"}
+    without = "no" if fidelity.judged else "not judged"
+    cells: dict[str, object] = {"memorised": "; ".join(fidelity.memorised) or without}
     for space in fidelity.memorisation:
         if space.share is not None:
             cells |= _cells(f"near_copies/{space.space}/{pick.classes[space.label]}", space.share)

@@ -280,7 +280,7 @@ class Funnel:
             id=plan.id,
             study=plan.study.info.name,
             study_id=plan.study.info.uuid,
-            run_id=plan.parent_id,
+            run_id=plan.trial_run or plan.parent_id,
             scope=plan.scope,
             created=time.time(),
             code_version=importlib.metadata.version("acgan-search"),

@@ -14,7 +14,6 @@ from acgan.errors import InputError
 from acgan.generation.generator import load_generator
 from acgan.plugins import EXTRACTORS, origin, other_versions, versions
 from search.study.folder import BASELINE, Study, trial_name
-from search.tracking import uris
 from selection.extractors.choose import check_request, check_weights, settled
 from selection.jobs.results import Weights, without_test
 from selection.ledgers.reviews import Review, read_reviews, review_standing
@@ -27,6 +26,7 @@ from selection.steps.request import (
     Request,
     find_run,
     load_data,
+    naming,
     require_idle,
     settle,
     weights_path,
@@ -62,6 +62,7 @@ class PickPlan:
     """All that was asked for, checked.
 
     parent_id: the MLflow run of the study; scope: "study", or the trial that was asked for
+    trial_run: this trial's MLflow run; None for the study
     records: every trial's epochs
     candidates: step 1's, and the baseline's best epoch, the last if it is for comparison only
     facts: counted from labels, the test images' among them, whose pixels nobody has looked at
@@ -71,6 +72,7 @@ class PickPlan:
     study: Study
     parent_id: str
     scope: str
+    trial_run: str | None
     source: DataSource
     data: Dataset
     facts: DataFacts
@@ -119,6 +121,7 @@ class PickPlan:
 def make_pick_plan(request: PickRequest) -> PickPlan:
     """Find and check all that was asked for; `InputError` says what is wrong."""
     uri, study, parent_id, trial = find_run(request.named)
+    trial_run = request.named.run_id if trial else None
     require_idle(study)
     settings, source = settle(request, study)
     weights = request.inception_weights
@@ -128,7 +131,7 @@ def make_pick_plan(request: PickRequest) -> PickPlan:
     data = load_data(study, source, test=request.test)
     records, filtered, candidates = step_1(study, trial, data.val, settings)
     if not any(chosen.competes for chosen in candidates):
-        review = typed(["python", "-m", "selection.review", *uris.naming(study, uri)])
+        review = typed(["python", "-m", "selection.review", *naming(study, uri, trial_run)])
         raise InputError(
             f"people rejected all {len(filtered.chosen)} candidates; take a rejection back "
             f"({review}), or ask for more candidates with --per-trial and --max-candidates"
@@ -138,6 +141,7 @@ def make_pick_plan(request: PickRequest) -> PickPlan:
         study=study,
         parent_id=parent_id,
         scope=trial or "study",
+        trial_run=trial_run,
         source=source,
         data=without_test(data),
         facts=DataFacts.of(data),

@@ -64,11 +64,13 @@ def require_idle(study: Study) -> None:
 def at_work(study: Study) -> Iterator[None]:
     """Keep every other search and pick away from a study; `InputError` while there is one.
 
-    Of a study in an object store, what was made is there at the end.
+    A search that began since `require_idle` was asked is seen: it holds the study before it looks
+    whether anybody picks from it. Of a study in an object store, what was made is there at the end.
     """
     folder = study.path / "selection"
     folder.mkdir(exist_ok=True)
     with driver_of(folder, print):
+        require_idle(study)
         yield
 
 
@@ -99,6 +101,17 @@ def settle(
     settings = resolve(SelectionConfig, "selection", section, request.values)
     source = named_source(request.values, content, default=started.source if started else None)
     return settings, source
+
+
+def naming(study: Study, uri: str, trial_run: str | None) -> list[str]:
+    """Return the flags by which any command finds a study and its MLflow, or one trial of it.
+
+    trial_run: the trial's MLflow run; None: all of the study
+    """
+    words = uris.naming(study, uri)
+    if trial_run is not None:
+        words[:2] = ["--run-id", trial_run]
+    return words
 
 
 def find_run(named: StudyNamed) -> tuple[str, Study, str, str | None]:

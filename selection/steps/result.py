@@ -3,6 +3,7 @@
 Images are named by their place in the validation set; patients by a number each, never by name.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,20 @@ class Fidelity(Stored):
     reverse: list[float]
     memorisation: list[CopyCheck]
     memorised: list[str]
+
+    @property
+    def judged(self) -> int:
+        """In how many spaces and classes there were images enough to look for copies."""
+        return sum(check.share is not None for check in self.memorisation)
+
+    @property
+    def copies(self) -> str:
+        """What the check for copies says: "failed: …", "passed", or that it could not judge."""
+        if self.memorised:
+            return f"failed: {'; '.join(self.memorised)}"
+        if self.judged < len(self.memorisation):
+            return "passed where it could judge" if self.judged else "not judged"
+        return "passed"
 
 
 class Candidate(Stored):
@@ -170,7 +185,12 @@ class LookAtTest(Stored):
 
 
 class Pick(Stored):
-    """`pick.json`; objective: the study's, the recorded metric by which step 1 ranked epochs."""
+    """`pick.json`.
+
+    run_id: the MLflow run that was picked from, the study's or that of the trial which `scope`
+        names; in picks of earlier versions always the study's
+    objective: the study's, the recorded metric by which step 1 ranked epochs
+    """
 
     format: int
     id: str
@@ -204,6 +224,12 @@ class Pick(Stored):
         return self.candidates[self.decision.winner]
 
     @property
+    def flags(self) -> str:
+        """What names the study to a command, or its one trial that was picked from."""
+        named = ["--study", self.study] if self.scope == "study" else ["--run-id", self.run_id]
+        return shlex.join(named)
+
+    @property
     def unjudged(self) -> dict[str, str]:
         """Classes that the winner's memorisation check could not judge, and why not."""
         found = self.winner.fidelity.memorisation if self.winner.fidelity else []
@@ -225,7 +251,16 @@ class Pick(Stored):
     def at_chance(self) -> bool:
         """CNNs trained on the winner's images cannot be told from one constant answer."""
         utility = self.winner.utility
-        return utility is not None and utility.balanced_accuracy.low <= 1 / len(self.classes)
+        return utility is not None and self._is_chance(utility.balanced_accuracy)
+
+    @property
+    def at_chance_on_test(self) -> bool:
+        """They cannot be told from it on the test images, where these were looked at."""
+        rows = self.test.rows if self.test is not None else []
+        return bool(rows) and self._is_chance(rows[0].winner)
+
+    def _is_chance(self, score: Estimate) -> bool:
+        return score.low <= 1 / len(self.classes)
 
     def is_one_picture(self, candidate: Candidate) -> bool:
         """Return whether a candidate's images are one picture per class."""

@@ -70,6 +70,7 @@ def test_a_cell_says_mean_spread_and_what_is_lost() -> None:
     assert cell([1, 3, math.inf]) == "2 ± 1.4 (1 lost)"
     assert cell([1100, 1300]) == "1,200 ± 141"
     assert cell([1, math.nan, math.inf]) == "no value of 2 in 3 seeds"
+    assert (cell([1.25]), cell([math.inf])) == ("1.2", "no value of 1 in 1 seeds")
 
 
 def test_a_sentence_names_what_is_told_apart_and_nothing_else() -> None:

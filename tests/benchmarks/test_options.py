@@ -57,10 +57,9 @@ def test_options_are_trained_measured_and_told_apart_by_their_spread(
         assert cells[-1] == "no value of 2 in 2 seeds"  # too few held-out patients to judge copies
     for name in two:
         assert f"- **{name}**: " in page
-    scores = sorted(
-        best_windowed(read_records(path), LEAST)
-        for path in (tmp_path / "runs" / "runs").rglob("epochs.jsonl")
-    )
+    trained = [*map(read_records, (tmp_path / "runs" / "runs").rglob("epochs.jsonl"))]
+    assert all(LEAST.best in records[-1].metrics for records in trained)  # weights are kept by it
+    scores = sorted(best_windowed(records, LEAST) for records in trained)
     means = sorted(float(cells[0].split(" ± ")[0].replace(",", "")) for cells in found.values())
     assert scores[0] <= means[0] <= means[-1] <= scores[-1]
 

@@ -41,9 +41,11 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.Mo
     assert held >= 32  # of 38 that are meant; the draws are seeded
 
 
-def test_what_is_not_finite_ranks_last_and_equal_values_say_nothing() -> None:
-    a, b = [3.0, math.inf, 1.0, 2.0], [30.0, 40.0, 10.0, 20.0]
-    assert spearman(a, b, runs=range(4)).value == 1
+def test_what_blew_up_ranks_lowest_and_equal_values_say_nothing() -> None:
+    b = [30.0, 0.0, 10.0, 20.0]
+    for blown_up in (-math.inf, math.nan):  # a distance that is infinite, less being better
+        assert spearman([3.0, blown_up, 1.0, 2.0], b, runs=range(4)).value == 1
+    assert spearman([3.0, math.inf, 1.0, 2.0], [30.0, 40.0, 10.0, 20.0], runs=range(4)).value == 1
     assert math.isnan(spearman([1.0] * 4, b, runs=range(4)).value)
 
 

@@ -1,23 +1,35 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
+import math
+import re
 import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from acgan.config import TrainConfig, find_file, read_file, validate
 from acgan.data.dataset import Dataset
 from acgan.errors import InputError
+from acgan.generation.generator import load_generator
 from benchmarks import generators
-from benchmarks.generators import RARE, rare
-from benchmarks.recipe import PARTS, arms_of, main
+from benchmarks.generators import RARE, Worth, filled, rare
+from benchmarks.recipe import NUMBERS, PARTS, Generator, arms_of, main, part_table, rank_table
+from tests.acgan.test_generate import write_weights
 from tests.kit import OPTIONS_ON, tiny_dataset
 from tests.picks import write_covidx
 
 SIZES = ["--image-size", "16", "--width", "0.0625", "--batch-size", "32", "--epochs", "3"]
+
+
+def in_colour(data: Dataset) -> Dataset:
+    """Return grey training images in three equal channels."""
+    images = np.repeat(data.train.images[:, None], 3, axis=1)
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, images=images))
 
 
 def test_every_option_can_be_a_part_of_a_recipe() -> None:
@@ -57,6 +69,27 @@ def test_the_rare_class_keeps_a_fifth_of_its_patients_and_the_others_all() -> No
     assert np.bincount(labels).tolist() == [6, 30, 30]
     others = data.train.images[np.asarray(data.train.labels) != RARE]
     assert np.array_equal(pixels[labels != RARE], others)
+
+
+def test_a_run_that_blew_up_is_counted_in_the_tables_and_ranks_last() -> None:
+    def generator(seed: int, distance: float, share: float) -> Generator:
+        metrics = dict.fromkeys(NUMBERS, share) | {"val/fd_cnn": distance, "val/g_loss": distance}
+        return Generator("recipe", seed, 42, None, metrics, Worth((share,) * 2, (share,) * 2))
+
+    found = [generator(0, 10.0, 0.5), generator(1, 20.0, 0.4), generator(2, math.inf, 0.0)]
+    assert "| 15 ± 7.1 (1 lost) |" in part_table(found, [0.8, 0.7])
+    assert re.search(r"^\| `val/fd_cnn` \| 1\.00 ", rank_table(found), re.M)
+
+
+def test_generated_images_fill_the_rare_class_up_in_the_colour_of_the_real_ones(
+    tmp_path: Path,
+) -> None:
+    loaded = load_generator(write_weights(tmp_path / "w.safetensors"), device=torch.device("cpu"))
+    grey = tiny_dataset(train=90)
+    for data, shape in ((grey, (90, 16, 16)), (in_colour(grey), (90, 3, 16, 16))):
+        pixels, labels = filled(loaded, data)
+        assert pixels.shape == shape
+        assert np.bincount(labels).tolist() == [30, 30, 30]
 
 
 @pytest.mark.process

@@ -17,7 +17,7 @@ from acgan.run.rundir import RunDir
 from acgan.training import train
 from benchmarks import train_runs as module
 from benchmarks.train_runs import Run, images, train_runs
-from tests.kit import tiny_config
+from tests.kit import LEAST, tiny_config
 from tests.searches import write_images
 
 pytestmark = pytest.mark.process
@@ -37,8 +37,9 @@ def test_interrupted_runs_go_on_to_the_same_curves(
     monkeypatch.setattr(module, "SAY_EVERY_S", 0.1)
     write_images(tmp_path / "images")
     source, config = str(tmp_path / "images"), tiny_config(epochs=EPOCHS, batch_size=16)
-    straight = list(train(config, images(source, config.image_size), RunDir(tmp_path / "straight")))
-    runs = [Run(tmp_path / "runs" / name, source, config) for name in "ab"]
+    data, alone = images(source, config.image_size), RunDir(tmp_path / "straight")
+    straight = list(train(config, data, alone, ranking=LEAST))
+    runs = [Run(tmp_path / "runs" / name, source, config, LEAST) for name in "ab"]
     runs[0].path.parent.mkdir()
 
     def interrupt(text: str) -> None:
@@ -54,6 +55,7 @@ def test_interrupted_runs_go_on_to_the_same_curves(
     assert said[-1].startswith("12 of 12 epochs of 2 configurations")
     for run in runs:
         assert learned(run.records()) == learned(straight)
+        assert LEAST.best in run.records()[-1].metrics  # by which it keeps weights
 
 
 CALLER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,14 @@ def test_no_images_and_no_class_are_refused(picked: Picked) -> None:
             picked.images(per_class, device="cpu")
     with pytest.raises(InputError, match="there is no class 'COVID'"):
         picked.images({"COVID": 1}, device="cpu")
+
+
+def test_the_table_has_the_metric_that_ranks_where_one_does(picked: Picked) -> None:
+    table = picked.candidates
+    winner = picked.pick.winner
+    assert winner.fidelity is not None
+    shown = table.loc[(winner.trial, winner.epoch), "intra_kid_cnn3"]
+    assert shown == winner.fidelity.metrics["validation"]["intra_kid_cnn3"]
+    decision = picked.pick.decision.model_copy(update={"rank_metric": ""})
+    pick = picked.pick.model_copy(update={"decision": decision})
+    assert set(dataclasses.replace(picked, pick=pick).candidates) == set(table) - {"intra_kid_cnn3"}

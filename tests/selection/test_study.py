@@ -31,6 +31,7 @@ from selection.commands import study as study_body
 from selection.jobs.results import without_test
 from selection.jobs.workers import Results
 from selection.ledgers.looks import touches
+from selection.ledgers.reviews import Entry, add_review
 from selection.steps.result import read_pick
 from tests.augmentations import plan_of, study_here
 from tests.kit import CLASSES
@@ -381,13 +382,26 @@ def test_a_class_that_keeps_all_its_images_is_as_if_it_had_not_been_named(place:
     assert study_body._caveats(most) == ""
 
 
+def test_what_speaks_against_the_generator_is_said_before_its_images_are_studied(
+    place: Place,
+) -> None:
+    winner = planned(place).pick.winner
+    known = {"candidate": winner.name, "weights": winner.weights, "reviewer": "anna"}
+    before = planned(place)
+    add_review(before.study, Entry.model_validate({"time": 1.0, "action": "rejected", **known}))
+    after = planned(place)
+    assert after.id == before.id
+    assert after.notes[0].startswith("against using this generator: a person rejected its images")
+    assert not any("a person rejected" in note for note in before.notes[1:])
+
+
 def test_amounts_that_read_the_same_are_one(place: Place) -> None:
     found = planned(place, "--amounts", "0.33333331,0.33333332,1.0000001")
     assert [arm.name for arm in found.arms if arm.name.startswith("gan-")] == ["gan-0.333333"]
 
 
 def test_where_classes_are_even_it_says_how_to_make_one_rare(place: Place) -> None:
-    (note,) = planned(place).notes
+    *_, note = planned(place).notes
     assert note.startswith("the classes are nearly even (")
     assert note.endswith("--keep COVID-19=0.1 makes one rare")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from selection.augmentation.page import (
@@ -58,6 +59,13 @@ def test_the_page_has_every_score_and_difference(study: AugmentationStudy) -> No
             assert interval_text(score) in page
         for difference in (*arm.against_real.values(), *arm.against_classical.values()):
             assert interval_text(difference, 3) in page
+
+
+def test_chance_is_that_of_the_classes_that_are_scored(study: AugmentationStudy) -> None:
+    assert "Chance is 0.33." in study_page(study, PICTURES)
+    places = np.flatnonzero(np.array(study.images.labels) < 2)
+    two = study.model_copy(update={"images": study.images.only(places)})
+    assert two.chance == 0.5
 
 
 def test_differences_whose_interval_excludes_zero_are_bold_and_no_score_is(

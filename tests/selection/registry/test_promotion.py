@@ -115,8 +115,16 @@ def test_the_paired_difference_is_that_of_the_intervals_of_a_pick() -> None:
     ],
 )
 def test_what_cannot_be_compared_does_not_speak_against_it(present: Pick | None, why: str) -> None:
-    found = judge_promotion(looked(0.4, 1), champion(present))
+    found = judge_promotion(looked(0.6, 1), champion(present))
     assert found == Verdict("", f"not compared with the champion so far (version 2): {why}")
+
+
+def test_a_champion_that_a_person_rejected_holds_nobody_back() -> None:
+    pick, present = looked(0.5, 1), looked(0.8, 2)
+    assert judge_promotion(pick, Champion("2", "f" * 64, present)).against
+    found = judge_promotion(pick, Champion("2", "f" * 64, present, rejected=True))
+    why = "not compared with the champion so far (version 2): a person rejected its images"
+    assert found == Verdict("", why)
 
 
 def test_a_pick_that_has_not_looked_at_the_test_images_is_not_compared() -> None:
@@ -126,7 +134,7 @@ def test_a_pick_that_has_not_looked_at_the_test_images_is_not_compared() -> None
 
 
 def test_the_same_weights_are_not_compared_with_themselves() -> None:
-    pick = looked(0.4, 1)
+    pick = looked(0.6, 1)
     assert judge_promotion(pick, Champion("2", pick.winner.weights, looked(0.9, 2))) == Verdict("")
 
 

@@ -246,6 +246,10 @@ def test_the_champion_is_known_with_its_pick_as_far_as_mlflow_has_it(
     finish(client, pick, run_id, folder)
     sent = read_pick(folder / "pick.json")
     assert champion(client) == Champion(found.version, found.weights, sent)
+    rejected = entry("rejected").model_copy(update={"weights": found.weights})
+    for reviews, out in (([rejected], True), ([entry("rejected")], False)):
+        known = champion(client, reviews)
+        assert known == Champion(found.version, found.weights, sent, rejected=out)
 
 
 def test_a_winner_that_is_held_back_is_registered_and_says_why(

@@ -19,6 +19,7 @@ from acgan.data.dataset import Dataset, ImageSet
 from acgan.data.pack import load
 from selection.ledgers.reviews import Entry
 from selection.metrics.confounding import DataFacts
+from selection.metrics.estimate import Images
 from selection.metrics.memorisation import CopyCheck
 from selection.metrics.wording import interval_text, percent, plain
 from selection.registry.versions import CHAMPION, NAME
@@ -29,7 +30,7 @@ from selection.report.cards import (
     description,
     validation_rows,
 )
-from selection.report.page import DATA_CARD, MODEL_CARD
+from selection.report.page import DATA_CARD, MODEL_CARD, page
 from selection.steps.result import Pick
 from tests.kit import CLASSES
 from tests.pages import read_page
@@ -100,6 +101,21 @@ def test_the_images_are_called_grey_or_in_colour_as_they_are() -> None:
         assert DataFacts.of(Dataset("mini", CLASSES, own, own, own, "f")).in_colour == colour
 
 
+def test_images_are_called_chest_x_rays_where_they_are_known_to_be_some() -> None:
+    pick = make_pick()
+    facts = facts_of(pick)
+    for layout, known in (("COVIDx label files", True), ("class folders", False), ("", False)):
+        own = dataclasses.replace(facts, layout=layout)
+        model, data = made(pick, own)
+        told = (model, data, description(pick, own))
+        for text in (each.lower() for each in told):
+            assert bool(re.search("x-ray|chest", text)) == known
+        assert ("generator of chest X-rays" in model) == known
+    assert load("phantom", image_size=16).layout == ""
+    drawn = DataFacts.of(load("phantom", image_size=16))
+    assert description(pick, drawn).startswith("Generator of chest X-rays (COVID-19, normal, ")
+
+
 def test_names_of_classes_are_shown_as_they_are() -> None:
     pick = changed(make_pick(), classes=["a|b", "<b>c", "*d*"])
     facts = dataclasses.replace(facts_of(pick), classes=tuple(pick.classes))
@@ -146,11 +162,32 @@ def test_a_model_of_one_picture_a_class_is_called_so() -> None:
     pick = with_candidate(pick, 1, diversity=0.07)
     model, _ = made(pick)
     head = model.partition("## Intended use")[0]
-    assert "**Its images are one picture per class**" in head
+    assert "**Against using it**: its images are one picture per class. One picture" in head
     assert "where it is least: **0.07** (one picture per class)." in model
-    assert "they spread 0.07 times as far as real ones" in description(pick, facts_of(pick))
+    told = description(pick, facts_of(pick))
+    assert "**Against using it**: its images are one picture per class." in told
     unknown, _ = made(with_candidate(pick, 1, diversity=None))
     assert "where it is least: **not measured**." in unknown
+
+
+def test_no_command_of_the_card_takes_another_model_for_this_one() -> None:
+    model, _ = made(make_pick())
+    code = "".join(re.findall(r"^```.*?^```", model, re.M | re.S))
+    assert f'load_model("models:/{NAME}/VERSION")' in code
+    assert code.count(f"--model models:/{NAME}/VERSION") == 2
+    assert "@champion" not in code
+
+
+def test_images_of_a_class_are_called_few_where_the_smallest_class_has_few() -> None:
+    few = "For a distance of distributions these are few."
+    for counts, expected in (((2048, 2048, 2048), False), ((2047, 3000, 3000), True)):
+        labels = [label for label, count in enumerate(counts) for _ in range(count)]
+        real = Images(labels=labels, patients=list(range(len(labels))))
+        pick = changed(make_pick(), validation=real)
+        pick = with_candidate(pick, pick.decision.winner, utility=None)
+        model, _ = made(pick, facts_of(pick))
+        assert (few in model) == expected
+        assert 'id="small-reference"' in page(pick, {}) or not expected
 
 
 def test_one_known_source_is_no_comparison() -> None:

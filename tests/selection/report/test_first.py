@@ -113,6 +113,17 @@ def test_a_winner_that_nothing_speaks_against_is_to_be_looked_at_and_then_studie
     first, then = advice(pick, []), advice(pick, [looked(pick)])
     assert first.sentence.startswith("Look at its images")
     assert then.sentence.startswith("Ask whether")
-    assert first.command == then.command == "python -m selection.study --study 'my study' --test"
+    study = "python -m selection.study --study 'my study' --pick pick-1 --test"
+    assert first.command == then.command == study
     shown = report(pick)
+    assert "python -m selection.review --study 'my study'" in shown.text
     assert shown.text.index(first.sentence) < shown.text.index("How it was picked")
+
+
+def test_the_commands_of_a_pick_of_one_trial_are_about_this_trial() -> None:
+    pick = changed(make_pick(), scope="t0001")
+    command = "python -m selection.study --run-id a17c --pick pick-1 --test"
+    assert advice(pick, []).command == command
+    shown = report(pick).text
+    assert "python -m selection.review --run-id a17c" in shown
+    assert "--study mini" not in shown

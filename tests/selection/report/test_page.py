@@ -971,3 +971,33 @@ def test_charts_of_an_earlier_version_are_not_beside_the_new_ones(tmp_path: Path
 def test_a_long_table_of_candidates_is_folded_and_a_short_one_is_not() -> None:
     assert "<details open>" in page(make_pick(4), {})
     assert "<details open>" not in page(make_pick(24), {})
+
+
+def test_where_step_3_measured_nobody_no_metric_is_said_to_rank() -> None:
+    pick = make_pick()
+    unmeasured = [one.model_copy(update={"fidelity": None}) for one in pick.candidates]
+    decision = pick.decision.model_copy(update={"rank_metric": ""})
+    shown = report(changed(pick, candidates=unmeasured, decision=decision)).text
+    assert "The rank uses" not in shown
+    assert "No candidate of the tie set could be measured" in shown
+    assert "The rank uses intra_kid_cnn3 on validation" in report(pick).text
+
+
+def test_a_check_for_copies_that_could_not_judge_is_not_called_passed() -> None:
+    pick = make_pick()
+    winner = pick.winner.fidelity
+    assert winner is not None
+    unknown = {"share": None, "not_judged": "held-out patients: 3, needed: 10"}
+    checks = [check.model_copy(update=unknown) for check in winner.memorisation]
+    for own, words, cell in (
+        (checks, "not judged", "not judged"),
+        ([*winner.memorisation[:1], *checks[1:]], "passed where it could judge", "no"),
+    ):
+        fidelity = winner.model_copy(update={"memorisation": own})
+        found = with_candidate(pick, pick.decision.winner, fidelity=fidelity)
+        assert [row[-1] for row in report(found).rows if row[-1] == words] == [words]
+        (row,) = [row for row in read_csv(found) if row["picked"] == "True"]
+        assert row["memorised"] == cell
+        notes = {stage.name: stage.notes for stage in funnel(found)}
+        told = ("1 of them could not be judged in every class",)
+        assert notes["passed the memorisation check"] == told

@@ -210,6 +210,7 @@ def test_the_run_of_a_trial_limits_the_pick_to_it(study: Study, uri: str) -> Non
     send(study, uri)
     found = plan(uri, run_id=trial_id(study, uri, 1))
     assert (found.scope, found.parent_id) == ("t0001", parent_id(study, uri))
+    assert found.trial_run == trial_id(study, uri, 1)
     competing = [c for c in found.candidates if c.competes]
     assert {c.epoch.trial for c in competing} == {"t0001"}
     assert found.filtered.report.recorded == EPOCHS
