@@ -65,9 +65,12 @@ def _details(curated: Curated) -> Iterator[str]:
 
 
 def _missing(table: Table) -> Iterator[str]:
-    """Yield a line a label file that names missing files."""
-    for folder in dict.fromkeys(row.path.partition("/")[0] for row in table.rows):
-        rows = [row for row in table.rows if row.path.startswith(f"{folder}/")]
+    """Yield a line for each folder of which labels name missing files."""
+    folders: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        folder, inside, _ = row.path.partition("/")
+        folders[folder if inside else "(at the top)"].append(row)
+    for folder, rows in folders.items():
         if not all(row.stamp for row in rows):
             yield f"{folder}: {missing_files(table, rows)}"
 

@@ -18,7 +18,7 @@ from acgan.data.dataset import Dataset
 from acgan.data.layouts import read_table
 from acgan.data.pack import load_for
 from acgan.data.source import PHANTOM, DataSource, named_source
-from acgan.data.table import TEST
+from acgan.data.table import GENERATED, TEST
 from acgan.errors import InputError
 from acgan.evaluation.evaluate import check_numbers
 from acgan.evaluation.numbers import how_to_record
@@ -272,7 +272,10 @@ def _default_config(values: Mapping[str, Any]) -> tuple[Path, str]:
     if values.get("data") in (None, PHANTOM):
         return DEMO, f"no --config given: using {DEMO}, the demo on phantom images"
     source = named_source(values, {})
-    images = sum(row.split != TEST for row in read_table(Path(source.folder), source.reading).rows)
+    rows = read_table(Path(source.folder), source.reading).rows
+    there = [row for row in rows if row.stamp and row.split != TEST]
+    # Beside real images generated ones are left out, so they make no other search.
+    images = sum(row.source != GENERATED for row in there) or len(there)
     device = default_device()
     if device.type != CPU and images >= MANY_IMAGES:
         return (

@@ -15,7 +15,7 @@ from acgan.data.dataset import Dataset
 from acgan.data.layouts import read_table
 from acgan.data.pack import load_for
 from acgan.data.source import DataSource
-from acgan.data.table import GENERATED, TEST, TRAIN, Row, Table, file_stem
+from acgan.data.table import GENERATED, TEST, TRAIN, VALIDATION, Row, Table, file_stem
 from acgan.errors import InputError
 
 NUMBERS = f"-{'[0-9]' * 6}*.png"  # of a class's images, and not of one called `class-other`
@@ -25,7 +25,7 @@ NUMBERS = f"-{'[0-9]' * 6}*.png"  # of a class's images, and not of one called `
 class Lack:
     """What a data folder lacks to have as many training images of each class as of the largest.
 
-    data: its images, of which those of patients that are set apart here, for validation and for a
+    data: its images, of which those of patients that are set apart here, for a validation and a
         test that the folder does not have, are training images of the folder, too
     there: usable training images by class, generated ones among them
     missing: how many more, of the classes that lack any
@@ -64,9 +64,11 @@ def lack_of(
             "give --other-data if it may fill up these"
         )
     rows = () if source.is_phantom else _table(source).rows
-    parts = [data.train, data.val]
-    if rows and not any(row.split == TEST for row in rows):
-        parts.append(data.test)
+    own = {row.split for row in rows} or {TEST}  # the phantom has a test
+    parts = [data.train]
+    parts += [
+        images for split, images in ((VALIDATION, data.val), (TEST, data.test)) if split not in own
+    ]
     counts = [images.per_class(len(classes)) for images in parts]
     counts.append(data.generated or (0,) * len(classes))
     there = dict(zip(classes, map(sum, zip(*counts, strict=True)), strict=True))

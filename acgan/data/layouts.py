@@ -258,7 +258,7 @@ def _join_small_validation(rows: list[Row]) -> tuple[list[Row], list[str]]:
     own = [row for row in rows if row.split == VALIDATION]
     if not own:
         return rows, []
-    patients = _patients(own)
+    patients = _patients([row for row in own if row.stamp and row.source != GENERATED])
     fewest = min(patients[name] for name in classes_of(rows))
     if fewest >= FEW_PATIENTS:
         return rows, [f"validation is the folder's own: {len(own):,} images"]

@@ -118,9 +118,10 @@ def _data(
         yield Finding(Level.ERROR, "data", str(error))
         return asked, None, None
     yield Finding(Level.OK, "data", f"{data.name}, {_counts(data)}")
+    report = typed(["python", "-m", "acgan.covidx", source.folder, *source.flags()])
+    more = "" if source.is_phantom else f"; to see more, type: {report}"
     for warning in (*data.warnings, *unpickable(asked.train, data)):
-        report = typed(["python", "-m", "acgan.covidx", source.folder, *source.flags()])
-        yield Finding(Level.WARNING, "data", f"{warning}; to see more, type: {report}")
+        yield Finding(Level.WARNING, "data", f"{warning}{more}")
     return asked, source, data
 
 

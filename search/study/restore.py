@@ -40,12 +40,14 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
             f"{study.ledger_path} is damaged: it lacks trials that are there ({lost[0]} and "
             f"{len(lost) - 1} more); restore it, or name a new study with --study NAME"
         )
-    damaged, mended, lacking = list[Path](), list[Path](), list[Path]()
+    damaged, mended, lacking, gone = list[Path](), list[Path](), list[Path](), list[Path]()
     if not _readable(study.quality):
         damaged.append(study.path / "quality.json")
     for row in rows:
         folder = study.path / row.name
         if not folder.is_dir():
+            if row.outcome is not None:
+                gone.append(folder)
             continue
         if not _readable(partial(study.trial, row.name)):
             damaged.append(folder / "trial.json")
@@ -66,10 +68,11 @@ def restore(study: Study, ledger: Ledger, *, seed: int) -> list[str]:
     damaged += [path for name in repeats for path in _make_way(study, name)]
     write_missing_ends(study, ledger)
     again = [f"{path} was damaged and is made again" for path in (*damaged, *mended)]
+    known = [*((path, "damaged") for path in lacking), *((path, "gone") for path in gone)]
     return again + [
-        f"{path} is damaged, though its trial has ended: its value stays in the ledger, epochs "
-        "that the file lacks are in MLflow alone and are no candidates; restore it if you can"
-        for path in lacking
+        f"{path} is {how}, though its trial has ended: its value stays in the ledger, epochs "
+        "that it lacks are in MLflow alone and are no candidates; restore it if you can"
+        for path, how in known
     ]
 
 
@@ -122,12 +125,12 @@ def _readable(read: Callable[[], object]) -> bool:
 def write_missing_ends(study: Study, ledger: Ledger) -> None:
     """Write the ends that the ledger has and an interruption kept from the directories."""
     for row in ledger.rows():
-        if row.outcome is None:
+        folder = study.path / row.name
+        if row.outcome is None or not folder.is_dir():
             continue
-        end = read_end(study.path / row.name)
+        end = read_end(folder)
         if end is None or end.outcome is not row.outcome:
-            trial = study.trial(row.name)  # `InputError` if its folder is gone
-            write_end(study, trial.name, row.outcome, row.reason)
+            write_end(study, row.name, row.outcome, row.reason)
 
 
 def mark_interrupted(study: Study) -> None:

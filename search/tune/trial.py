@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,17 @@ def run_trial(params: dict[str, Any], *, at: StudyAt, gpu: bool, hang_after_s: f
         if error.errno not in DISK_ERRORS:
             raise
         # No crash of this trial: no other could write either, and none is to be tried again now.
-        tune.report({"trial": trial.name, "disk_error": (error.errno, error.filename)})
+        tune.report({"trial": trial.name, "disk_error": disk_error(error, copied=own is not None)})
+
+
+def disk_error(error: OSError, *, copied: bool) -> tuple[int | None, str | None]:
+    """Return the number of an error of the disk, and where it is, for the driver to say.
+
+    copied: whether the study is in an object store, so that the disk is this node's own
+    """
+    if not copied:
+        return error.errno, error.filename
+    return error.errno, f"{error.filename or 'a disk'} on node {platform.node()}"
 
 
 def report_epoch(name: str, record: EpochRecord, notes: list[str], *, commit: str = "") -> None:

@@ -16,7 +16,7 @@ from acgan.data.curate import SPLITS, Curated, Use, curate, image_paths
 from acgan.data.decode import Facts, examine_all
 from acgan.data.layouts import FEW_PATIENTS, read_table
 from acgan.data.pack import load
-from acgan.data.table import GENERATED, Table
+from acgan.data.table import GENERATED, Row, Table
 from acgan.errors import InputError
 from tests.dicoms import dicom
 from tests.kit import MINI, needs_mini
@@ -363,6 +363,21 @@ def test_mended_names_are_told_in_the_report_and_in_warnings_without_names(
     assert f"{told}, the first: 'COVID-190.PNG' is read as 'COVID-190.png'" in lines
     assert f"warning: {told}" in lines
     assert told in load(str(folder.root), image_size=16).warnings
+
+
+def test_missing_files_at_the_top_are_told_in_one_line(
+    tmp_path: Path,
+) -> None:
+    count = 1_000  # each a folder of its own would take a second, and of 30,000 minutes
+    rows = tuple(
+        Row(f"{number}.png", "train", "ab"[number % 2], f"{number}", "x", (1, 1))
+        for number in range(count)
+    )
+    lost = Row("lost.png", "train", "a", "lost", "x", None)
+    table = Table(tmp_path, "table of labels", ("a", "b"), (*rows, lost), ("labels.csv",))
+    curated = Curated(table, (*[Use.TRAIN] * count, Use.MISSING), {}, (), ())
+    (told,) = [line for line in report(curated) if "missing files" in line]
+    assert told.startswith(f"(at the top): 1 of {count + 1:,} lines name missing files")
 
 
 def test_the_report_says_what_missing_files_may_be_and_counts_files_without_a_label(

@@ -98,6 +98,19 @@ def named(inputs: Path) -> list[str]:
     return ["--config", str(inputs / "tiny.yaml"), "--data", str(inputs / "images")]
 
 
+def test_of_the_phantom_no_report_of_a_folder_is_promised(
+    inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for data in ("phantom", str(inputs / "images")):
+        words = ["--config", str(inputs / "tiny.yaml"), "--data", data, "--colour", "rgb"]
+        assert doctor.main([*words, "--epochs", "1", "--address", NOBODY]) == 1
+    warned = lines(capsys.readouterr().out, "warning")
+    about = [line for line in warned if line.startswith("data: ")]
+    assert [line for line in about if "rgb has no effect" in line]
+    told = {line.rpartition("acgan.covidx ")[2].split()[0] for line in about if "covidx" in line}
+    assert told == {str(inputs / "images")}
+
+
 def test_alone_without_gpu_weights_and_token_the_search_can_start(tmp_path: Path) -> None:
     code, output = typed(tmp_path / "empty", "--num-samples", "4", "--time-budget", "1s")
     assert code == 0, output

@@ -84,6 +84,17 @@ def test_many_images_on_a_gpu_take_the_recipe_at_full_size(
     assert found.name == (FULL_SIZE if enough else SMALL).name
 
 
+@pytest.mark.parametrize(("source", "images"), [("generated", 2), ("hospital", 12)])
+def test_neither_generated_images_beside_real_ones_nor_missing_ones_decide_on_the_recipe(
+    tmp_path: Path, source: str, images: int
+) -> None:
+    sources = ["hospital", "hospital", *[source] * 10]
+    lines = [f"{number % 2}.png,{'xy'[number % 2]},{own}" for number, own in enumerate(sources)]
+    table = "\n".join(["file,label,source", *lines, "missing.png,x,hospital"])
+    make_files(tmp_path, {"labels.csv": table, "0.png": "", "1.png": ""})
+    assert f"for {images} images on a CPU" in asked("--data", str(tmp_path)).note
+
+
 def test_the_recipe_generates_colour_where_images_are_in_colour_and_nobody_says_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

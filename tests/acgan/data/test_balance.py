@@ -205,6 +205,18 @@ def test_class_folders_are_filled_up_too_and_it_is_said_what_that_means(
     assert "has no label file that could be merged" in capsys.readouterr().err
 
 
+def test_images_of_a_folders_own_validation_are_not_counted(tmp_path: Path) -> None:
+    numbers = iter(range(300))
+    for split, few, many in (("train", 25, 50), ("val", 45, 20), ("test", 5, 5)):
+        for name, count in (("few", few), ("many", many)):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in itertools.islice(numbers, count):
+                picture = Image.fromarray(PIXELS.images[number])
+                picture.save(tmp_path / split / name / f"{number}.png")
+    found = lack_of(DataSource(folder=str(tmp_path)), tiny_config(), ("few", "many"), naming=NAMING)
+    assert (found.there, found.missing) == ({"few": 25, "many": 50}, {"few": 25})
+
+
 def test_a_class_whose_name_begins_with_anothers_gets_its_own_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

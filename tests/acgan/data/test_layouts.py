@@ -70,6 +70,21 @@ def test_a_folders_own_validation_counts_where_each_class_has_enough_patients(
     assert any("patients of a class: 19)" in text for text in table.warnings) != enough
 
 
+@pytest.mark.parametrize(("lost", "made"), [(0, 0), (1, 0), (0, 1)])
+def test_neither_missing_nor_generated_images_make_a_validation_large_enough(
+    tmp_path: Path, lost: int, made: int
+) -> None:
+    rows = [(f"t{n}.png", "ab"[n % 2], "train", "here") for n in range(4)]
+    for name in "ab":
+        own = [(f"{name}{n}.png", name, "val", "here") for n in range(FEW_PATIENTS)]
+        rows += [*own[made:], *((*each[:3], "generated") for each in own[:made])]
+    lines = [",".join(row) for row in rows]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split,source", *lines]))
+    make_files(tmp_path, [file for file, *_ in rows][: len(rows) - lost])
+    kept = any(row.split == "validation" for row in read_table(tmp_path).rows)
+    assert kept == (lost == made == 0)
+
+
 def test_a_pattern_of_patients_goes_before_what_is_known(tmp_path: Path) -> None:
     folder = make_files(tmp_path, [f"{c}/{n}_{c}_1.png" for c in "ab" for n in (1, 2)])
     table = read_table(folder, Reading(patient_pattern="^([0-9])_"))

@@ -55,6 +55,14 @@ def test_a_whole_study_is_left_as_it_is(study: Study) -> None:
     assert {path: path.read_bytes() for path in study.path.rglob("*.json")} == before
 
 
+def test_a_study_goes_on_without_the_folder_of_a_trial_that_has_ended(study: Study) -> None:
+    shutil.rmtree(study.path / "t0001")
+    (said,) = restore(study, open_ledger(study), seed=0)
+    assert said.startswith(f"{study.path / 't0001'} is gone, though its trial has ended")
+    assert [trial.name for trial in study.trials()] == ["t0000", "t0002"]
+    assert open_ledger(study).ended() == 2
+
+
 @pytest.mark.parametrize(("name", "content"), DAMAGE)
 def test_a_damaged_file_is_named_and_made_again_or_made_way_for(
     study: Study, name: str, content: bytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import platform
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from acgan.evaluation.fit import FitConfig
 from acgan.files import file_sha256
 from search.nodes.sees import StudyAt
 from search.study.folder import Study
-from search.tune.trial import prepare_scoring
+from search.tune.trial import disk_error, prepare_scoring
 from tests.picks import write_covidx
 from tests.selection.steps.test_plan import write_small_study
 from tests.studies import write_epochs, write_trial
@@ -75,3 +77,9 @@ def test_numbers_and_cnn_both_lost_after_trials_are_refused(
     study.scorer_path.unlink()
     with pytest.raises(InputError, match=r"restore scorer\.safetensors"):
         prepare_scoring(at, gpu=False)
+
+
+def test_of_a_full_disk_of_a_node_the_node_is_named_where_each_has_its_own() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/cache/x")
+    assert disk_error(full, copied=False) == (errno.ENOSPC, "/cache/x")
+    assert disk_error(full, copied=True) == (errno.ENOSPC, f"/cache/x on node {platform.node()}")
