@@ -46,8 +46,19 @@ class Picked:
     standing: Standing
 
     def __str__(self) -> str:
-        """Return which candidate won, by which rule, and how well CNNs learn from its images."""
-        return f"{self.pick.winner.name} (rule: {self.pick.decision.rule})"
+        """Return which candidate won, how well CNNs learn from it, and what speaks against it."""
+        from selection.ledgers.reviews import looks, read_reviews  # noqa: PLC0415 (takes seconds)
+        from selection.metrics.wording import interval_text  # noqa: PLC0415
+        from selection.steps.objections import objections  # noqa: PLC0415
+
+        winner = self.pick.winner
+        text = f"{winner.name} (rule: {self.pick.decision.rule})"
+        if winner.utility is not None:
+            score = interval_text(winner.utility.balanced_accuracy)
+            text += f"; CNNs trained on its images alone have balanced accuracy {score} on "
+            text += "validation images, optimistic because it was picked by this"
+        against = objections(self.pick, looks(read_reviews(self.study)))
+        return f"{text}. {against[0].advice}" if against else text
 
     @property
     def report(self) -> Path:

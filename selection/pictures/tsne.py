@@ -21,8 +21,12 @@ COMPONENTS = 50
 PERPLEXITY = 30.0
 SIZE_INCHES, DPI = (12.0, 4.6), 100
 MARGIN = 0.05  # of the points' extent
-# Told apart by colour-blind readers: Okabe and Ito (2008), the pale yellow left out.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
+COLOURS = (
+    # Told apart by colour-blind readers: Okabe and Ito (2008), the pale yellow left out.
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000"),
+    # Of further classes, by which the first ones stay as they are.
+    *("#9467bd", "#8c564b", "#bcbd22", "#7f7f7f", "#17becf", "#98df8a", "#ff9896"),
+)
 MARKERS = {"real": "o", "generated": "^"}
 
 Array = NDArray[np.float64]

@@ -83,10 +83,11 @@ class Standing:
 
 def usage(class_name: str, uri: str = CHAMPION_URI) -> str:
     """Return three lines of Python that load a model and make eight images of a class."""
+    label = json.dumps(class_name, ensure_ascii=False)
     return (
         "import mlflow\n"
         f'model = mlflow.pyfunc.load_model("{uri}")\n'
-        f'images = model.predict([{{"label": "{class_name}", "index": i}} for i in range(8)])\n'
+        f'images = model.predict([{{"label": {label}, "index": i}} for i in range(8)])\n'
     )
 
 

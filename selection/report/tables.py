@@ -15,6 +15,8 @@ from selection.metrics.wording import counted
 from selection.report.glossary import KEYS
 from selection.steps.result import Candidate, Fidelity, Pick, Utility
 
+NOBODY_OUT = "so this left nobody out"
+
 
 def ranked(pick: Pick) -> list[int]:
     """Return the candidates' places in `Pick.candidates` by step 2's score, failed ones last."""
@@ -58,7 +60,7 @@ def funnel(pick: Pick) -> list[Stage]:
         Stage(usable, "of these have weights", tuple(_weights_notes(pick))),
         Stage(len(competing), "candidates, scored in step 2", tuple(_cap_notes(pick))),
         Stage(len(ties), "in the tie set, measured in step 3", tuple(_left_notes(competing))),
-        Stage(len(passed), "passed the memorisation check", tuple(_unjudged_notes(passed))),
+        Stage(len(passed), "passed the memorisation check", tuple(_copies_notes(passed))),
         *_narrowing(pick),
         Stage(1, "picked", (f"rule: {pick.decision.rule}",)),
     ]
@@ -70,7 +72,7 @@ def _narrowing(pick: Pick) -> Iterator[Stage]:
     if decision.kept:
         yield Stage(len(decision.kept), "kept by a person")
     if any(pick.is_one_picture(pick.candidates[place]) for place in decision.tie_set):
-        none = () if decision.varied else ("so this left nobody out",)
+        none = () if decision.varied else (NOBODY_OUT,)
         yield Stage(len(decision.varied), f"not {ONE_PICTURE}", none)
 
 
@@ -107,7 +109,9 @@ def _left_notes(competing: Sequence[Candidate]) -> Iterator[str]:
         yield f"{total:,} told apart from the best with {rung} CNNs each"
 
 
-def _unjudged_notes(passed: Sequence[Candidate]) -> Iterator[str]:
+def _copies_notes(passed: Sequence[Candidate]) -> Iterator[str]:
+    if not passed:
+        yield NOBODY_OUT
     found = [c.fidelity for c in passed if c.fidelity]
     unjudged = sum(fidelity.judged < len(fidelity.memorisation) for fidelity in found)
     if unjudged:

@@ -136,8 +136,8 @@ class Decision(Stored):
 
     Candidates are named by their places in `Pick.candidates`.
     tie_set: those that step 2 cannot tell from the best
-    kept: those of them that passed the memorisation check and that a person kept; where there are
-        any, one of them wins
+    kept: those of them that passed the memorisation check, if any did, and that a person kept;
+        where there are any, one of them wins
     varied: those of them, or of the kept ones where there are any, that are not one picture a
         class; where there are any, one of them wins
     tied: those of them that the rank metric cannot tell from the lowest

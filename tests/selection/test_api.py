@@ -11,6 +11,8 @@ import pytest
 from acgan.errors import InputError
 from acgan.files import file_sha256
 from selection.api import Picked
+from selection.ledgers.reviews import Entry, add_review
+from selection.metrics.wording import interval_text
 from selection.registry.versions import Standing
 from tests.acgan.test_generate import write_weights
 from tests.selection.report.test_page import make_pick
@@ -44,6 +46,18 @@ def test_no_images_and_no_class_are_refused(picked: Picked) -> None:
             picked.images(per_class, device="cpu")
     with pytest.raises(InputError, match="there is no class 'COVID'"):
         picked.images({"COVID": 1}, device="cpu")
+
+
+def test_a_pick_says_of_itself_how_good_it_is_and_what_speaks_against_it(picked: Picked) -> None:
+    winner = picked.pick.winner
+    assert winner.utility is not None
+    score = interval_text(winner.utility.balanced_accuracy)
+    assert str(picked).startswith("t0000, epoch 11 (rule: lowest mean intra-KID); CNNs trained on")
+    assert f"have balanced accuracy {score} on validation images" in str(picked)
+    assert "Do not use" not in str(picked)
+    known = {"candidate": winner.name, "weights": winner.weights, "reviewer": "anna"}
+    add_review(picked.study, Entry.model_validate({"time": 1.0, "action": "rejected", **known}))
+    assert ". Do not use it: a person rejected its images. Pick again" in str(picked)
 
 
 def test_the_table_has_the_metric_that_ranks_where_one_does(picked: Picked) -> None:

@@ -152,3 +152,11 @@ def test_pixels_of_real_x_rays_are_laid_out(tmp_path: Path) -> None:
     found = tsne_picture(*sides, classes=data.classes)
     assert np.isfinite(found.real.values).all()
     assert {rgb(c) for c in COLOURS[:3]} <= colours(opened(found))
+
+
+def test_ten_classes_have_ten_colours() -> None:
+    labels = np.arange(40) % 10
+    points = Points(np.random.default_rng(0).normal(size=(40, 4)), labels)
+    picture = opened(tsne_picture(points, points, classes=[f"class {i}" for i in range(10)]))
+    assert len(set(COLOURS)) == len(COLOURS) >= 10
+    assert {rgb(colour) for colour in COLOURS[:10]} <= colours(picture)

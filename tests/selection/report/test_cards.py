@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 import shutil
@@ -22,7 +23,7 @@ from selection.metrics.confounding import DataFacts
 from selection.metrics.estimate import Images
 from selection.metrics.memorisation import CopyCheck
 from selection.metrics.wording import interval_text, percent, plain
-from selection.registry.versions import CHAMPION, NAME
+from selection.registry.versions import CHAMPION, NAME, usage
 from selection.report.cards import (
     DESCRIPTION_LIMIT,
     cards,
@@ -176,6 +177,13 @@ def test_no_command_of_the_card_takes_another_model_for_this_one() -> None:
     assert f'load_model("models:/{NAME}/VERSION")' in code
     assert code.count(f"--model models:/{NAME}/VERSION") == 2
     assert "@champion" not in code
+
+
+@pytest.mark.parametrize("name", ["normal", 'lung "x" \\ y', "it's", "Größe"])
+def test_the_code_of_a_card_is_python_whatever_a_class_is_called(name: str) -> None:
+    *_, predict = ast.parse(usage(name)).body
+    labels = [node.value for node in ast.walk(predict) if isinstance(node, ast.Constant)]
+    assert name in labels
 
 
 def test_images_of_a_class_are_called_few_where_the_smallest_class_has_few() -> None:

@@ -983,6 +983,12 @@ def test_where_step_3_measured_nobody_no_metric_is_said_to_rank() -> None:
     assert "The rank uses intra_kid_cnn3 on validation" in report(pick).text
 
 
+def test_where_nobody_passed_the_check_for_copies_it_left_nobody_out() -> None:
+    found = {stage.name: stage for stage in funnel(make_pick(memorised=True))}
+    stage = found["passed the memorisation check"]
+    assert (stage.count, stage.notes) == (0, ("so this left nobody out",))
+
+
 def test_a_check_for_copies_that_could_not_judge_is_not_called_passed() -> None:
     pick = make_pick()
     winner = pick.winner.fidelity
