@@ -234,24 +234,16 @@ print(sorted(slow & set(sys.modules)), "usage:" in help)
 
 
 @pytest.mark.process
-def test_a_search_is_planned_before_ray_and_mlflow_are_loaded() -> None:
-    names = ["mlflow", "ray"]
-    program = f"import sys, search.commands.run; print([n for n in {names} if n in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "later"),
+    [
+        ("search.commands.run", ["mlflow", "ray"]),  # a plan comes first
+        ("search.tracking.mirror", ["sklearn"]),  # importances alone need it
+        # What the driver alone needs; pandas is Ray Tune's own.
+        ("search.tune.trial", ["matplotlib", "mlflow", "optuna", "scipy", "sklearn"]),
+    ],
+)
+def test_what_is_not_needed_yet_is_not_loaded(module: str, later: list[str]) -> None:
+    program = f"import sys, {module}; print([n for n in {later} if n in sys.modules])"
     run = [sys.executable, "-c", program]
     assert subprocess.check_output(run, cwd=ROOT, text=True) == "[]\n"
-
-
-@pytest.mark.process
-def test_a_trials_process_loads_nothing_of_what_the_driver_alone_needs() -> None:
-    names = ["matplotlib", "mlflow", "optuna", "scipy", "sklearn"]  # pandas is Ray Tune's own
-    program = f"import sys, search.tune.trial; print([n for n in {names} if n in sys.modules])"
-    run = [sys.executable, "-c", program]
-    assert subprocess.check_output(run, cwd=ROOT, text=True) == "[]\n"
-
-
-@pytest.mark.process
-def test_the_recorder_loads_scikit_learn_only_for_importances() -> None:
-    names = ["mlflow", "sklearn"]
-    program = f"import sys, search.tracking.mirror; print([n for n in {names} if n in sys.modules])"
-    run = [sys.executable, "-c", program]
-    assert subprocess.check_output(run, cwd=ROOT, text=True) == "['mlflow']\n"
