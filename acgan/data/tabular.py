@@ -321,10 +321,13 @@ class _Files:
     def _alike(self, path: str) -> list[str]:
         """Return the files that a path to none can mean, by its last part."""
         folder, own = os.path.split(path)
-        found = self._names.get(own) or self._stems.get(own) or self._nearly.get(nearly(own), [])
-        if self._has_no_folder(path):
-            return [each for each in found if each not in self._exact]
-        return [each for each in found if each.startswith(os.path.join(folder, ""))]
+        lost = self._has_no_folder(path)
+        inside = "" if lost else os.path.join(folder, "")
+        for kind in (self._names.get(own), self._stems.get(own), self._nearly.get(nearly(own))):
+            found = [each for each in kind or () if each.startswith(inside)]
+            if found := [each for each in found if not (lost and each in self._exact)]:
+                return found
+        return []
 
     def _has_no_folder(self, path: str) -> bool:
         """Whether a path names a folder that is not there."""
