@@ -27,6 +27,12 @@ OTHER_WAYS = {"ray": "Ray Client", "http": "Ray's dashboard", "https": "Ray's da
 _HOST = re.compile(r"(?:\w+://)?(?:[^/]*@)?(\[[^\]]*\]|[^:/\[\]]*)")
 
 
+def freeze() -> None:
+    """In a process of Ray's, have Python look no longer for garbage in what has been imported."""
+    if ray.is_initialized():
+        gc.freeze()
+
+
 @dataclass(frozen=True)
 class Node:
     """What one node has, Ray's id of it, and its name for a person; memory in bytes."""

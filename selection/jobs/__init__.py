@@ -1,14 +1,9 @@
 """What runs apart, in other processes and on other nodes, and where its results are stored."""
 
-import gc
-
 from acgan.command import loading
 
 with loading():  # for the processes of jobs, which begin here
-    import ray
     import torch  # noqa: F401
 
-    from search.nodes import cluster  # noqa: F401 - sets what Ray reads when it is imported
-
-if ray.is_initialized():  # in such a process: see `loading`
-    gc.freeze()
+    from search.nodes import cluster  # which sets what Ray reads when it is imported
+cluster.freeze()
