@@ -144,7 +144,7 @@ def test_a_byte_order_mark_crlf_and_blank_lines_are_read(tmp_path: Path) -> None
 def test_no_file_is_read_for_a_missing_one_of_the_same_name_that_another_line_names(
     tmp_path: Path, folder: str
 ) -> None:
-    there = ("normal/0.png", "normal/1.png")
+    there: tuple[str, ...] = ("normal/0.png", "normal/1.png")
     there += ("normal/9.png", f"{folder}/9.PNG") if folder else ()
     lines = ["covid/0.png,covid", "covid/9.png,covid", "normal/0.png,normal", "normal/1.png,normal"]
     lines += ["other/1.png,covid", "other/2.png,covid"]
