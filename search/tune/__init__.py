@@ -10,5 +10,5 @@ with loading():  # for the processes of trials, which begin here
     import torch  # noqa: F401
     from ray import tune  # noqa: F401
 
-if ray.is_initialized():  # in such a process: see `loading`
-    gc.freeze()
+if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+    gc.freeze()  # in such a process: see `loading`

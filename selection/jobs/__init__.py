@@ -10,5 +10,5 @@ with loading():  # for the processes of jobs, which begin here
 
     from search.nodes import cluster  # noqa: F401 - sets what Ray reads when it is imported
 
-if ray.is_initialized():  # in such a process: see `loading`
-    gc.freeze()
+if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+    gc.freeze()  # in such a process: see `loading`
