@@ -69,6 +69,11 @@ def ray_cluster(address: str | None, *, verbose: bool = False) -> Iterator[list[
         yield _nodes()
 
 
+def in_worker() -> bool:
+    """Whether Ray made this process, for trials or jobs; it is nobody's own."""
+    return ray.is_initialized() and bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
+
+
 def _shut_down() -> None:
     """End this process's Ray, while no thread collects garbage.
 
