@@ -8,9 +8,10 @@ from pathlib import Path
 
 PROCESS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
-# glibc's mallopt: what is freed goes back to the system from so many bytes on, M_TRIM_THRESHOLD at
-# the top of the heap, M_MMAP_THRESHOLD in a piece.
-TRIM, PIECE = (-1, 2**31 - 1), (-3, 2**30)
+# glibc's mallopt: what is freed goes back to the system from so many bytes on. M_MMAP_THRESHOLD, in
+# a piece: the first that is taken, older versions refuse more than 32 MiB. M_TRIM_THRESHOLD, at the
+# top of the heap.
+PIECES, TRIM = ((-3, 2**30), (-3, 2**25)), (-1, 2**31 - 1)
 
 
 def usable_cores() -> int:
@@ -43,8 +44,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    for option, size in (TRIM, PIECE):
-        mallopt(option, size)
+    if any(mallopt(*piece) for piece in PIECES):
+        # Never alone: once told either, glibc no longer learns how large pieces are.
+        mallopt(*TRIM)
 
 
 def quota(process: Path = PROCESS, groups: Path = GROUPS) -> float:

@@ -165,7 +165,7 @@ def test_interrupted_it_is_safe_and_called_again_in_the_same_process_it_goes_on(
 
 SKIN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")  # HAM10000's seven
 WITHIN_OTHERS = f"""
-import os, sys
+import gc, os, sys
 import mlflow, numpy as np, ray
 from acgan.data.arrays import save_images
 import search, selection
@@ -214,7 +214,7 @@ found = selection.augmentation_study(picked, updates=30, cnn_epochs=3, amounts=[
 assert found.arms.shape[0] == 7 and found.arms["balanced_accuracy"].between(0, 1).all()
 assert found.report.is_file() and found.result.classes == list(classes)
 
-assert ray.is_initialized()
+assert ray.is_initialized() and gc.get_freeze_count() == 0
 assert mlflow.active_run().info.run_id == mine.info.run_id
 assert dict(os.environ) == before
 mlflow.end_run()

@@ -303,7 +303,7 @@ class _Files:
         path = _normal(name)
         if not name or path.startswith(("/", "..")):
             raise InputError(f"{where}: the file {name!r} must lie in the data folder")
-        if (self._root / path).is_file():
+        if os.path.isfile(self._root / path):  # False of a name that no file can have, too
             return path
         found = self._alike(path)
         if len(found) > 1:
@@ -331,7 +331,7 @@ class _Files:
 
     def _has_no_folder(self, path: str) -> bool:
         """Whether a path names a folder that is not there."""
-        return not (self._root / os.path.dirname(path)).is_dir()
+        return not os.path.isdir(self._root / os.path.dirname(path))
 
     def _how(self, path: str, found: str) -> str:
         """Say in what a path differs from the file that it means, "" where it is its own name."""

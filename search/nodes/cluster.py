@@ -28,8 +28,11 @@ _HOST = re.compile(r"(?:\w+://)?(?:[^/]*@)?(\[[^\]]*\]|[^:/\[\]]*)")
 
 
 def freeze() -> None:
-    """In a process of Ray's, have Python look no longer for garbage in what has been imported."""
-    if ray.is_initialized():
+    """In a process of Ray's, have Python look no longer for garbage in what has been imported.
+
+    A user's own process, which may have called `ray.init`, is left as it is.
+    """
+    if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
         gc.freeze()
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from acgan.cores import GROUPS, quota, usable_cores
+from acgan.cores import GROUPS, PIECES, quota, usable_cores
 
 pytestmark = pytest.mark.process
 
@@ -104,19 +105,33 @@ def test_a_real_quota_of_one_core_bounds_cores_and_threads() -> None:
 
 
 PAGES_OF_A_ROUND = """
-import resource
-from acgan.cores import keep_freed_memory
-keep_freed_memory()
+import json, resource, sys
+from acgan import cores
+cores.PIECES, blocks = json.loads(sys.argv[1]), int(sys.argv[2])
+cores.keep_freed_memory()
 count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-bytearray(16384 * resource.getpagesize())
+use = lambda: [bytearray(1024 * resource.getpagesize()) for _ in range(blocks)]
+for _ in range(2):  # until glibc knows by itself how large they are
+    use()
 before = count()
 for _ in range(20):
-    bytearray(16384 * resource.getpagesize())
+    use()
 print((count() - before) / 20)
 """
+REFUSED = (1, 10**6)  # M_MXFAST takes 160 bytes at most
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
-def test_what_is_freed_is_not_asked_for_again() -> None:
-    pages = float(subprocess.check_output([sys.executable, "-c", PAGES_OF_A_ROUND], text=True))
-    assert pages < 100  # of 16,384 a round, which it is without
+@pytest.mark.parametrize(
+    ("pieces", "blocks"),
+    [
+        (PIECES, 8),  # of 1,024 pages each, which without it are asked for in each round
+        ((REFUSED, PIECES[1]), 8),  # as of an older version
+        ((REFUSED,), 1),
+    ],
+)
+def test_what_is_freed_is_not_asked_for_again(
+    pieces: Sequence[tuple[int, int]], blocks: int
+) -> None:
+    program = [sys.executable, "-c", PAGES_OF_A_ROUND, json.dumps(pieces), str(blocks)]
+    assert float(subprocess.check_output(program, text=True)) < 100

@@ -170,6 +170,13 @@ def test_a_folder_that_is_another_one_on_the_disk_is_said(tmp_path: Path) -> Non
     ]
 
 
+def test_a_name_that_no_file_can_have_is_of_a_missing_file(tmp_path: Path) -> None:
+    long = "q" * 300
+    text = f"file,label\n{long}/a.png,\n{long}/c.png,x\n{long},y\na.png,x\nb.png,y\n"
+    table = table_of(tmp_path, text, images=("a.png", "b.png"))
+    assert [row.path for row in table.rows if row.stamp] == ["a.png", "b.png"]
+
+
 def test_two_lines_of_one_file_keep_their_classes(tmp_path: Path) -> None:
     text = "file,label\na.png,x\nb.png,y\na.png,y\n"
     table = table_of(tmp_path, text, images=("a.png", "b.png"))
