@@ -87,12 +87,12 @@ class Search:
         for process in self._processes:
             if process.poll() is None:
                 process.terminate()
-                process.communicate(timeout=400)
+                process.communicate(timeout=1500)
 
     def run(self, *options: str, code: int = 0) -> str:
         """Type the command, wait, and return what it printed."""
         process = self.start(*options)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
         assert process.returncode == code, output
         return output
 

@@ -148,7 +148,7 @@ def searched(place: Place) -> Searched:
         return all(seen) or process.poll() is not None
 
     wait_for(both_have_worked, "a trial on each node", seconds=400)
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0, output
     return Searched(place, output, seen)
 

@@ -49,7 +49,7 @@ class BucketSearch(ClusterSearch):
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=1500,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

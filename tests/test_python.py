@@ -43,7 +43,7 @@ def run(folder: Path, *command: str) -> str:
         env=alone(folder),
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -45,7 +45,7 @@ def trial_process(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
             moments.append(Moment({name: search.records()[name]}, {name}))
             found.times += 1
             wait_for_epochs(search, process, search.epochs_kept() + 2)
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=1500)
         found.expect(process.returncode == 0, f"exit {process.returncode}: {output[-2000:]}")
         found.redone = redone(moments, search)
         check_whole(search, TRIALS, found)
@@ -142,7 +142,7 @@ def _wait_a_while(search: Search, process: subprocess.Popen[str], rng: random.Ra
 
 
 def _check_end(process: subprocess.Popen[str], code: int, found: Findings) -> None:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     if "to train" not in output or (process.returncode == 0 and "to pick one" in output):
         return  # while Python imported, or the last trial had just ended
     found.expect(process.returncode == code, f"exit {process.returncode}: {output[-1500:]}")
@@ -178,11 +178,11 @@ def slow_death(lab: Lab, rng: random.Random) -> Findings:
         time.sleep(rng.uniform(0, 0.5))
         os.kill(first.pid, signal.SIGSTOP)
         second = start()
-        output, _ = second.communicate(timeout=400)
+        output, _ = second.communicate(timeout=1500)
         found.expect(second.returncode == 0, output)
         before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*.*")}
         os.kill(first.pid, signal.SIGCONT)
-        output, _ = first.communicate(timeout=400)
+        output, _ = first.communicate(timeout=1500)
         found.expect(first.returncode == 1, f"exit {first.returncode}: {output}")
         found.expect("was taken over by process" in output, output)
         after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*.*")}

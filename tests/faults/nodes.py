@@ -109,5 +109,5 @@ def first_with_a_trial(
 
 
 def _end(process: subprocess.Popen[str], trials: set[str], before: Records) -> Seen:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     return Seen(process.returncode, output, trials, before)

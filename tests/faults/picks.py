@@ -36,7 +36,7 @@ def stopped(lab: Lab, rng: random.Random, *, stops: Sequence[Stop] = STOPS) -> F
             process.communicate()
             break
         _stop(process, stop, rng)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
         found.times += 1
         expected = {"worker": 0, signal.SIGKILL: -9}.get(stop, 130)
         found.expect(
@@ -45,7 +45,7 @@ def stopped(lab: Lab, rng: random.Random, *, stops: Sequence[Stop] = STOPS) -> F
         )
         found.lost += sum(path.stat().st_mtime_ns != when for path, when in before.items())
     process = type_pick(place.folder, *place.options())
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     found.expect(process.returncode == 0, output[-2000:])
     _compare(lab, place, found)
     shutil.rmtree(place.folder)

@@ -59,7 +59,7 @@ def node_is_killed(lab: Lab, rng: random.Random, *, times: int = 5) -> Findings:
             node.kill()
             found.times += 1
             nodes[nodes.index(node)] = stack.enter_context(search.new_node())
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=1500)
         found.expect(process.returncode == 0, f"exit {process.returncode}: {output[-2000:]}")
         found.redone = redone(moments, search)
         check_whole(search, TRIALS, found)

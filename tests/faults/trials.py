@@ -67,7 +67,7 @@ def out_of_memory(lab: Lab, rng: random.Random) -> Findings:
             options = ("--num-samples", str(TRIALS), "--sampler", "qmc", "--max-retries", "0")
             seed = ("--seed", str(rng.randrange(4)))
             process = search.start(*options, *seed)
-            output, _ = process.communicate(timeout=500)
+            output, _ = process.communicate(timeout=1500)
             large = [t for t in search.study.trials() if t.info.params["width"] == 3.0]
             found.expect(process.returncode == (1 if large else 0), output[-2500:])
             for trial in large:

@@ -202,7 +202,7 @@ def test_the_slurm_script_is_one_that_bash_can_read() -> None:
 def test_a_slurm_job_runs_another_command_of_the_project(job: Job) -> None:
     process = job.start("--num-samples", "3", env={"ACGAN_MODULE": "search.doctor"})
     try:
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
         assert process.returncode == 0, output
         assert "the search can start" in output
     finally:
@@ -218,7 +218,7 @@ def test_before_its_time_is_up_a_slurm_job_ends_and_continues_when_requeued(job:
         (token,) = job.secrets()
         assert token.stat().st_mode & 0o077 == token.parent.stat().st_mode & 0o077 == 0
         process.send_signal(signal.SIGUSR1)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
         assert process.returncode == 130, output
         assert "to continue: " in output
         assert (job.folder / "requeued").read_text() == f"{JOB}\n"
@@ -227,7 +227,7 @@ def test_before_its_time_is_up_a_slurm_job_ends_and_continues_when_requeued(job:
         assert 2 <= reached < 24
 
         process = job.start("--num-samples", "3", "--epochs", "8")
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
         assert process.returncode == 0, output
         trials = open_study(job.folder / "runs" / "tiny").trials()
         assert [len(trial.records()) for trial in trials] == [8, 8, 8]

@@ -87,7 +87,7 @@ class Dashboard:
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=400)
+        output, _ = self.process.communicate(timeout=1500)
         return self.process.returncode, output
 
 

@@ -218,7 +218,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(place: Place) -> Non
     ) as process:
         wait_for(lambda: len(read_records(epochs)) > 0, "a first epoch")
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=400)
+        _, errors = process.communicate(timeout=1500)
     there = len(read_records(epochs))
     if process.returncode != 0:  # five tiny epochs can be faster than a signal
         assert process.returncode == 130, errors

@@ -147,7 +147,7 @@ def interrupted(search: Search) -> dict[str, str]:
     process = search.start("--num-samples", "3")
     wait_for(lambda: recorded(search) > 0, "an epoch")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     assert process.returncode == 130, output
     assert re.search(r"^to continue: \S*python -m search.run --config tiny.yaml", output, re.M)
     ends = {trial.name: trial.end() for trial in search.study.trials()}

@@ -51,7 +51,7 @@ def bring_run(run: Path, epochs: int, own: StudyCopy) -> None:
 
 def type_study(folder: Path, options: list[str]) -> str:
     process = type_pick(folder, *options, *QUICK, "--test", module="selection.study")
-    output, _ = process.communicate(timeout=500)
+    output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0, output
     return output
 

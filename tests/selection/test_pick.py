@@ -107,7 +107,7 @@ def results(place: Place) -> dict[Path, int]:
 
 
 def _wait(process: subprocess.Popen[str], family: list[psutil.Process]) -> Typed:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     return Typed(process.returncode, output, family)
 
 

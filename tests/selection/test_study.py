@@ -159,10 +159,10 @@ def story(picked: Place, tmp_path_factory: pytest.TempPathFactory) -> Story:
         wait_for(lambda: len(stored(place)) >= 2, "first CNNs")
     finally:
         os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     interrupted, there = Typed(process.returncode, output), stored(place)
     process = type_study(place, *storage)
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     return Story(place, interrupted, Typed(process.returncode, output), there)
 
 

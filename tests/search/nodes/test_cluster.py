@@ -200,7 +200,7 @@ def searched(place: Place) -> Searched:
 
     with place.typed(place.compose.command("search")) as process:
         wait_for(both_have_worked, "a trial on each worker", seconds=400)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
         return Searched(place, process.returncode, output, seen)
 
 
@@ -219,7 +219,7 @@ def picked(searched: Searched) -> Picked:
     place = searched.place
     assert searched.code == 0, searched.output
     with place.typed(place.compose.command("pick")) as process:
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0, output
     (file,) = place.study.path.glob("selection/*/pick.json")
     found = read_pick(file)
@@ -234,7 +234,7 @@ def promoted(picked: Picked) -> Picked:
     command = [sys.executable, "-m", "selection.pick", "--address", place.head.address, "--promote"]
     command += ["--run-id", place.run_of("search").info.run_id, "--tracking-uri", place.mlflow]
     with place.typed(command, MLFLOW_TRACKING_URI="") as process:
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0, output
     assert f"pick {picked.pick.id} is there already" in output
     return picked
@@ -307,7 +307,7 @@ def test_a_ray_client_without_the_clusters_token_is_refused(place: Place) -> Non
         )
         for token in (None, secrets.token_hex(16), place.head.token)
     ]
-    errors = [client.communicate(timeout=400)[1] for client in clients]
+    errors = [client.communicate(timeout=1500)[1] for client in clients]
     assert [client.returncode for client in clients] == [1, 1, 0], errors
     assert all("Failed to connect to Ray cluster" in error for error in errors[:2])
 
@@ -317,7 +317,7 @@ def test_a_search_without_the_clusters_token_says_what_to_do(place: Place) -> No
     command += ["--data", str(place.folder / "data"), "--storage-path", str(place.folder / "runs")]
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     with place.typed([*command, "--address", place.head.address], **environment) as process:
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
     assert process.returncode == 2, output
     assert "give this command the same RAY_AUTH_TOKEN as 'ray start' had there" in output
 
@@ -345,7 +345,7 @@ def test_a_node_whose_folder_is_not_the_shared_one_ends_the_search_with_a_senten
         running(RayNode(command, environment, address=place.head.address)),
         place.typed(search) as process,
     ):
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=1500)
     assert process.returncode == 2, output
     assert "does not see the study's folder" in output
 
